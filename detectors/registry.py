@@ -1,0 +1,1 @@
+"""Names of detectors: classes registered by name, presets in `configs/detectors/*.yaml`."""

@@ -1,0 +1,1 @@
+"""Losses: the formulas that detectors train on."""

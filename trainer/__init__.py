@@ -1,0 +1,1 @@
+"""The library that fits a detector: data loading, the loop, checkpoints, scoring."""
