@@ -1,0 +1,240 @@
+"""Reads the YAML files and resolves a run's configuration: default < YAML < `key=value`."""
+
+import difflib
+import os
+import re
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from .errors import UserError
+from .schema import DatasetConfig, DetectorConfig, ProtocolConfig, RunConfig
+
+Model = TypeVar("Model", bound=BaseModel)
+
+KINDS: dict[str, type[BaseModel]] = {
+    "detectors": DetectorConfig,
+    "datasets": DatasetConfig,
+    "protocols": ProtocolConfig,
+}
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Safe loader that reads `5e-7` as a number (YAML 1.2) and refuses a key written twice."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        UserError: The text is not YAML, or a key stands twice in one mapping.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not readable as YAML: {error}") from error
+
+
+def load_yaml(path: str | os.PathLike) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: The file is missing, is not YAML or holds no mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    value = parse_yaml(text, str(path))
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: wants a mapping of keys to values, holds {type(value).__name__}")
+    return value
+
+
+def nearest(name: str, names) -> str:
+    """'; the nearest is ...' for an error message, empty when nothing is near."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; the nearest is '{close[0]}'" if close else ""
+
+
+def validated(schema: type[Model], values: dict[str, Any], where: str) -> Model:
+    """`values` as the schema's object.
+
+    Raises:
+        UserError: An unknown or missing key, a wrong type or value: file, key and choices are named.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise UserError("\n".join(_describe(schema, issue, where) for issue in error.errors())) from error
+
+
+def _describe(schema: type[BaseModel], issue: dict, where: str) -> str:
+    key = ".".join(str(part) for part in issue["loc"]) or "(whole file)"
+    if issue["type"] == "extra_forbidden":
+        known = _fields_at(schema, issue["loc"][:-1])
+        choices = f"; known here: {', '.join(sorted(known))}" if known else ""
+        return f"{where}: unknown key '{key}'{nearest(str(issue['loc'][-1]), known)}{choices}"
+    if issue["type"] == "missing":
+        return f"{where}: key '{key}' is missing"
+    message = issue["msg"].removeprefix("Value error, ")
+    given = "" if issue["type"] == "value_error" else f", got {issue['input']!r}"
+    return f"{where}: key '{key}': {message}{given}"
+
+
+def _fields_at(schema: type[BaseModel], location: tuple) -> list[str]:
+    for part in location:
+        field = schema.model_fields.get(part) if isinstance(part, str) else None
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        schema = inner
+    return [field.alias or name for name, field in schema.model_fields.items()]
+
+
+@cache
+def names(kind: str) -> tuple[str, ...]:
+    """Names of the YAML files of a kind ('detectors', 'datasets', 'protocols'), sorted."""
+    folder = files("resproto_fd.configs") / kind
+    return tuple(sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def find(kind: str, name: str) -> Path:
+    """The YAML file that a name, or a path to a file of the user's own, stands for.
+
+    Raises:
+        UserError: Neither a known name nor a file.
+    """
+    if name.endswith((".yaml", ".yml")) or os.sep in name:
+        path = Path(name)
+        if path.is_file():
+            return path
+        hint = f"; '{path.stem}' is a known name: say that instead" if path.stem in names(kind) else ""
+        raise UserError(f"{name}: no such file{hint}")
+    if name not in names(kind):
+        raise UserError(f"no {kind[:-1]} is called '{name}'{nearest(name, names(kind))}; known: {', '.join(names(kind))}")
+    return Path(str(files("resproto_fd.configs") / kind / f"{name}.yaml"))
+
+
+def load(kind: str, name: str) -> Any:
+    """The validated configuration of a kind, by name or path, its `name` filled in.
+
+    Raises:
+        UserError: Unknown name, unreadable file, or contents that do not fit the schema.
+    """
+    path = find(kind, name)
+    values = load_yaml(path)
+    values.setdefault("name", path.stem)
+    return validated(KINDS[kind], values, str(path))
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+    """Nested mapping of `key.sub=value` words; values are read as YAML.
+
+    Raises:
+        UserError: A word without '=', or two words that contradict each other.
+
+    >>> parse_overrides(["train.epochs=3", "train.optimizer.lr=5e-7"])
+    {'train': {'epochs': 3, 'optimizer': {'lr': 5e-07}}}
+    """
+    tree: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"'{pair}' is not of the form key=value (for example train.epochs=3)")
+        *parents, last = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise UserError(f"'{pair}': '{parent}' already has a value on this command line")
+        node[last] = parse_yaml(text, f"value of {key}")
+    return tree
+
+
+def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `change` laid over it, mapping by mapping; neither is altered.
+
+    A mapping under `model` that stands for one thing (a backbone's layout) is replaced, not mixed.
+    """
+    result = dict(base)
+    for key, value in change.items():
+        inside = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if inside else value
+    return result
+
+
+def resolve(detector: str, protocol: str, overrides: list[str] | None = None) -> RunConfig:
+    """The configuration of one run.
+
+    Args:
+        detector: Name or YAML path.
+        protocol: Name or YAML path.
+        overrides: `key=value` words; `model.*`, `input.*` and `train.*` belong to the detector, `protocol.*`,
+            `data.*`, `run.*` and `seed` to the run.
+
+    Raises:
+        UserError: As `load` and `parse_overrides`, and for overrides the schema does not know.
+    """
+    changes = parse_overrides(list(overrides or []))
+    values = {
+        "detector": load("detectors", detector).model_dump(by_alias=True, exclude_unset=True),
+        "protocol": load("protocols", protocol).model_dump(by_alias=True, exclude_unset=True),
+    }
+    of_detector = {key: changes.pop(key) for key in ("model", "input", "train") if key in changes}
+    for key, change in of_detector.items():
+        if not isinstance(change, dict):
+            raise UserError(f"command line: '{key}' has parts, say which: {key}.PART=value")
+    changes = merged({"detector": of_detector} if of_detector else {}, changes)
+    return validated(RunConfig, merged(values, changes), "command line")
+
+
+def dump(config: BaseModel) -> str:
+    """A configuration as YAML text that `load_yaml` reads back to the same values."""
+    return yaml.safe_dump(config.model_dump(by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+def data_folders(data) -> dict[str, Path | None]:
+    """The folders `json`, `lmdb` and `rgb` of a DataConfig; RESPROTO_DATA is the root when none is given.
+
+    Raises:
+        UserError: A folder that was named does not exist, or none was named.
+    """
+    root = data.root or os.environ.get("RESPROTO_DATA")
+    defaults = {"json": "dataset_json", "lmdb": "lmdb", "rgb": "rgb"}
+    folders: dict[str, Path | None] = {}
+    for kind, folder in defaults.items():
+        given = getattr(data, f"{kind}_dir")
+        path = Path(given) if given else Path(root) / folder if root else None
+        if given and not path.is_dir():
+            raise UserError(f"data.{kind}_dir: no folder {path}")
+        folders[kind] = path if path and path.is_dir() else None
+    if root and not Path(root).is_dir():
+        raise UserError(f"data.root: no folder {root}")
+    if folders["json"] is None:
+        where = f"{root} holds no dataset_json/" if root else "neither data.root nor data.json_dir is given"
+        raise UserError(
+            f"{where}: say data.root=FOLDER (with dataset_json/, lmdb/ or rgb/ in it), set RESPROTO_DATA, "
+            "or name data.json_dir=, data.lmdb_dir= and data.rgb_dir= one by one"
+        )
+    return folders

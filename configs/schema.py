@@ -1,0 +1,221 @@
+"""The typed form of every YAML file and of a run's resolved configuration.
+
+Strict: an unknown key or a wrong type is an error. A default stands here once; a YAML holds only what differs.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Split = Literal["train", "val", "test"]
+Metric = Literal["frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc", "video_ap", "video_eer", "video_acc"]
+
+NORMALISATIONS = {
+    "clip": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    "half": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+}
+"""Names for the channel means and deviations in use, RGB, of values in [0, 1]."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
+
+
+class InputConfig(Strict):
+    """What the detector is fed: a square of `size` pixels, normalised per channel."""
+
+    size: Positive = 224
+    mean: str | list[float] = "clip"
+    std: str | list[float] = "clip"
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _known(cls, value):
+        if isinstance(value, str) and value not in NORMALISATIONS:
+            raise ValueError(f"'{value}' is not one of {', '.join(NORMALISATIONS)}, nor three numbers")
+        if isinstance(value, list) and len(value) != 3:
+            raise ValueError(f"wants three numbers, one a channel, got {len(value)}")
+        return value
+
+    def channel_mean(self) -> list[float]:
+        return NORMALISATIONS[self.mean][0] if isinstance(self.mean, str) else self.mean
+
+    def channel_std(self) -> list[float]:
+        return NORMALISATIONS[self.std][1] if isinstance(self.std, str) else self.std
+
+
+class OptimizerConfig(Strict):
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Annotated[float, Field(gt=0)] = 2e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: list[float] = [0.9, 0.999]
+    momentum: Probability = 0.9
+    fused: bool = True
+
+
+class ScheduleConfig(Strict):
+    """Learning rate over optimiser steps; `step_epochs` and `gamma` belong to `step`, `min_lr` to the decaying ones."""
+
+    name: Literal["constant", "cosine", "linear", "step"] = "constant"
+    warmup_steps: NonNegative = 0
+    step_epochs: Positive = 1
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+
+
+class TrainConfig(Strict):
+    """The recipe: what a paper prescribes for its method."""
+
+    epochs: NonNegative = 10
+    batch_size: Positive = 32
+    accumulate: Positive = 1
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    augment: Literal["none", "flip", "resproto_fd", "deepfakebench", "crop"] = "none"
+    balance: Literal["none", "class"] = "none"
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    grad_clip: Annotated[float, Field(gt=0)] | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    compile: bool = False
+    channels_last: bool = False
+    checkpoint_activations: bool = False
+    sync_batchnorm: bool = True
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self):
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        return self
+
+
+class DetectorConfig(Strict):
+    """`configs/detectors/NAME.yaml`: a registered class, its constructor's keywords, its input and its recipe."""
+
+    name: str = ""
+    detector: str
+    title: str = ""
+    paper: str = ""
+    source: str = ""
+    note: str = ""
+    model: dict[str, Any] = {}
+    input: InputConfig = InputConfig()
+    train: TrainConfig = TrainConfig()
+
+
+class DatasetConfig(Strict):
+    """`configs/datasets/NAME.yaml`: which JSON, which store, which compression a data set's name means."""
+
+    name: str = ""
+    json_file: Annotated[str, Field(alias="json")]
+    key: str | None = None
+    folder: str | None = None
+    store: str
+    compression: Literal["raw", "c23", "c40"] | None = None
+    labels: dict[str, Any] = {}
+    source: str = ""
+    note: str = ""
+    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
+
+
+class Frames(Strict):
+    """Frames of each video, evenly spaced; null means all."""
+
+    train: Positive | None = 32
+    val: Positive | None = 32
+    test: Positive | None = 32
+
+
+class Selection(Strict):
+    """How the reported checkpoint is chosen: `last`, or the best `metric` on one split of one data set.
+
+    Choosing on a test split is an oracle: it must be written out with `oracle: true`, and its rows are never ranked.
+    """
+
+    rule: Literal["best", "last"] = "best"
+    dataset: str | None = None
+    split: Split = "val"
+    metric: Metric = "frame_auc"
+    oracle: bool = False
+
+    @model_validator(mode="after")
+    def _honest(self):
+        if self.rule == "best" and not self.dataset:
+            raise ValueError("selection by 'best' needs the data set it is made on")
+        if self.rule == "best" and self.split == "test" and not self.oracle:
+            raise ValueError(
+                "selects the checkpoint on a test split; write 'oracle: true' beside it if that is meant "
+                "(its rows are marked and never ranked), or select on 'val'"
+            )
+        return self
+
+
+class ProtocolConfig(Strict):
+    """`configs/protocols/NAME.yaml`: the data every detector is trained, selected and tested on."""
+
+    name: str = ""
+    title: str = ""
+    source: str = ""
+    note: str = ""
+    train: list[str]
+    frames: Frames = Frames()
+    selection: Selection
+    test: list[str]
+    metrics: list[Metric] = ["frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc"]
+
+    @model_validator(mode="after")
+    def _no_repeats(self):
+        for field in ("train", "test"):
+            names = getattr(self, field)
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise ValueError(f"{field} names {', '.join(repeated)} twice")
+        if not self.test:
+            raise ValueError("test names no data set")
+        return self
+
+
+class DataConfig(Strict):
+    """Where this machine keeps the data: dataset JSONs, LMDBs and frame files, as DeepfakeBench lays them out.
+
+    `root` holds `dataset_json/`, `lmdb/` and `rgb/` unless those are given one by one.
+    """
+
+    root: str | None = None
+    json_dir: str | None = None
+    lmdb_dir: str | None = None
+    rgb_dir: str | None = None
+    lmdb: bool = True
+    on_bad_frame: Literal["stop", "skip"] = "stop"
+
+
+class RunSettings(Strict):
+    """How this machine runs it; nothing here changes what is learnt beyond rounding."""
+
+    out: str = "runs"
+    device: str = "auto"
+    workers: NonNegative = 2
+    test_batch_size: Positive = 64
+    log_every: Positive = 20
+    save_every: Positive | None = None
+    keep: Positive = 2
+    save_checkpoints: bool = True
+    resume: bool = True
+    progress: bool = True
+    deterministic: bool = True
+    task: str | None = None
+    max_steps: Positive | None = None
+    shuffle_labels: bool = False
+
+
+class RunConfig(Strict):
+    """Everything a run was made with; saved beside it as `config.yaml`."""
+
+    detector: DetectorConfig
+    protocol: ProtocolConfig
+    data: DataConfig = DataConfig()
+    run: RunSettings = RunSettings()
+    seed: NonNegative = 0
