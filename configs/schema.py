@@ -26,9 +26,10 @@ class Strict(BaseModel):
 
 
 class InputConfig(Strict):
-    """What the detector is fed: a square of `size` pixels, normalised per channel."""
+    """What the detector is fed: a square of `size` pixels (the whole face resized, or a centre crop), normalised."""
 
     size: Positive = 224
+    fit: Literal["resize", "crop"] = "resize"
     mean: str | list[float] = "clip"
     std: str | list[float] = "clip"
 
@@ -76,7 +77,6 @@ class TrainConfig(Strict):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     augment: Literal["none", "flip", "resproto_fd", "deepfakebench", "crop"] = "none"
-    balance: Literal["none", "class"] = "none"
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     grad_clip: Annotated[float, Field(gt=0)] | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -1,0 +1,98 @@
+"""Scores of many frames: sharded over the ranks, gathered exactly, in the order of the frame list."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors.base import Detector
+
+from .data import BadFrame, EvaluationBatches, FrameDataset, Normaliser, make_loader, watched
+from .distributed import World, gather_objects
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of a frame list.
+
+    Attributes:
+        index: Positions in the frame list of the frames that were scored, ascending, [N].
+        scores: P(fake), [N].
+        variants: Other scores of the same frames by name, [N] each.
+        skipped: The frames that could not be read.
+    """
+
+    index: np.ndarray
+    scores: np.ndarray
+    variants: dict[str, np.ndarray]
+    skipped: list[BadFrame]
+
+
+@torch.no_grad()
+def score_frames(
+    detector: Detector,
+    dataset: FrameDataset,
+    normalise: Normaliser,
+    world: World,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    skip_bad: bool = False,
+    title: str = "scoring",
+    progress: bool = True,
+) -> Scored:
+    """P(fake) of every frame of a data set, by a detector in evaluation mode and in full precision.
+
+    Raises:
+        UserError: A frame cannot be read and `skip_bad` is off; or a score is not a finite number: its frame is named.
+    """
+    was_training = detector.training
+    detector.eval()
+    batches = EvaluationBatches(len(dataset), batch_size, world.rank, world.size)
+    loader = make_loader(dataset, batches, workers, world.device)
+    parts, skipped = [], []
+    try:
+        for batch in tqdm(
+            watched(loader), total=len(batches), desc=title, disable=not (progress and world.is_main), leave=False
+        ):
+            skipped += batch["bad"]
+            if batch["bad"] and not skip_bad:
+                raise UserError(batch["bad"][0].message)
+            if "image" not in batch:
+                continue
+            output = detector(normalise(batch["image"]))
+            parts.append((batch["index"], output.scores, output.variants))
+    finally:
+        detector.train(was_training)
+    own = _concatenate(parts)
+    everyone = gather_objects(world, (*own, skipped))
+    index = np.concatenate([part[0] for part in everyone])
+    order = np.argsort(index, kind="stable")
+    names = sorted({name for part in everyone for name in part[2]})
+    scores = np.concatenate([part[1] for part in everyone])[order]
+    variants = {name: np.concatenate([part[2][name] for part in everyone if name in part[2]])[order] for name in names}
+    result = Scored(index[order], scores, variants, [frame for part in everyone for frame in part[3]])
+    _refuse_unusable(result, dataset)
+    return result
+
+
+def _concatenate(parts: list) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    if not parts:
+        return np.empty(0, dtype=np.int64), np.empty(0), {}
+    index = torch.cat([part[0] for part in parts]).numpy()
+    scores = torch.cat([part[1] for part in parts]).double().cpu().numpy()
+    variants = {name: torch.cat([part[2][name] for part in parts]).double().cpu().numpy() for name in parts[0][2]}
+    return index, scores, variants
+
+
+def _refuse_unusable(result: Scored, dataset: FrameDataset) -> None:
+    bad = np.flatnonzero(~np.isfinite(result.scores))
+    if bad.size:
+        frames = dataset.frames
+        names = [frames.paths[result.index[i]] for i in bad[:3]]
+        raise UserError(
+            f"{bad.size} of {result.scores.size} scores are not finite numbers, first of {', '.join(names)}: "
+            "the detector's weights are damaged or its precision is too low (train.precision=fp32)"
+        )
