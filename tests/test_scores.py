@@ -112,7 +112,7 @@ def test_a_label_other_than_0_and_1_is_refused_and_named():
 
 
 def test_columns_of_different_lengths_are_refused_with_their_lengths():
-    with pytest.raises(UserError, match="'video': 12.*'score': 11"):
+    with pytest.raises(UserError, match=r"'video': 12.*'score': 11"):
         ScoreTable(**columns(score=np.zeros(11)))
 
 

@@ -1,0 +1,255 @@
+"""The record of one run: what was trained and how, which checkpoint was tested, and every number that came out.
+
+A leaderboard is made from these files and nothing else. Rates and scores are in [0, 1]; null means undefined.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from resproto_fd.configs.errors import UserError
+from resproto_fd.training.metrics import method_metrics, table_metrics
+from resproto_fd.training.scores import ScoreTable, atomic_file
+
+SCHEMA_VERSION = 1
+Rate = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Record(BaseModel):
+    """Every part of a result file: no unknown key, no coercion, no NaN."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Metrics(Record):
+    """Metrics of one set of frames (see `metrics.table_metrics`); None is undefined, see `undefined`."""
+
+    frames: Count
+    real_frames: Count
+    videos: Count
+    real_videos: Count
+    frame_auc: Rate | None
+    frame_ap: Rate | None
+    frame_eer: Rate | None
+    frame_acc: Rate | None
+    frame_balanced_acc: Rate | None
+    video_auc: Rate | None
+    video_ap: Rate | None
+    video_eer: Rate | None
+    video_acc: Rate | None
+    video_balanced_acc: Rate | None
+
+    @property
+    def undefined(self) -> str | None:
+        """Why metrics are undefined here, None when they are defined."""
+        if self.frames == 0:
+            return "no frames"
+        if self.real_frames == 0:
+            return "no real frames in this test set"
+        if self.real_frames == self.frames:
+            return "no fake frames in this test set"
+        return None
+
+    @model_validator(mode="after")
+    def _counts_agree(self):
+        if self.real_frames > self.frames or self.real_videos > self.videos:
+            raise ValueError("more real frames or videos than there are frames or videos")
+        return self
+
+
+class MethodResult(Metrics):
+    """One forgery method's fakes against all reals of its test set."""
+
+    forgery_type: str
+
+
+class TestResult(Metrics):
+    """One test set."""
+
+    __test__ = False  # pytest: not a test class, for all its name
+
+    per_method: dict[str, MethodResult] = {}
+    variants: dict[str, Metrics] = {}  # other scores of the same frames, e.g. "clip" and "grp" of ResProto-FD
+    skipped: Count = 0  # frames that could not be read and are in no number
+    frames_hash: Sha256
+    in_domain: bool | None = None  # the detector was trained on this data set's training split; None: not said
+
+
+class Selection(Record):
+    """How the tested checkpoint was chosen: the best `metric` on a split of a data set, the last, or no training.
+
+    A checkpoint chosen on a test split is an oracle: it must say so, and is never ranked.
+    """
+
+    rule: Literal["best", "last", "none"]
+    dataset: str | None = None  # these three only with "best"
+    split: str | None = None
+    metric: str | None = None
+    oracle: bool = False
+    epoch: Count | None = None
+    value: float | None = None  # what the metric was
+
+    @model_validator(mode="after")
+    def _is_whole_and_honest(self):
+        where = (self.dataset, self.split, self.metric)
+        if self.rule == "best" and None in where:
+            raise ValueError("rule 'best' needs the data set, the split and the metric that it looked at")
+        if self.rule != "best" and where != (None, None, None):
+            raise ValueError(f"rule {self.rule!r} looks at no data set, split or metric")
+        if self.split == "test" and not self.oracle:
+            raise ValueError("chosen on a test split: oracle must be true")
+        return self
+
+    def text(self) -> str:
+        """The choice in words.
+
+        >>> Selection(rule="best", metric="frame_auc", dataset="Demo-A", split="val").text()
+        'best frame_auc on Demo-A val'
+        """
+        if self.rule == "best":
+            return f"best {self.metric} on {self.dataset} {self.split}"
+        return {"last": "last epoch", "none": "not trained"}[self.rule]
+
+
+class RunResult(Record):
+    """One detector, one protocol, one seed."""
+
+    schema_version: int = SCHEMA_VERSION
+    source: Literal["measured", "submitted"] = "measured"
+    detector: str  # preset, as on the command line
+    title: str
+    paper: str = ""
+    detector_class: str = ""
+    overrides: list[str] = []  # "model.top_k=16": what the command line changed; other overrides are another row
+    protocol: str
+    fingerprint: Annotated[str, Field(min_length=8)]
+    seed: int
+    config: dict[str, JsonValue]
+    commit: str | None = None
+    dirty: bool | None = None  # the working tree had changes that the commit lacks
+    versions: dict[str, str] = {}
+    checkpoint_sha256: Sha256 | None = None
+    selected_on: Selection
+    tests: dict[str, TestResult]
+    parameters: Count | None = None
+    trainable_parameters: Count | None = None
+    train_images: Count | None = None
+    timing: dict[str, Seconds] = {}  # "train_seconds", "test_images_per_second", ...
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _has_a_test_set(self):
+        if not self.tests:
+            raise ValueError("no test set")
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON with sorted keys; the file appears whole or not at all."""
+        checked = type(self).model_validate(self.model_dump())  # fields may have been assigned since
+        text = json.dumps(checked.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
+        with atomic_file(path) as file:
+            file.write(text.encode() + b"\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RunResult":
+        """Read and check a result file.
+
+        Raises:
+            UserError: No such file, not JSON or cut short, NaN, a missing or unknown key, a wrong type, a number
+                outside its range, or a file that a newer version wrote. The message names the file and each key.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such result file") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path}: not a readable result file: {error}") from None
+        if not isinstance(data, dict):
+            raise UserError(f"{path}: not a result file: a {type(data).__name__} where an object of keys is wanted")
+        version = data.get("schema_version")
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise UserError(f"{path}: result schema {version} is newer than this version's {SCHEMA_VERSION}; upgrade")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            faults = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+            more = "" if len(faults) <= 5 else f"; and {len(faults) - 5} more"
+            raise UserError(f"{path}: not a valid result file: {'; '.join(faults[:5])}{more}") from None
+
+
+def test_result(table: ScoreTable, in_domain: bool | None = None) -> TestResult:
+    """All numbers of one test set from its score table: overall, per forgery method, and of every score variant.
+
+    Args:
+        table: The scores.
+        in_domain: Whether the detector was trained on this data set; leaderboard means leave such sets out.
+    """
+    types = dict(zip(table.video_method.tolist(), table.video_type.tolist()))
+    return TestResult(
+        **table_metrics(table),
+        per_method={
+            method: MethodResult(**values, forgery_type=types[method])
+            for method, values in method_metrics(table).items()
+        },
+        variants={name: Metrics(**table_metrics(table, name)) for name in sorted(table.variants)},
+        skipped=table.skipped,
+        frames_hash=table.frames_hash(),
+        in_domain=in_domain,
+    )
+
+
+test_result.__test__ = False  # pytest: not a test
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def git_state(file: str | Path = __file__) -> tuple[str | None, bool | None]:
+    """Commit of the checkout that a file belongs to, and whether tracked files differ from it.
+
+    Args:
+        file: A file of the code that ran; this package's own by default.
+
+    Returns:
+        (None, None) when the file is not tracked by git (an installed wheel) or git is absent.
+    """
+    file = Path(file).resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", file.name)  # a virtual environment may lie inside someone else's checkout
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package, and of the libraries that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("resproto-fd", "torch", "numpy", "scikit-learn", "open_clip_torch", "timm", "albumentations"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _refuse_constant(name: str):
+    raise ValueError(f"{name} is not a number of a result; undefined is null")
