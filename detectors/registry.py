@@ -1,1 +1,206 @@
-"""Names of detectors: classes registered by name, presets in `configs/detectors/*.yaml`."""
+"""Names of detectors: classes registered by name, presets in `configs/detectors/*.yaml`.
+
+Importing this imports no PyTorch; a class is imported when it is asked for.
+"""
+
+import importlib
+import typing
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from inspect import Parameter, signature
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from ..configs.errors import UserError
+from ..configs.loading import load, names, nearest, validated
+
+if TYPE_CHECKING:
+    from ..configs.schema import DetectorConfig
+    from .base import Detector
+
+GROUP = "resproto_fd.detectors"
+"""Entry point group of other packages: detector name = module that registers it, or module:Class."""
+
+MODULES = {
+    "clip": "resproto_fd.detectors.clip",
+    "clip_zero_shot": "resproto_fd.detectors.clip",
+    "resproto_fd": "resproto_fd.detectors.resproto_fd",
+    "timm": "resproto_fd.detectors.timm_backbone",
+}
+"""Where the built-in classes live."""
+
+_classes: dict[str, type] = {}
+
+
+def register(name: str) -> Callable[[type], type]:
+    """Class decorator that makes a detector known by name.
+
+    Raises:
+        ValueError: The name is taken by another class; both are named.
+    """
+
+    def decorate(cls: type) -> type:
+        here, there = f"{cls.__module__}.{cls.__qualname__}", _owner(name)
+        if there not in (None, here, cls.__module__):
+            raise ValueError(f"detector name '{name}' is taken by {there}; {here} needs another name")
+        _classes[name] = cls
+        return cls
+
+    return decorate
+
+
+def class_names() -> list[str]:
+    """Names of all detector classes: built in, registered, and of installed packages; sorted."""
+    return sorted({*MODULES, *_classes, *_entry_points()})
+
+
+def detector_class(name: str) -> type["Detector"]:
+    """The class registered under a name.
+
+    Raises:
+        UserError: No such class (what there is, and the nearest), or its package cannot be imported.
+    """
+    if name not in _classes:
+        if name in MODULES:
+            importlib.import_module(MODULES[name])
+        elif name in _entry_points():
+            _import_entry_point(_entry_points()[name])
+        else:
+            known = class_names()
+            raise UserError(f"no detector class is called '{name}'{nearest(name, known)}; known: {', '.join(known)}")
+    return _classes[name]
+
+
+def build_detector(config: "DetectorConfig") -> "Detector":
+    """The detector of a resolved configuration, exactly as it says.
+
+    Raises:
+        UserError: Unknown class; a keyword its constructor does not know, or of the wrong type.
+    """
+    where = f"detector '{config.name or config.detector}', model"
+    return _construct(config.detector, config.model, where)
+
+
+def create_detector(name: str, /, **config: Any) -> "Detector":
+    """A detector by name.
+
+    Args:
+        name: A preset (`configs/detectors/NAME.yaml`), a YAML file of the same form, or a registered class.
+        config: Keywords of the class's constructor, over those of the preset.
+
+    Raises:
+        UserError: Unknown name (what there is, and the nearest); a keyword the constructor does not know, or of the
+            wrong type; whatever the class raises.
+    """
+    if name in names("detectors") or name.endswith((".yaml", ".yml")):
+        preset = load("detectors", name)
+        return _construct(preset.detector, {**preset.model, **config}, f"detector '{name}', model")
+    known = sorted({*names("detectors"), *class_names()})
+    if name not in known:
+        raise UserError(f"no detector is called '{name}'{nearest(name, known)}; known: {', '.join(known)}")
+    return _construct(name, config, f"detector '{name}', model")
+
+
+def check_model(config: "DetectorConfig") -> None:
+    """Check a configuration's `model:` against the constructor's signature, without building.
+
+    Raises:
+        UserError: As `build_detector` for these.
+    """
+    cls = detector_class(config.detector)
+    validated(_schema(cls), config.model, f"detector '{config.name or config.detector}', model")
+
+
+def describe_detectors() -> list[dict[str, str]]:
+    """What `resproto list detectors` shows, from the YAML files alone: a row per preset, then per bare class.
+
+    Keys: name, title, class, paper, backbone, pretrained.
+    """
+    rows = []
+    for name in names("detectors"):
+        config = load("detectors", name)
+        rows.append(
+            {
+                "name": name,
+                "title": config.title or name,
+                "class": config.detector,
+                "paper": config.paper,
+                "backbone": _backbone_title(config.model.get("backbone")),
+                "pretrained": _pretrained_title(config.model.get("pretrained")),
+            }
+        )
+    bare = [name for name in class_names() if name not in {row["class"] for row in rows}]
+    rows += [dict.fromkeys(("title", "paper", "backbone", "pretrained"), "") | {"name": n, "class": n} for n in bare]
+    return rows
+
+
+def _owner(name: str) -> str | None:
+    """What holds a class name already: a class, the module of a built-in one, or a preset of another class."""
+    if name in _classes:
+        return f"{_classes[name].__module__}.{_classes[name].__qualname__}"
+    if name in names("detectors") and load("detectors", name).detector != name:
+        return f"the preset {name}.yaml of class '{load('detectors', name).detector}'"
+    return MODULES.get(name)
+
+
+def _construct(class_name: str, keywords: dict[str, Any], where: str) -> "Detector":
+    cls = detector_class(class_name)
+    values = validated(_schema(cls), keywords, where)
+    return cls(**{name: getattr(values, name) for name in values.model_fields_set})
+
+
+@cache
+def _schema(cls: type) -> type[BaseModel]:
+    """A pydantic model of the constructor's keywords: strict, so that "3" is no number, but 3 is a float."""
+    hints = typing.get_type_hints(cls.__init__, include_extras=True)
+    parameters = [
+        p for p in list(signature(cls.__init__).parameters.values())[1:] if p.kind != Parameter.VAR_POSITIONAL
+    ]
+    fields = {
+        p.name: (hints.get(p.name, Any), ... if p.default is Parameter.empty else p.default)
+        for p in parameters
+        if p.kind != Parameter.VAR_KEYWORD
+    }
+    extra = "allow" if any(p.kind == Parameter.VAR_KEYWORD for p in parameters) else "forbid"
+    config = ConfigDict(extra=extra, strict=True, arbitrary_types_allowed=True, protected_namespaces=())
+    return create_model(cls.__name__, __config__=config, **fields)
+
+
+@cache
+def _entry_points() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        other = found.get(point.name)
+        if point.name in MODULES or (other is not None and other.value != point.value):
+            owner = f"{other.value}" if other else MODULES[point.name]
+            raise UserError(
+                f"detector name '{point.name}' is taken by {owner}; {point.value} of the installed package "
+                f"'{point.dist.name if point.dist else '?'}' wants it too: uninstall one of them"
+            )
+        found[point.name] = point
+    return found
+
+
+def _import_entry_point(point: EntryPoint) -> None:
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise UserError(f"detector '{point.name}': {point.value} cannot be imported: {error}") from error
+    if isinstance(loaded, type) and point.name not in _classes:
+        register(point.name)(loaded)
+    if point.name not in _classes:
+        raise UserError(f"detector '{point.name}': {point.value} was imported but registers no such name")
+
+
+def _backbone_title(backbone: Any) -> str:
+    if not isinstance(backbone, dict):
+        return backbone or ""
+    vision = backbone.get("vision_cfg", {})
+    kind = "ResNet" if isinstance(vision.get("layers"), list) else "ViT"
+    return f"own CLIP ({vision.get('timm_model_name') or kind}, {backbone.get('embed_dim')})"
+
+
+def _pretrained_title(pretrained: Any) -> str:
+    return {None: "no", False: "no", True: "yes"}.get(pretrained, str(pretrained))

@@ -1,0 +1,71 @@
+"""CLIP as a baseline: its image tower fine-tuned under a linear classifier, and zero-shot with the same prompts."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..losses.residual import temperature
+from .base import Detector, Output, at_least_float32, two_class_output
+from .clip_tower import FORGED_PROMPTS, REAL_PROMPTS, Backbone, load_clip
+from .registry import register
+
+
+@register("clip")
+class ClipClassifier(Detector):
+    """The whole image tower of CLIP, trained with a linear classifier on its projected embedding (not normalised).
+
+    Args:
+        backbone: See `clip_tower.Backbone`.
+        pretrained: See `clip_tower.load_clip`.
+        quick_gelu: See `clip_tower.load_clip`.
+    """
+
+    def __init__(
+        self, backbone: Backbone = "ViT-B-16", pretrained: str | None = "openai", quick_gelu: bool | None = None
+    ):
+        super().__init__()
+        self.clip = load_clip(backbone, pretrained, quick_gelu)
+        self.clip.drop_text()
+        self.clip.logit_scale.requires_grad_(False)
+        self.classifier = nn.Linear(self.clip.embed_dim, 2)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.clip(images)
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        return two_class_output(self.classifier(features), features, labels)
+
+
+@register("clip_zero_shot")
+class ClipZeroShot(Detector):
+    """CLIP as it is: softmax over tau * cosine with the text features of the two classes; nothing trains.
+
+    Args:
+        backbone: See `clip_tower.Backbone`.
+        pretrained: See `clip_tower.load_clip`.
+        quick_gelu: See `clip_tower.load_clip`.
+        prompts: Texts of the two classes; None takes Table 1 of the ResProto-FD paper.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone = "ViT-B-16",
+        pretrained: str | None = "openai",
+        quick_gelu: bool | None = None,
+        prompts: dict[Literal["real", "forged"], list[str]] | None = None,
+    ):
+        super().__init__()
+        self.clip = load_clip(backbone, pretrained, quick_gelu)
+        texts = {"real": REAL_PROMPTS, "forged": FORGED_PROMPTS, **(prompts or {})}
+        self.register_buffer("text_features", self.clip.text_features([texts["real"], texts["forged"]]))
+        self.clip.drop_text()
+        self.requires_grad_(False)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.clip(images)
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        features = F.normalize(at_least_float32(features), dim=-1)
+        logits = temperature(self.clip.logit_scale) * (features @ self.text_features.T)
+        return two_class_output(logits, features, labels)

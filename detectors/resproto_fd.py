@@ -1,0 +1,169 @@
+"""ResProto-FD: visual-language residual learning with gradient-aware residual prototypes (eqs 1-12 of the paper).
+
+Legend: B batch, D embedding size, H and W pixels; class 0 real, 1 forged.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..configs.errors import UserError
+from ..configs.schema import NonNegative, Positive
+from ..losses.global_batch import gather_rows
+from ..losses.residual import (
+    MAX_TEMPERATURE,
+    ResidualLoss,
+    gradient_scores,
+    residual_features,
+    similarity,
+    similarity_logits,
+    temperature,
+)
+from .base import Detector, Output, at_least_float32
+from .clip_tower import FORGED_PROMPTS, REAL_PROMPTS, Backbone, load_clip
+from .prototype_memory import PrototypeMemory
+from .registry import register
+
+
+@register("resproto_fd")
+class ResProtoFD(Detector):
+    """The image tower of CLIP, trained on what is left of an image once its class's text feature is taken off.
+
+    The defaults are the paper's. Only the image tower and logit_scale train.
+
+    Args:
+        backbone: See `clip_tower.Backbone`.
+        pretrained: See `clip_tower.load_clip`.
+        quick_gelu: See `clip_tower.load_clip`.
+        prompts: Texts of the two classes; None takes Table 1.
+        residual: Take f_res = f - lambda * t_y (eq 1); False takes f itself everywhere.
+        residual_weight: lambda.
+        similarity: "cosine", or "dot" as the released code does.
+        loss: "rl" (eqs 3-7), or "ce", plain cross-entropy on the same logits.
+        omega1: Weight of the squared negative term in the regulariser.
+        omega2: Weight of the regulariser.
+        grp: Collect prototypes and score with them.
+        capacity: M, prototypes kept of each class.
+        clusters: K-means centres of a batch's forged residual features.
+        gamma: Decay of a prototype's score per update of its class.
+        start_epoch: First epoch to collect in, counting from 0; the paper is silent, the released code says 2.
+        top_k: K, prototypes that an image is compared with.
+        temperature: Of the softmax over those K; the released code has 0.1.
+        keep_text_tower: Keep the frozen text tower in memory and in checkpoints; nothing here needs it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone = "ViT-B-16",
+        pretrained: str | None = "openai",
+        quick_gelu: bool | None = None,
+        prompts: dict[Literal["real", "forged"], list[str]] | None = None,
+        residual: bool = True,
+        residual_weight: float = 0.3,
+        similarity: Literal["cosine", "dot"] = "cosine",
+        loss: Literal["rl", "ce"] = "rl",
+        omega1: float = 0.1,
+        omega2: float = 0.1,
+        grp: bool = True,
+        capacity: Positive = 64,
+        clusters: Positive = 4,
+        gamma: Annotated[float, Field(gt=0, le=1)] = 0.99,
+        start_epoch: NonNegative = 2,
+        top_k: Positive = 64,
+        temperature: Annotated[float, Field(gt=0)] = 1.0,
+        keep_text_tower: bool = False,
+    ):
+        super().__init__()
+        self.clip = load_clip(backbone, pretrained, quick_gelu)
+        self.clip.text.requires_grad_(False)
+        texts = {"real": REAL_PROMPTS, "forged": FORGED_PROMPTS, **(prompts or {})}
+        self.register_buffer("text_features", self.clip.text_features([texts["real"], texts["forged"]]))
+        if not keep_text_tower:
+            self.clip.drop_text()
+
+        self.residual_weight = residual_weight if residual else 0.0
+        self.similarity = similarity
+        self.prior = loss == "rl"
+        # With equal class counts and no regulariser the residual loss is plain cross-entropy.
+        self.loss = ResidualLoss([1, 1], omega1, omega2 if loss == "rl" else 0.0)
+        self.memory = PrototypeMemory(capacity, self.clip.embed_dim, gamma) if grp else None
+        self.clusters, self.top_k, self.temperature = clusters, top_k, temperature
+        self.first_epoch = start_epoch
+        self.couples_batch = loss == "rl" or grp
+        self.start_epoch(0)
+
+    def start_training(self, class_counts: Tensor) -> None:
+        """
+        Raises:
+            UserError: A class has no training frame, so that the residual loss has no prior for it.
+        """
+        if self.prior:
+            try:
+                self.loss.set_class_counts(class_counts)
+            except ValueError as error:
+                raise UserError(f"ResProto-FD trains on real and fake frames: {error}") from error
+
+    def start_epoch(self, epoch: int) -> None:
+        self.collects = self.memory is not None and epoch >= self.first_epoch
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Image embeddings, not normalised, [B, D]."""
+        return self.clip(images)
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        """Scores, and the loss where labels are given; in training it may also update the memory.
+
+        `logits` in training with labels are those of eq 2, from the residual of the given class. Otherwise each class
+        is tried in turn: tau * sim(f - lambda * t_k, t_k), of which k = 1 is Score_clip (eq 12); no label enters.
+        `scores` are Score_GRP in evaluation once the memory holds both classes, else Score_clip, brought from its
+        range to [0, 1] linearly. `variants` has "clip", and "grp" where it exists.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            features = F.normalize(at_least_float32(features), dim=-1)
+            tau = self._temperature()
+            similarities = self._similarity_if(features)
+            logits, losses = tau * similarities, None
+            if labels is not None:
+                residual = residual_features(features, self.text_features, labels, self.residual_weight)
+                own_logits = similarity_logits(residual, self.text_features, tau, self.similarity)
+                if self.training:
+                    logits = own_logits
+                    losses = self._train_on(residual, own_logits, labels, tau)
+                else:
+                    losses = self.loss.terms(own_logits, labels)
+
+            offset = self.residual_weight if self.similarity == "dot" else 0.0
+            variants = {"clip": ((similarities[:, 1] + offset + 1) / 2).clamp(0, 1).float()}
+            if not self.training and self.memory is not None and self.memory.ready:
+                variants["grp"] = self.memory.score(features, self.top_k, self.temperature).float()
+            return Output(variants.get("grp", variants["clip"]), logits, features, losses, variants)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """tau, its inverse, and the memory's figures (`PrototypeMemory.diagnostics`)."""
+        tau = temperature(self.clip.logit_scale.detach())
+        memory = {} if self.memory is None else self.memory.diagnostics()
+        return {"tau": tau, "text_image_temperature": 1 / tau, **{f"memory/{k}": v for k, v in memory.items()}}
+
+    def _temperature(self) -> Tensor:
+        if self.training:
+            with torch.no_grad():  # what CLIP does after each step
+                self.clip.logit_scale.clamp_(max=math.log(MAX_TEMPERATURE))
+        return temperature(self.clip.logit_scale)
+
+    def _similarity_if(self, features: Tensor) -> Tensor:
+        """sim(f - lambda * t_k, t_k): how well each image fits each class if it is of that class, [B, 2]."""
+        residual = features[:, None] - self.residual_weight * self.text_features
+        return similarity(residual, self.text_features, self.similarity).diagonal(dim1=1, dim2=2)
+
+    def _train_on(self, residual: Tensor, logits: Tensor, labels: Tensor, tau: Tensor) -> dict[str, Tensor]:
+        # The loss and the prototypes are those of the global batch.
+        all_labels = gather_rows(labels)
+        if self.collects:
+            everyone = gather_rows(residual.detach())
+            scores = gradient_scores(everyone, self.text_features, tau, all_labels, self.loss, self.similarity)
+            self.memory.collect(everyone, all_labels, scores, self.clusters)
+        return self.loss.terms(gather_rows(logits), all_labels)
