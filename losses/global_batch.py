@@ -1,0 +1,39 @@
+"""Rows of all processes in one tensor, for losses that are not a mean over samples."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """The rows of all W processes in rank order, differentiable; x itself when there is one process.
+
+    When every process computes the same loss from the gathered rows, the mean of the processes' parameter gradients,
+    which data parallelism takes, is the gradient that one process with all the rows would have.
+
+    Args:
+        x: The same shape and dtype on every process, [B, ...].
+
+    Returns:
+        [W * B, ...]
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return x
+    return _GatherRows.apply(x)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.rows = len(x)
+        x = x.contiguous()
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        # Each process's loss depends on these rows, so their gradients add up.
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient.narrow(0, dist.get_rank() * ctx.rows, ctx.rows)

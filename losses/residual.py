@@ -1,0 +1,184 @@
+"""Visual-language residual learning: residual features, logits and the loss (ResProto-FD, eqs 1-8 and 12).
+
+Class 0 is real, class 1 forged. Everything is computed in float32 at least, also under autocast: the formulas hold no
+matrix product, which autocast would take to half precision and TF32 would round.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIMILARITIES = ("cosine", "dot")
+MAX_TEMPERATURE = 100.0  # CLIP's bound on tau
+
+
+def text_features(prompt_embeddings: Tensor) -> Tensor:
+    """Text feature t_c of each class: the mean of its raw prompt embeddings [C, P, D], L2-normalised, [C, D]."""
+    return F.normalize(_precise(prompt_embeddings).mean(1), dim=-1)
+
+
+def residual_features(features: Tensor, text: Tensor, labels: Tensor, weight: float) -> Tensor:
+    """Residual feature of each image, f - weight * t_y, not normalised again (eq 1).
+
+    Args:
+        features: L2-normalised image features f, [B, D].
+        text: L2-normalised text features t_0 (real) and t_1 (forged), [2, D].
+        labels: 0 real, 1 forged, [B].
+        weight: lambda of the paper.
+
+    Returns:
+        [B, D]
+    """
+    return _precise(features) - weight * _precise(text)[labels]
+
+
+def similarity(features: Tensor, text: Tensor, kind: str = "cosine") -> Tensor:
+    """Similarity of features [..., B, D] with the unit text features [2, D], [..., B, 2].
+
+    Args:
+        kind: "cosine" (the paper) or "dot", which does not divide by |features| (the released code).
+
+    Raises:
+        ValueError: Another kind.
+    """
+    if kind not in SIMILARITIES:
+        raise ValueError(f"similarity {kind!r} is not one of {', '.join(SIMILARITIES)}")
+    features = _precise(features)
+    if kind == "cosine":
+        features = F.normalize(features, dim=-1)
+    return (features[..., None, :] * _precise(text)).sum(-1)
+
+
+def temperature(logit_scale: Tensor) -> Tensor:
+    """tau = exp(logit_scale), at most 100, as CLIP bounds it.
+
+    The gradient is that of exp at the bound too: OpenAI's weights stand on it, and a plain clamp would leave
+    logit_scale there for ever.
+    """
+    tau = _precise(logit_scale).exp()
+    return tau - (tau.detach() - MAX_TEMPERATURE).clamp(min=0)
+
+
+def similarity_logits(residual: Tensor, text: Tensor, tau: Tensor | float, kind: str = "cosine") -> Tensor:
+    """Logits z_k = tau * sim(f_res, t_k) of residual features [..., B, D], [..., B, 2] (eq 2)."""
+    return tau * similarity(residual, text, kind)
+
+
+def clip_similarity(features: Tensor, text: Tensor, weight: float, kind: str = "cosine") -> Tensor:
+    """Score_clip = sim(f - weight * t_1, t_1) of normalised image features [B, D], [B]; larger: more forged (eq 12)."""
+    text = _precise(text)
+    return similarity(_precise(features) - weight * text[1], text[1:], kind)[..., 0]
+
+
+class ResidualLoss(nn.Module):
+    """Cross-entropy with the class prior, and a regulariser that pulls the class logits apart (eqs 3-7).
+
+    With equal class counts and omega2 = 0 it is plain cross-entropy.
+
+    Args:
+        class_counts: N^(c), training frames of each class, real first; whole numbers, both above 0.
+        omega1: Weight of the square of the negative term.
+        omega2: Weight of the regulariser.
+
+    Raises:
+        ValueError: A class count is missing, not whole or not above 0.
+    """
+
+    def __init__(self, class_counts: Sequence[float] | Tensor, omega1: float = 0.1, omega2: float = 0.1):
+        super().__init__()
+        self.omega1, self.omega2 = omega1, omega2
+        # Whole numbers, so that .half() or .double() of the model cannot change the prior.
+        self.register_buffer("class_counts", torch.ones(2, dtype=torch.long))
+        self.set_class_counts(class_counts)
+
+    def set_class_counts(self, class_counts: Sequence[float] | Tensor) -> None:
+        """Set N^(c); raises ValueError as the constructor does."""
+        counts = class_counts.tolist() if isinstance(class_counts, Tensor) else list(class_counts)
+        if len(counts) != 2 or any(not math.isfinite(n) or n != int(n) or n <= 0 for n in counts):
+            raise ValueError(f"class_counts wants the training frames [real, forged], both above 0, not {counts}")
+        self.class_counts.copy_(torch.tensor(counts))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss trained on, a scalar: mean CE of the batch + omega2 * sum of p^(c) * L_reg^(c).
+
+        Args:
+            logits: z, [B, 2]; under data parallelism those of the global batch.
+            labels: 0 real, 1 forged, [B].
+        """
+        return self.terms(logits, labels)["total"]
+
+    def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The loss trained on as "total", with its terms "cross_entropy" and "regulariser" (before omega2), scalars."""
+        cross_entropy, regulariser, member = self._class_terms(logits, labels)
+        cross_entropy = (cross_entropy * member.mean(0)).sum(-1)
+        regulariser = (regulariser * self._prior(regulariser.dtype)).sum(-1)
+        total = cross_entropy + self.omega2 * regulariser
+        return {"total": total, "cross_entropy": cross_entropy, "regulariser": regulariser}
+
+    def per_class(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """L^(c) = L_ce^(c) + omega2 * L_reg^(c), for the prototype score (eq 7); 0 for a class not in the batch.
+
+        Args:
+            logits: z, [..., B, 2].
+            labels: 0 real, 1 forged, [B].
+
+        Returns:
+            [..., 2]
+        """
+        cross_entropy, regulariser, _ = self._class_terms(logits, labels)
+        return cross_entropy + self.omega2 * regulariser
+
+    def _prior(self, dtype: torch.dtype) -> Tensor:
+        return self.class_counts.to(dtype) / self.class_counts.sum()
+
+    def _class_terms(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """L_ce^(c) [..., 2], L_reg^(c) [..., 2] and the membership of the classes [B, 2]."""
+        if logits.shape[-2:] != (len(labels), 2):
+            raise ValueError(f"logits are {list(logits.shape)}, but {len(labels)} labels want [{len(labels)}, 2]")
+        z = _precise(logits)
+        prior = self._prior(z.dtype)
+        member = (labels[:, None] == torch.arange(2, device=z.device)).to(z.dtype)
+        count = member.sum(0)
+        log_likelihood = torch.log_softmax(z + prior.log(), dim=-1)
+        cross_entropy = -(log_likelihood * member).sum(-2) / count.clamp(min=1)
+        z_pos = (z * member).sum(-2) / (count + 1e-9)
+        z_neg = torch.logsumexp(z, dim=-2) + torch.log(0.5 / (prior * len(member)))  # b = 1/2
+        regulariser = torch.where(count > 0, z_neg - z_pos + self.omega1 * z_neg.square(), 0)
+        return cross_entropy, regulariser, member
+
+
+def gradient_scores(
+    residual: Tensor, text: Tensor, tau: Tensor | float, labels: Tensor, loss: ResidualLoss, kind: str = "cosine"
+) -> Tensor:
+    """Prototype score g^(c) = || dL^(c) / dF_res || over the rows of class c; 0 for a class not in the batch (eq 8).
+
+    The logits and per-class losses are computed once more from a copy of the residual features, so that no gradient
+    enters the encoder. May be called under autocast and under no_grad, and waits for no device.
+
+    Args:
+        residual: Residual features, [B, D].
+        text: Text features, [2, D].
+        tau: The temperature itself, not its logarithm.
+        labels: 0 real, 1 forged, [B].
+        loss: Its `per_class` is differentiated.
+        kind: Similarity, "cosine" or "dot".
+
+    Returns:
+        [2], without gradient.
+    """
+    tau = tau.detach() if isinstance(tau, Tensor) else tau
+    with torch.enable_grad():
+        # One copy per class: L^(c) is taken from copy c, so one backward pass gives both gradients.
+        copies = _precise(residual.detach()).expand(2, -1, -1).clone().requires_grad_()
+        losses = loss.per_class(similarity_logits(copies, text.detach(), tau, kind), labels)
+        (gradient,) = torch.autograd.grad(losses.diagonal().sum(), copies)
+    rows = labels == torch.arange(2, device=labels.device)[:, None]
+    return torch.where(rows[..., None], gradient, 0).square().sum((1, 2)).sqrt()
+
+
+def _precise(x: Tensor) -> Tensor:
+    """x in float32 at least; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
