@@ -1,4 +1,4 @@
-"""The one exception type for faults that a user can mend."""
+"""The two ways in which a command ends early on purpose."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The message says what was found, what was wanted, where (file, key, shape), and what to do.
     """
+
+
+class Interrupted(Exception):
+    """A run was asked to stop (SIGTERM, SIGUSR1), has saved its state and can be taken up again."""

@@ -50,7 +50,7 @@ def parse_yaml(text: str, where: str) -> Any:
         UserError: The text is not YAML, or a key stands twice in one mapping.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not readable as YAML: {error}") from error
 
@@ -132,7 +132,9 @@ def find(kind: str, name: str) -> Path:
         hint = f"; '{path.stem}' is a known name: say that instead" if path.stem in names(kind) else ""
         raise UserError(f"{name}: no such file{hint}")
     if name not in names(kind):
-        raise UserError(f"no {kind[:-1]} is called '{name}'{nearest(name, names(kind))}; known: {', '.join(names(kind))}")
+        raise UserError(
+            f"no {kind[:-1]} is called '{name}'{nearest(name, names(kind))}; known: {', '.join(names(kind))}"
+        )
     return Path(str(files("resproto_fd.configs") / kind / f"{name}.yaml"))
 
 
@@ -184,19 +186,19 @@ def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def resolve(detector: str, protocol: str, overrides: list[str] | None = None) -> RunConfig:
+def resolve(detector: str, protocol: str, changes: dict[str, Any] | None = None) -> RunConfig:
     """The configuration of one run.
 
     Args:
         detector: Name or YAML path.
         protocol: Name or YAML path.
-        overrides: `key=value` words; `model.*`, `input.*` and `train.*` belong to the detector, `protocol.*`,
-            `data.*`, `run.*` and `seed` to the run.
+        changes: As `parse_overrides` gives them; `model.*`, `input.*` and `train.*` belong to the detector,
+            `protocol.*`, `data.*`, `run.*` and `seed` to the run.
 
     Raises:
-        UserError: As `load` and `parse_overrides`, and for overrides the schema does not know.
+        UserError: As `load`, and for changes the schema does not know.
     """
-    changes = parse_overrides(list(overrides or []))
+    changes = dict(changes or {})
     values = {
         "detector": load("detectors", detector).model_dump(by_alias=True, exclude_unset=True),
         "protocol": load("protocols", protocol).model_dump(by_alias=True, exclude_unset=True),

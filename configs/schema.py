@@ -112,7 +112,7 @@ class DatasetConfig(Strict):
     name: str = ""
     json_file: Annotated[str, Field(alias="json")]
     key: str | None = None
-    folder: str | None = None
+    folder: str | list[str] | None = None
     store: str
     compression: Literal["raw", "c23", "c40"] | None = None
     labels: dict[str, Any] = {}

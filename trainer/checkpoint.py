@@ -1,7 +1,7 @@
 """Checkpoints: everything a killed run needs to go on to the same bits, whole on the disk or not there.
 
-Files of a run's `checkpoints/`: `step_00001234.pt` (the last few kept) and, beside the folder, `best.pt` with the weights of the
-selected epoch. Both load with `torch.load(weights_only=True)`.
+A run's `checkpoints/` holds `step_00001234.pt` (the last few are kept); beside the folder stands `best.pt`, the weights
+of the selected epoch. Both load with `torch.load(weights_only=True)`.
 """
 
 import random
@@ -13,8 +13,7 @@ import numpy as np
 import torch
 
 from resproto_fd.configs.errors import UserError
-
-from .files import write_atomically
+from resproto_fd.configs.files import atomic_file
 
 FORMAT = 1
 _NAME = re.compile(r"^step_(\d+)\.pt$")
@@ -58,7 +57,8 @@ def save(path: Path, contents: dict[str, Any]) -> None:
     Raises:
         UserError: The disk is full or the folder cannot be written; an older file of that name is untouched.
     """
-    write_atomically(path, lambda file: torch.save({"format": FORMAT, **contents}, file))
+    with atomic_file(path) as file:
+        torch.save({"format": FORMAT, **contents}, file)
 
 
 def load(path: Path) -> dict[str, Any]:

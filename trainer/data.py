@@ -1,7 +1,7 @@
 """Frames in a fixed order, the data set that reads them, and the samplers that deal them out.
 
-The order of samples is a function of seed and epoch, a sample's augmentation of seed, epoch and index: neither depends on
-workers, ranks or where an interrupted run was taken up again.
+The order of samples is a function of seed and epoch, a sample's augmentation of seed, epoch and index: neither depends
+on workers, ranks or where an interrupted run was taken up again.
 """
 
 import hashlib
@@ -40,10 +40,11 @@ class FrameList:
         """Evenly spaced frames of each video; all of them when None or when there are fewer."""
         paths, owners, numbers = [], [], []
         for position, video in enumerate(videos):
+            all_numbers = video.frame_numbers()
             for chosen in evenly_spaced(len(video.frames), frames_per_video):
                 paths.append(video.frames[chosen])
                 owners.append(position)
-                numbers.append(video.frame_number(video.frames[chosen]))
+                numbers.append(all_numbers[chosen])
         owners = np.asarray(owners, dtype=np.int64)
         labels = np.asarray([video.label for video in videos], dtype=np.int64)
         return cls(list(videos), paths, owners, np.asarray(numbers, dtype=np.int64), labels[owners])
@@ -89,8 +90,8 @@ class FrameDataset(Dataset):
         stores: The frame store of each data set's name.
         transform: From the stored image and a seed to the square that the detector is fed.
         seed: With epoch and index, fixes each sample's augmentation.
-        replace_bad: A frame that cannot be read gives way to the next one that can, and is reported beside it; otherwise it
-            comes alone, as a BadFrame.
+        replace_bad: A frame that cannot be read gives way to the next one that can, and is reported beside it;
+            otherwise it comes alone, as a BadFrame.
     """
 
     def __init__(
@@ -166,8 +167,8 @@ def collate(samples: list[dict | BadFrame]) -> dict:
 class TrainBatches:
     """This rank's share of every global batch, shuffled anew each epoch.
 
-    Each global batch is a run of the epoch's order, each rank's share of it a run of that, cut into micro-batches: gathered in
-    rank order, the shares are the batch that one process would see. The last, incomplete batch is left out.
+    Each global batch is a run of the epoch's order, each rank's share of it a run of that, cut into micro-batches:
+    gathered in rank order, the shares are the batch that one process would see. The last, incomplete batch is left out.
     """
 
     def __init__(self, count: int, batch_size: int, accumulate: int, rank: int, world: int, seed: int):

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors.base import Detector, Output
 
@@ -33,10 +33,6 @@ Validate = Callable[[Detector], dict[str, float | None]]
 LOWER_IS_BETTER = ("frame_eer", "video_eer")
 PATIENCE_WITH_FP16 = 50
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-
-
-class Interrupted(Exception):
-    """The run was asked to stop (SIGTERM, SIGUSR1), has saved its state and can be taken up again."""
 
 
 @dataclass
@@ -132,6 +128,7 @@ class Trainer:
         self.model = self._data_parallel()
         self._stop = self._interruptible = False
         self._since_check: list[dict[str, Any]] = []
+        self._latest = "resumed"
         self._misses_in_a_row = 0
 
     # --- preparation -------------------------------------------------------------------------------------------
@@ -213,7 +210,8 @@ class Trainer:
                     now = time.perf_counter()
                     progress.seconds += now - last_time
                     rate = (progress.step - last_log) * self.recipe.batch_size / max(now - last_time, 1e-9)
-                    bar.set_postfix_str(self._check_and_log(log, rate), refresh=False)
+                    self._latest = self._check_and_log(log, rate) or self._latest
+                    bar.set_postfix_str(self._latest, refresh=False)
                     last_log, last_time = progress.step, now
                 if self.settings.save_every and progress.step % self.settings.save_every == 0 and not finished:
                     self._save(log)
@@ -224,7 +222,7 @@ class Trainer:
                     break
 
     def _end_epoch(self, train_log: SummaryWriter | None, val_log: SummaryWriter | None) -> None:
-        """Saves, validates, keeps the best, saves again: a run killed in between validates once more, to the same end."""
+        """Saves, validates, keeps the best, saves again; killed in between, a run validates once more."""
         progress = self.progress
         if not progress.unvalidated:
             progress.unvalidated = True
@@ -245,13 +243,18 @@ class Trainer:
                 progress.best_value is None
                 or (value < progress.best_value if self.metric in LOWER_IS_BETTER else value > progress.best_value)
             )
-            # Without a usable value (the last epoch is selected, or a class is absent from the validation split), the newest is kept.
+            # Without a usable value (`last` is the rule, or the split lacks a class) the newest weights are kept.
             if better or progress.best_value is None:
                 progress.best_value, progress.best_epoch = value, progress.epoch
                 self._keep_best()
         for name, number in metrics.items():
             if log and number is not None:
                 log.add_scalar(f"val/{name}", number, progress.step)
+        if self.world.is_main:
+            shown = ", ".join(f"{name} {number:.4f}" for name, number in metrics.items() if number is not None)
+            tqdm.write(
+                f"epoch {progress.epoch + 1}/{self.recipe.epochs}: {self._latest}{', val ' if shown else ''}{shown}"
+            )
 
     def _readable(self, batch: dict) -> dict:
         """The batch; unreadable frames end the run, or are counted where the data set replaced them."""
@@ -316,9 +319,9 @@ class Trainer:
     def _backward_whole_batch(self, micro: list[dict]) -> dict[str, Tensor]:
         """Gradients of a loss over the whole batch, the encoder run on one micro-batch at a time.
 
-        The features of all micro-batches are computed without a graph, the head's loss is differentiated with respect to
-        them, and each micro-batch is encoded again to carry its share of that gradient back (Gao et al. 2021,
-        gradient caching). Exact but for batch norm, whose statistics are each micro-batch's own.
+        The features of all micro-batches are computed without a graph, the head's loss is differentiated with respect
+        to them, and each micro-batch is encoded again to carry its share of that gradient back (gradient caching, Gao
+        et al. 2021). Exact but for batch norm, whose statistics are each micro-batch's own.
         """
         images = [self.normalise(batch["image"]) for batch in micro]
         states, features = [], []
@@ -430,7 +433,7 @@ class Trainer:
 
     @contextmanager
     def _writers(self):
-        """TensorBoard's writers, of training and of validation; what an interrupted run wrote past its checkpoint is purged."""
+        """TensorBoard's writers, of training and validation; what a killed run wrote past its checkpoint is purged."""
         if not self.world.is_main:
             yield None, None
             return

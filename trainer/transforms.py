@@ -37,8 +37,8 @@ def train_transform(name: str, config: InputConfig) -> Transform:
     """The named augmentation.
 
     Args:
-        name: `none` (the test transform), `flip`, `crop` (a random crop of the input's size, and a flip), `resproto_fd` (the paper's),
-            or `deepfakebench` (DeepfakeBench's default recipe with albumentations 1.1.0's meaning of its parameters).
+        name: `none` (the test transform), `flip`, `crop` (a random crop of the input's size, and a flip), `resproto_fd`
+            (the paper's), or `deepfakebench` (its default recipe, parameters meant as in albumentations 1.1.0).
         config: The detector's input; its size is what comes out.
     """
     if name == "none":

@@ -1,0 +1,65 @@
+"""The command `resproto`. Light: a command's module is imported when the command is given, torch when it runs."""
+
+import argparse
+import importlib
+import os
+import sys
+
+from resproto_fd.configs.errors import Interrupted, UserError
+
+COMMANDS = {
+    "demo": ("demo", "make the demo data, fit and test the demo detectors, build the leaderboard"),
+    "list": ("listing", "list detectors, data sets and protocols"),
+    "train": ("train", "fit a detector under a protocol and test it"),
+    "test": ("test", "test a run's or any other weights under a protocol"),
+    "leaderboard": ("board", "build the leaderboard from the result files of runs"),
+}
+"""Command -> (module of this package with `add_arguments(parser)` and `run(args)`, what it does)."""
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 75
+"""EX_TEMPFAIL of sysexits.h: run the same command again."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 0 done, 2 a fault the user can mend, 75 stopped and resumable."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="resproto", description="Fair, fast, believable benchmarking of face-forgery detectors."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    for name, (module, text) in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if name == chosen:
+            implementation = importlib.import_module(f"{__package__}.{module}")
+            implementation.add_arguments(sub)
+            sub.set_defaults(run=implementation.run)
+    args = parser.parse_args(argv)
+    if args.version:
+        from importlib.metadata import version
+
+        print(version("resproto-fd"))
+        return 0
+    if args.command is None:
+        parser.print_help()
+        return 0
+    try:
+        return args.run(args) or 0
+    except UserError as error:
+        print(f"resproto {args.command}: error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except Interrupted as stop:
+        print(f"resproto {args.command}: {stop}; the same command goes on from there", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        print(f"resproto {args.command}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""`resproto demo`: from nothing to a leaderboard, on data made by code.
+
+The data show that the path works; they say nothing about which detector is better on real forgeries.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from resproto_fd.configs import loading
+from resproto_fd.configs.errors import UserError
+
+PROTOCOL = "demo_cross"
+DETECTORS = ["resproto_fd_tiny", "clip_tiny", "clip_zero_shot_tiny", "resnet10t_tiny"]
+_EPOCH = re.compile(r"epoch (\d+)/\d+: (.*)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", default=".", metavar="DIR", help="where demo_data/, runs/ and leaderboard/ go (default: here)"
+    )
+    parser.add_argument(
+        "--detectors", nargs="+", default=DETECTORS, metavar="NAME", help="which (default: %(default)s)"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="a run each (default: 0)")
+    parser.add_argument("--jobs", type=int, help="runs at a time, a thread each (default: one a core)")
+    parser.add_argument("--size", choices=["default", "tiny"], default="default", help="tiny: a trial of the path only")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of every run (train.epochs=2, ...)")
+
+
+def run(args: argparse.Namespace) -> int:
+    for name in args.detectors:
+        loading.load("detectors", name)
+    loading.parse_overrides(args.settings)
+    out = Path(args.out)
+    data = out / "demo_data"
+    jobs = args.jobs or os.cpu_count() or 1
+
+    from resproto_fd.preprocessing.demo import make_demo
+
+    make_demo(data, size=args.size, workers=jobs)
+    runs = [(name, seed) for seed in args.seeds for name in args.detectors]
+    epochs = sum(_epochs(name, args.settings) for name, _ in runs)
+    from tqdm import tqdm
+
+    with tqdm(total=epochs, desc="training", unit="epoch") as bar, ThreadPoolExecutor(jobs) as pool:
+        logs = list(pool.map(lambda run: _one(*run, data, out, args.settings, bar), runs))
+    failed = [(run, log) for run, (status, log) in zip(runs, logs, strict=True) if status]
+    if failed:
+        (name, seed), log = failed[0]
+        raise UserError(f"{len(failed)} of {len(runs)} runs failed; {name} (seed {seed}) said:\n{log.strip()}")
+    for _, log in logs:
+        print(log[log.rfind("\n", 0, log.find("test set")) + 1 :] if "test set" in log else log)
+
+    from resproto_fd.training import leaderboard
+
+    summary = leaderboard.build([out / "runs" / PROTOCOL], out / "leaderboard")
+    for problem in summary.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    print(
+        f"leaderboard: {out / 'leaderboard' / 'index.html'}  (made data: it shows the path, not which detector is better)"
+    )
+    return 0
+
+
+def _epochs(name: str, settings: list[str]) -> int:
+    changed = loading.parse_overrides(settings).get("train", {}).get("epochs")
+    return changed if changed is not None else loading.load("detectors", name).train.epochs
+
+
+def _one(name: str, seed: int, data: Path, out: Path, settings: list[str], bar) -> tuple[int, str]:
+    """A run in a process of its own, on one thread: its bits do not depend on the machine's cores."""
+    own = [f"data.root={data}", f"run.out={out / 'runs'}", "run.progress=false", "run.workers=0", "run.device=cpu"]
+    command = [sys.executable, "-m", "resproto_fd.training.cli", "train", "--detector", name, "--protocol", PROTOCOL]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--seed", str(seed), *own, *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if match := _EPOCH.search(line):
+            bar.update()
+            bar.set_postfix_str(f"{name} {match[2].strip()[:60]}", refresh=False)
+    return process.wait(), "".join(lines)

@@ -1,0 +1,164 @@
+"""From a protocol's names to frame lists, frame stores and a fingerprint.
+
+The fingerprint is a hash of the protocol's content and of the frame lists it resolved to: two results can stand in one
+table only if theirs are equal.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from resproto_fd.configs import loading
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.schema import DataConfig, DatasetConfig, ProtocolConfig
+from resproto_fd.preprocessing.frame_store import FrameStore, open_store
+from resproto_fd.preprocessing.manifest import Video, read_manifest
+from resproto_fd.preprocessing.taxonomy import load_taxonomy
+from resproto_fd.trainer.data import FrameList
+
+
+@dataclass(frozen=True)
+class ResolvedProtocol:
+    """A protocol on this machine's data.
+
+    Attributes:
+        config: What was resolved.
+        train: Training frames of all training sets; None when only tests were asked for and a training set is absent.
+        selection: Frames the checkpoint is selected on; None when the last epoch is taken or as for `train`.
+        tests: Frames of each test set, by name.
+        stores: Frame store of each data set, by name.
+        fingerprint: SHA-256 in hexadecimal.
+        left_out: Frames that manifests name and stores lack, by data set (only with data.on_bad_frame=skip).
+    """
+
+    config: ProtocolConfig
+    train: FrameList | None
+    selection: FrameList | None
+    tests: dict[str, FrameList]
+    stores: dict[str, FrameStore]
+    fingerprint: str
+    left_out: dict[str, int]
+
+
+def resolve(protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = False) -> ResolvedProtocol:
+    """Reads manifests, opens stores, and checks that every frame is there, before any computing.
+
+    Args:
+        protocol: The protocol.
+        data: Where this machine keeps the data.
+        tests_only: Training and selection sets may be absent.
+
+    Raises:
+        UserError: A data set, folder, split or label is unknown or missing; or a store lacks frames that its manifest
+            names, and data.on_bad_frame is not `skip`: they are counted, and the first are named.
+    """
+    folders = loading.data_folders(data)
+    reader = _Reader(folders, data)
+    train = reader.frames(protocol.train, "train", protocol.frames.train, optional=tests_only)
+    chosen = protocol.selection
+    selection = None
+    if chosen.rule == "best":
+        wanted = getattr(protocol.frames, chosen.split)
+        selection = reader.frames([chosen.dataset], chosen.split, wanted, optional=tests_only)
+    tests = {name: reader.frames([name], "test", protocol.frames.test) for name in protocol.test}
+    left_out = reader.check_frames([frames for frames in (train, selection, *tests.values()) if frames])
+    if left_out:
+        train, selection = (frames and frames.without(reader.missing) for frames in (train, selection))
+        tests = {name: frames.without(reader.missing) for name, frames in tests.items()}
+    fingerprint = _fingerprint(protocol, train, selection, tests)
+    return ResolvedProtocol(protocol, train, selection, tests, reader.stores, fingerprint, left_out)
+
+
+def dataset_config(name: str, json_dir: Path) -> DatasetConfig:
+    """What a data set's name means: a YAML of this package, a YAML path, or a JSON of that name in `json_dir`.
+
+    Raises:
+        UserError: None of these.
+    """
+    own = json_dir / f"{name}.json"
+    if name not in loading.names("datasets") and own.is_file():
+        return DatasetConfig(name=name, json_file=own.name, store=f"{name}_lmdb")
+    return loading.load("datasets", name)
+
+
+class _Reader:
+    def __init__(self, folders: dict[str, Path | None], data: DataConfig):
+        self.folders, self.data = folders, data
+        self.stores: dict[str, FrameStore] = {}
+        self.missing: set[str] = set()
+
+    def frames(self, names: list[str], split: str, per_video: int | None, optional: bool = False) -> FrameList | None:
+        """The frames of one split of some data sets; None when `optional` and a data set is not on this machine."""
+        videos: dict[str, Video] = {}
+        for name in names:
+            config = dataset_config(name, self.folders["json"])
+            path = self.folders["json"] / config.json_file
+            if not path.is_file():
+                if optional:
+                    return None
+                known = ", ".join(sorted(p.stem for p in self.folders["json"].glob("*.json"))) or "none"
+                raise UserError(f"data set '{name}': no manifest {path}; manifests there: {known}")
+            found = read_manifest(
+                path,
+                name,
+                split=split,
+                compression=config.compression,
+                key=config.key,
+                folder=config.folder,
+                taxonomy=load_taxonomy().extended(config.labels, f"labels of data set '{name}'")
+                if config.labels
+                else None,
+            )
+            # The FF++ sets share their real videos: a frame that two training sets name is trained on once.
+            for video in found:
+                videos.setdefault(video.id, video)
+            self.stores.setdefault(name, open_store(self._store_path(name, config)))
+        return FrameList.of(list(videos.values()), per_video)
+
+    def _store_path(self, name: str, config: DatasetConfig) -> Path:
+        lmdb, rgb = self.folders["lmdb"], self.folders["rgb"]
+        if self.data.lmdb and lmdb and (lmdb / config.store).is_dir():
+            return lmdb / config.store
+        if rgb:
+            return rgb
+        looked = [str(lmdb / config.store)] if lmdb else []
+        raise UserError(
+            f"data set '{name}': no frames found; looked for {' and '.join([*looked, 'data.rgb_dir (not given)'])}. "
+            "Say data.lmdb_dir= (holds NAME_lmdb folders) or data.rgb_dir= (holds the data sets' frame files)"
+        )
+
+    def check_frames(self, lists: list[FrameList]) -> dict[str, int]:
+        """Counts, by data set, the frames that stores lack, and remembers them."""
+        wanted: dict[str, set[str]] = {}
+        for frames in lists:
+            for path, owner in zip(frames.paths, frames.video_index, strict=True):
+                wanted.setdefault(frames.videos[owner].dataset, set()).add(path)
+        counts, messages = {}, []
+        for name, paths in wanted.items():
+            absent = self.stores[name].missing(sorted(paths))
+            if absent:
+                counts[name] = len(absent)
+                self.missing.update(absent)
+                messages.append(
+                    f"data set '{name}': {self.stores[name]} lacks {len(absent)} of {len(paths)} frames that its "
+                    f"manifest names, first: {', '.join(absent[:3])}"
+                )
+        if messages and self.data.on_bad_frame == "stop":
+            raise UserError("\n".join([*messages, "complete the store, or leave them out with data.on_bad_frame=skip"]))
+        return counts
+
+
+def _fingerprint(
+    protocol: ProtocolConfig, train: FrameList | None, selection: FrameList | None, tests: dict[str, FrameList]
+) -> str:
+    content = {
+        "train": protocol.train,
+        "frames": protocol.frames.model_dump(),
+        "selection": protocol.selection.model_dump(),
+        "test": protocol.test,
+        "train_frames": train and train.digest(),
+        "selection_frames": selection and selection.digest(),
+        "test_frames": {name: frames.digest() for name, frames in tests.items()},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

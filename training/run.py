@@ -1,0 +1,316 @@
+"""One run: a detector fitted and tested under a protocol, from configuration to result file.
+
+A run folder holds `config.yaml`, `checkpoints/`, `best.pt`, `tb/` (TensorBoard), `scores/TEST_SET.npz`, `result.json`.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from resproto_fd.configs import loading
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import sha256_of, write_text
+from resproto_fd.configs.schema import RunConfig
+from resproto_fd.detectors import create_detector
+from resproto_fd.detectors.base import Detector
+from resproto_fd.trainer import checkpoint
+from resproto_fd.trainer.data import FrameDataset, FrameList, Normaliser
+from resproto_fd.trainer.distributed import World, barrier, joined
+from resproto_fd.trainer.scoring import Scored, score_frames
+from resproto_fd.trainer.trainer import Trainer, exclusive
+from resproto_fd.trainer.transforms import plain_transform, train_transform
+
+from . import protocols
+from .metrics import table_metrics
+from .protocols import ResolvedProtocol
+from .results import RunResult, Selection, git_state, test_result, versions
+from .scores import ScoreTable
+
+
+def folder_of(config: RunConfig) -> Path:
+    """The run folder of a configuration: out/protocol/detector[_task]/seedN."""
+    task = f"_{config.run.task}" if config.run.task else ""
+    return Path(config.run.out) / config.protocol.name / f"{config.detector.name}{task}" / f"seed{config.seed}"
+
+
+def train(config: RunConfig) -> RunResult | None:
+    """Fits the configured detector, tests the selected checkpoint, writes the result; only the main rank returns it.
+
+    What a killed run had finished is taken over: checkpoints, and score tables of the same weights.
+
+    Raises:
+        UserError: See `protocols.resolve` and `Trainer.fit`.
+        Interrupted: A stop signal came; the same command goes on.
+    """
+    folder = folder_of(config)
+    with joined(config.run.device) as world, exclusive(folder, world):
+        _prepare(config)
+        resolved = protocols.resolve(config.protocol, config.data)
+        _refuse_one_class(resolved.train)
+        detector = _create(config)
+        if world.is_main:
+            write_text(folder / "config.yaml", loading.dump(config))
+        bench = _Bench(config, resolved, world, folder)
+        if not any(p.requires_grad for p in detector.parameters()):
+            return bench.test(detector.to(world.device), Selection(rule="none"), {})
+        frames = resolved.train
+        if config.run.shuffle_labels:
+            frames = frames.with_labels(np.random.default_rng(config.seed).permutation(frames.labels))
+        skip = config.data.on_bad_frame == "skip"
+        augment = train_transform(config.detector.train.augment, config.detector.input)
+        data = FrameDataset(frames, resolved.stores, augment, config.seed, replace_bad=skip)
+        validate = bench.validate if resolved.selection else None
+        trainer = Trainer(detector, data, config, world, folder, validate, resolved.fingerprint)
+        progress = trainer.fit()
+        trainer.load_best()
+        chosen = config.protocol.selection
+        selection = Selection(
+            rule=chosen.rule,
+            **({"dataset": chosen.dataset, "split": chosen.split, "metric": chosen.metric} if validate else {}),
+            oracle=chosen.oracle,
+            epoch=progress.best_epoch,
+            value=progress.best_value,
+        )
+        images = progress.step * config.detector.train.batch_size
+        timing = {"train_seconds": progress.seconds}
+        if progress.seconds:
+            timing["train_images_per_second"] = images / progress.seconds
+        note = f"{len(progress.bad_frames)} unreadable training frames were replaced" if progress.bad_frames else ""
+        return bench.test(trainer.detector, selection, timing, train_images=images, note=note)
+
+
+def test(config: RunConfig, weights: Path | None) -> RunResult | None:
+    """Tests given weights (or a detector that needs none) under the protocol; training data may be absent.
+
+    Raises:
+        UserError: See `protocols.resolve`; or the weights do not fit the detector.
+    """
+    folder = folder_of(config)
+    with joined(config.run.device) as world, exclusive(folder, world):
+        _prepare(config)
+        resolved = protocols.resolve(config.protocol, config.data, tests_only=True)
+        selection = Selection(rule="none")
+        if weights is not None and "pretrained" in config.detector.model:
+            config = config.model_copy(deep=True)
+            config.detector.model["pretrained"] = None
+        detector = _create(config)
+        note = ""
+        if weights is not None:
+            load_weights(detector, weights)
+            selection = Selection(rule="last")
+            note = f"weights given from outside: {weights.name}"
+        if world.is_main:
+            write_text(folder / "config.yaml", loading.dump(config))
+        bench = _Bench(config, resolved, world, folder, weights)
+        return bench.test(detector.to(world.device), selection, {}, note=note)
+
+
+def load_weights(detector: Detector, path: Path) -> None:
+    """Loads a `best.pt`, a checkpoint, or a bare state_dict (`.pth`, with or without `module.`) into a detector.
+
+    Raises:
+        UserError: The file is missing or unsafe, or its tensors are not this detector's: the first faults are named.
+    """
+    try:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}: {error})") from error
+    state = contents.get("model", contents) if isinstance(contents, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no state_dict")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    own = detector.state_dict()
+    faults = [f"missing {name}" for name in own if name not in state]
+    faults += [f"unknown {name}" for name in state if name not in own]
+    faults += [
+        f"{name} is {tuple(value.shape)}, wanted {tuple(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and own[name].shape != value.shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise UserError(
+            f"{path}: not weights of {type(detector).__name__} as configured: {'; '.join(faults[:5])}{more}"
+        )
+    detector.load_state_dict(state)
+
+
+def _prepare(config: RunConfig) -> None:
+    checkpoint.seed_everything(config.seed)
+    if config.run.deterministic:
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _create(config: RunConfig) -> Detector:
+    return create_detector(config.detector.detector, **config.detector.model)
+
+
+def _refuse_one_class(frames: FrameList) -> None:
+    real, fake = frames.class_counts()
+    if not real or not fake:
+        raise UserError(f"the training frames hold {real} real and {fake} fake; both classes are needed")
+
+
+class _Bench:
+    """What validation and testing share: the stores, the input, the batch size."""
+
+    def __init__(
+        self, config: RunConfig, resolved: ResolvedProtocol, world: World, folder: Path, weights: Path | None = None
+    ):
+        self.config, self.resolved, self.world, self.folder = config, resolved, world, folder
+        self.weights = weights or folder / "best.pt"
+        dtype = torch.float64 if config.detector.train.precision == "fp64" else torch.float32
+        given = config.detector.input
+        channels_last = config.detector.train.channels_last
+        self.normalise = Normaliser(given.channel_mean(), given.channel_std(), world.device, dtype, channels_last)
+
+    def _score(self, detector: Detector, frames: FrameList, title: str) -> tuple[Scored, FrameDataset]:
+        run = self.config.run
+        dataset = FrameDataset(frames, self.resolved.stores, plain_transform(self.config.detector.input))
+        scored = score_frames(
+            detector,
+            dataset,
+            self.normalise,
+            self.world,
+            batch_size=run.test_batch_size,
+            workers=run.workers,
+            skip_bad=self.config.data.on_bad_frame == "skip",
+            title=title,
+            progress=run.progress,
+        )
+        return scored, dataset
+
+    def _table(self, name: str, scored: Scored, frames: FrameList, sha: str | None) -> ScoreTable:
+        owners = [frames.videos[i] for i in frames.video_index[scored.index]]
+        return ScoreTable(
+            name,
+            [video.id for video in owners],
+            frames.numbers[scored.index],
+            frames.labels[scored.index],
+            [video.method for video in owners],
+            scored.scores,
+            forgery_type=[video.forgery_type for video in owners],
+            variants=scored.variants,
+            detector=self.config.detector.name,
+            checkpoint=sha,
+            skipped=len(scored.skipped) + self.resolved.left_out.get(name, 0),
+        )
+
+    def validate(self, detector: Detector) -> dict[str, float | None]:
+        frames = self.resolved.selection
+        scored, _ = self._score(detector, frames, "validating")
+        table = self._table(self.config.protocol.selection.dataset, scored, frames, None)
+        wanted = {*self.config.protocol.metrics, self.config.protocol.selection.metric}
+        return {name: value for name, value in table_metrics(table).items() if name in wanted}
+
+    def test(
+        self,
+        detector: Detector,
+        selection: Selection,
+        timing: dict[str, float],
+        train_images: int | None = None,
+        note: str = "",
+    ) -> RunResult | None:
+        """Scores every test set and writes the result file; a set already scored with these weights is not redone."""
+        sha = sha256_of(self.weights) if self.weights.is_file() else None
+        tables, seconds, scored_now = {}, 0.0, 0
+        for name, frames in self.resolved.tests.items():
+            path = self.folder / "scores" / f"{name}.npz"
+            table = self._finished(path, frames, sha)
+            if table is None:
+                began = time.perf_counter()
+                scored, _ = self._score(detector, frames, f"testing {name}")
+                seconds, scored_now = seconds + time.perf_counter() - began, scored_now + len(scored.index)
+                table = self._table(name, scored, frames, sha)
+                if self.world.is_main:
+                    table.save(path)
+            tables[name] = table
+        barrier(self.world)
+        if not self.world.is_main:
+            return None
+        if seconds:
+            timing = timing | {"test_seconds": seconds, "test_images_per_second": scored_now / seconds}
+        result = self._result(detector, selection, tables, timing, sha, train_images, note)
+        result.save(self.folder / "result.json")
+        return result
+
+    def _finished(self, path: Path, frames: FrameList, sha: str | None) -> ScoreTable | None:
+        """The score table of these weights on these frames, when an earlier run got that far."""
+        if sha is None or not path.is_file():
+            return None
+        table = ScoreTable.load(path)
+        same = table.checkpoint == sha and len(table) + table.skipped >= len(frames)
+        return table if same else None
+
+    def _result(
+        self,
+        detector: Detector,
+        selection: Selection,
+        tables: dict[str, ScoreTable],
+        timing: dict[str, float],
+        sha: str | None,
+        train_images: int | None,
+        note: str,
+    ) -> RunResult:
+        config = self.config
+        commit, dirty = git_state()
+        trained = config.protocol.train if selection.rule != "none" else []
+        return RunResult(
+            detector=config.detector.name + (f"_{config.run.task}" if config.run.task else ""),
+            title=config.detector.title or config.detector.name,
+            paper=config.detector.paper,
+            detector_class=config.detector.detector,
+            overrides=overrides_of(config),
+            protocol=config.protocol.name,
+            fingerprint=self.resolved.fingerprint,
+            seed=config.seed,
+            config=config.model_dump(mode="json", by_alias=True),
+            commit=commit,
+            dirty=dirty,
+            versions=versions(),
+            checkpoint_sha256=sha,
+            selected_on=selection,
+            tests={name: test_result(table, in_domain=name in trained) for name, table in tables.items()},
+            parameters=sum(p.numel() for p in detector.parameters()),
+            trainable_parameters=sum(p.numel() for p in detector.parameters() if p.requires_grad),
+            train_images=train_images,
+            timing={name: round(value, 3) for name, value in timing.items()},
+            note=note,
+        )
+
+
+def overrides_of(config: RunConfig) -> list[str]:
+    """What differs from the detector's own YAML, as `key=value` words: such a run is another row of a table."""
+    if config.detector.name not in loading.names("detectors"):
+        return []
+    preset = loading.load("detectors", config.detector.name)
+    found = []
+    for part in ("model", "input", "train"):
+        ours, theirs = _plain(getattr(config.detector, part)), _plain(getattr(preset, part))
+        found += [f"{part}.{key}={value}" for key, value in _differences(ours, theirs)]
+    if config.run.shuffle_labels:
+        found.append("run.shuffle_labels=True")
+    if config.run.max_steps:
+        found.append(f"run.max_steps={config.run.max_steps}")
+    return found
+
+
+def _plain(part: Any) -> dict[str, Any]:
+    return part if isinstance(part, dict) else part.model_dump()
+
+
+def _differences(ours: dict, theirs: dict, prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for key, value in ours.items():
+        other = theirs.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            found += _differences(value, other, f"{prefix}{key}.")
+        elif value != other or key not in theirs:
+            found.append((f"{prefix}{key}", value))
+    return found

@@ -1,0 +1,32 @@
+"""`resproto train`, also `python training/train.py` and `torchrun ... training/train.py`."""
+
+import argparse
+import sys
+
+from resproto_fd.training import arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments.add_shared(parser)
+    parser.add_argument(
+        "--no-save_ckpt", dest="save_ckpt", action="store_false", help="keep no checkpoints (the run cannot be resumed)"
+    )
+    parser.add_argument("--save_ckpt", action="store_true", default=True, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = arguments.run_config(args)
+    if not args.save_ckpt:
+        config.run.save_checkpoints = False
+    from resproto_fd.training import run as runs
+
+    result = runs.train(config)
+    if result is not None:
+        arguments.print_result(result, runs.folder_of(config))
+    return 0
+
+
+if __name__ == "__main__":
+    from resproto_fd.training.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
