@@ -81,9 +81,10 @@ def _nearest_seed(gram: Tensor, mask: Tensor, k: int) -> Tensor:
     distance = torch.sub(scale, gram, alpha=2)
     # Rounding must not tell duplicates apart; points outside the mask must not weigh.
     distance = torch.where((distance > 1e-12 * scale) & mask, distance, 0)
-    # A Weyl sequence serves as the uniform variable: no generator state, and the same numbers on every device.
+    # A Weyl sequence serves as the uniform variable: no generator state, and the same numbers on every device. It
+    # counts the points in the mask, so that those outside it do not change the clusters.
     step = torch.arange(1, k * RESTARTS + 1, device=device).to(gram.dtype).mul(0.7548776662466927).frac()
-    uniform = (step[:, None] * torch.arange(1, n + 1, device=device)).frac().clamp(1e-9, 1 - 1e-9)
+    uniform = (step[:, None] * mask.cumsum(0)).frac().clamp(1e-9, 1 - 1e-9)
     noise = (-1 / uniform.log()).view(k, RESTARTS, n)
 
     seeds = [torch.where(mask, noise[0], -1).argmax(1, keepdim=True)]  # [R, 1]
