@@ -15,13 +15,13 @@ SIMILARITIES = ("cosine", "dot")
 MAX_TEMPERATURE = 100.0  # CLIP's bound on tau
 
 
-def text_features(prompt_embeddings: Tensor) -> Tensor:
-    """Text feature t_c of each class: the mean of its raw prompt embeddings [C, P, D], L2-normalised, [C, D]."""
-    return F.normalize(_precise(prompt_embeddings).mean(1), dim=-1)
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def residual_features(features: Tensor, text: Tensor, labels: Tensor, weight: float) -> Tensor:
-    """Residual feature of each image, f - weight * t_y, not normalised again (eq 1).
+    """Residual feature of each image, f - weight * t_y, not normalised again (eq 1; eq 12 with all labels 1).
 
     Args:
         features: L2-normalised image features f, [B, D].
@@ -32,7 +32,7 @@ def residual_features(features: Tensor, text: Tensor, labels: Tensor, weight: fl
     Returns:
         [B, D]
     """
-    return _precise(features) - weight * _precise(text)[labels]
+    return at_least_float32(features) - weight * at_least_float32(text)[labels]
 
 
 def similarity(features: Tensor, text: Tensor, kind: str = "cosine") -> Tensor:
@@ -46,10 +46,10 @@ def similarity(features: Tensor, text: Tensor, kind: str = "cosine") -> Tensor:
     """
     if kind not in SIMILARITIES:
         raise ValueError(f"similarity {kind!r} is not one of {', '.join(SIMILARITIES)}")
-    features = _precise(features)
+    features = at_least_float32(features)
     if kind == "cosine":
         features = F.normalize(features, dim=-1)
-    return (features[..., None, :] * _precise(text)).sum(-1)
+    return (features[..., None, :] * at_least_float32(text)).sum(-1)
 
 
 def temperature(logit_scale: Tensor) -> Tensor:
@@ -58,19 +58,13 @@ def temperature(logit_scale: Tensor) -> Tensor:
     The gradient is that of exp at the bound too: OpenAI's weights stand on it, and a plain clamp would leave
     logit_scale there for ever.
     """
-    tau = _precise(logit_scale).exp()
+    tau = at_least_float32(logit_scale).exp()
     return tau - (tau.detach() - MAX_TEMPERATURE).clamp(min=0)
 
 
 def similarity_logits(residual: Tensor, text: Tensor, tau: Tensor | float, kind: str = "cosine") -> Tensor:
     """Logits z_k = tau * sim(f_res, t_k) of residual features [..., B, D], [..., B, 2] (eq 2)."""
     return tau * similarity(residual, text, kind)
-
-
-def clip_similarity(features: Tensor, text: Tensor, weight: float, kind: str = "cosine") -> Tensor:
-    """Score_clip = sim(f - weight * t_1, t_1) of normalised image features [B, D], [B]; larger: more forged (eq 12)."""
-    text = _precise(text)
-    return similarity(_precise(features) - weight * text[1], text[1:], kind)[..., 0]
 
 
 class ResidualLoss(nn.Module):
@@ -138,7 +132,7 @@ class ResidualLoss(nn.Module):
         """L_ce^(c) [..., 2], L_reg^(c) [..., 2] and the membership of the classes [B, 2]."""
         if logits.shape[-2:] != (len(labels), 2):
             raise ValueError(f"logits are {list(logits.shape)}, but {len(labels)} labels want [{len(labels)}, 2]")
-        z = _precise(logits)
+        z = at_least_float32(logits)
         prior = self._prior(z.dtype)
         member = (labels[:, None] == torch.arange(2, device=z.device)).to(z.dtype)
         count = member.sum(0)
@@ -172,13 +166,8 @@ def gradient_scores(
     tau = tau.detach() if isinstance(tau, Tensor) else tau
     with torch.enable_grad():
         # One copy per class: L^(c) is taken from copy c, so one backward pass gives both gradients.
-        copies = _precise(residual.detach()).expand(2, -1, -1).clone().requires_grad_()
+        copies = at_least_float32(residual.detach()).expand(2, -1, -1).clone().requires_grad_()
         losses = loss.per_class(similarity_logits(copies, text.detach(), tau, kind), labels)
         (gradient,) = torch.autograd.grad(losses.diagonal().sum(), copies)
     rows = labels == torch.arange(2, device=labels.device)[:, None]
     return torch.where(rows[..., None], gradient, 0).square().sum((1, 2)).sqrt()
-
-
-def _precise(x: Tensor) -> Tensor:
-    """x in float32 at least; float64 stays."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
