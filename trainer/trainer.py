@@ -500,7 +500,6 @@ class Trainer:
                 "average": self.average.state_dict() if self.average else None,
                 "rng": states,
             }
-            contents["schedule"].pop("lr_lambdas", None)
             checkpoint.save_step(self.folder / "checkpoints", self.progress.step, contents, self.settings.keep)
         barrier(self.world)
 

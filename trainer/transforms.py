@@ -82,9 +82,14 @@ def _recipe(A: Any, name: str, config: InputConfig) -> list:
         return [
             A.HorizontalFlip(p=0.5),
             A.Rotate(limit=10, border_mode=cv2.BORDER_REFLECT_101, p=0.5),
-            # Sigma 0 lets OpenCV derive it from the kernel size, as version 1.1.0 did.
-            A.GaussianBlur(blur_limit=(3, 7), sigma_limit=0, p=0.5),
+            A.OneOf([_blur(A, size) for size in (3, 5, 7)], p=0.5),
             A.OneOf(colour, p=0.5),
             A.ImageCompression(quality_range=(40, 100), p=0.5),
         ]
     raise ValueError(f"no augmentation is called '{name}'")
+
+
+def _blur(A: Any, kernel: int) -> Any:
+    """Gaussian blur of one kernel size with the deviation that OpenCV derives from it, as albumentations 1.1.0 did."""
+    sigma = 0.3 * ((kernel - 1) * 0.5 - 1) + 0.8
+    return A.GaussianBlur(blur_limit=(kernel, kernel), sigma_limit=(sigma, sigma))

@@ -1,0 +1,104 @@
+"""Small things made for tests: frames in memory, a tiny detector, a configuration of a run."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.schema import RunConfig
+from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.prototype_memory import PrototypeMemory
+from resproto_fd.losses.residual import ResidualLoss
+from resproto_fd.preprocessing.manifest import Video
+from resproto_fd.trainer.data import FrameDataset, FrameList
+from resproto_fd.trainer.transforms import plain_transform, train_transform
+
+SIZE = 8
+
+
+class MadeStore:
+    """Frames as a function of their path: fakes carry a faint checkerboard. Paths in `broken` cannot be read."""
+
+    def __init__(self, broken=()):
+        self.broken = set(broken)
+
+    def read(self, path: str) -> np.ndarray:
+        if path in self.broken:
+            raise UserError(f"made store: {path} is broken")
+        rng = np.random.default_rng(list(path.encode()))
+        image = rng.integers(60, 180, (SIZE, SIZE, 3)).astype(np.int64)
+        if "/fake" in path:
+            image += 40 * (np.indices((SIZE, SIZE)).sum(0) % 2)[..., None]
+        return image.clip(0, 255).astype(np.uint8)
+
+
+def made_videos(count: int, frames: int, split: str = "train", dataset: str = "Made") -> list[Video]:
+    """Videos of both classes in turn."""
+    videos = []
+    for i in range(count):
+        kind = ("real", "fake")[i % 2]
+        paths = tuple(f"{dataset}/{kind}/{split}{i:03d}/{j:03d}.png" for j in range(frames))
+        method, forgery = ("real", "real") if kind == "real" else ("Made", "editing")
+        videos.append(Video(dataset, split, f"{dataset}/{kind}/{split}{i:03d}", i % 2, kind, method, forgery, paths))
+    return videos
+
+
+class TinyDetector(Detector):
+    """A convolution, the same weights each time; plain cross-entropy, or the residual loss with a prototype memory (`coupled`)."""
+
+    def __init__(self, coupled: bool = False, dropout: float = 0.0):
+        super().__init__()
+        self.couples_batch = coupled
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.body = nn.Sequential(
+                nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout), nn.Linear(36, 6)
+            )
+            self.classifier = nn.Linear(6, 2)
+        self.loss = ResidualLoss([1, 1])
+        self.memory = PrototypeMemory(4, 6)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.body(images)
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        output = two_class_output(self.classifier(features), features, labels)
+        output.variants = {"flipped": 1 - output.scores}
+        if not self.couples_batch or labels is None:
+            return output
+        from resproto_fd.losses.global_batch import gather_rows
+
+        logits, everyone = gather_rows(output.logits), gather_rows(labels)
+        output.losses = {"total": self.loss(logits, everyone)}
+        if self.training:
+            whole = gather_rows(features.detach())
+            for label in (0, 1):
+                mask = (everyone == label).to(whole.dtype)[:, None]
+                mean = (whole * mask).sum(0, keepdim=True) / mask.sum().clamp_min(1)
+                self.memory.update(label, mean, whole.norm())
+        return output
+
+
+def made_config(**changes) -> RunConfig:
+    """A run's configuration on made data; `changes` are train.* keys, but for `run`, `seed` and `protocol`."""
+    run = {"out": "unused", "device": "cpu", "workers": 0, "progress": False, "log_every": 2, **changes.pop("run", {})}
+    protocol = {"train": ["Made"], "test": ["Made"], "selection": {"dataset": "Made"}, **changes.pop("protocol", {})}
+    seed = changes.pop("seed", 0)
+    train = {"epochs": 2, "batch_size": 8, "optimizer": {"lr": 1e-2, "fused": False}, **changes}
+    detector = {
+        "detector": "tiny",
+        "name": "tiny",
+        "input": {"size": SIZE, "mean": "half", "std": "half"},
+        "train": train,
+    }
+    values = {"detector": detector, "protocol": {"name": "made", **protocol}, "run": run, "seed": seed}
+    return RunConfig.model_validate(values)
+
+
+def made_dataset(config: RunConfig, videos: int = 12, frames: int = 3, split: str = "train", **options) -> FrameDataset:
+    """Made frames, augmented as the configuration says."""
+    store = options.pop("store", None) or MadeStore()
+    listed = FrameList.of(made_videos(videos, frames, split), None)
+    given = config.detector.input
+    transform = train_transform(config.detector.train.augment, given) if split == "train" else plain_transform(given)
+    return FrameDataset(listed, {"Made": store}, transform, config.seed, **options)

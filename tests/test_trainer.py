@@ -1,0 +1,449 @@
+"""The loop: it learns, accumulates exactly, resumes to the same bits, and stops with a clear message."""
+
+import errno
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from made import MadeStore, TinyDetector, made_config, made_dataset
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from resproto_fd.configs.errors import Interrupted, UserError
+from resproto_fd.configs.schema import OptimizerConfig, ScheduleConfig
+from resproto_fd.trainer import checkpoint
+from resproto_fd.trainer.data import EvaluationBatches, Normaliser, TrainBatches, make_loader, watched
+from resproto_fd.trainer.distributed import World
+from resproto_fd.trainer.optimizers import lr_factor
+from resproto_fd.trainer.scoring import score_frames
+from resproto_fd.trainer.trainer import Trainer, exclusive
+
+CPU = World(0, 1, torch.device("cpu"))
+
+
+def make_trainer(folder, config=None, detector=None, validate=None, data=None, fingerprint="f"):
+    config = config or made_config()
+    checkpoint.seed_everything(config.seed)
+    data = data or made_dataset(config)
+    return Trainer(detector or TinyDetector(), data, config, CPU, folder, validate, fingerprint)
+
+
+def state_of(trainer):
+    return {name: value.clone() for name, value in trainer.detector.state_dict().items()}
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_lowers_the_loss_and_separates_the_classes(tmp_path):
+    config = made_config(epochs=12)
+    trainer = make_trainer(tmp_path, config)
+    trainer.fit()
+    scored = score_frames(trainer.detector, made_dataset(config, split="test"), trainer.normalise, CPU, batch_size=5)
+    labels = made_dataset(config, split="test").frames.labels
+    assert scored.scores[labels == 1].mean() > scored.scores[labels == 0].mean() + 0.2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "fp64"])
+def test_every_precision_trains_to_a_finite_state(tmp_path, precision):
+    trainer = make_trainer(tmp_path, made_config(precision=precision, grad_clip=1.0, ema=0.9))
+    before = state_of(trainer)
+    trainer.fit()
+    after = state_of(trainer)
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert not torch.equal(before["classifier.weight"], after["classifier.weight"])
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_accumulated_micro_batches_equal_the_large_batch(tmp_path, coupled):
+    states = []
+    for accumulate in (1, 4):
+        config = made_config(precision="fp64", accumulate=accumulate, augment="flip")
+        trainer = make_trainer(tmp_path / str(accumulate), config, TinyDetector(coupled))
+        trainer.fit()
+        states.append(state_of(trainer))
+    for name in states[0]:
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=1e-10, msg=name)
+
+
+def test_accumulation_sees_the_same_dropout_in_both_encodings(tmp_path):
+    """The gradient of a whole-batch loss is that of the features it was computed from."""
+    config = made_config(precision="fp64", accumulate=2, epochs=1)
+    trainer = make_trainer(tmp_path, config, TinyDetector(coupled=True, dropout=0.5))
+    seen = []
+    encode = trainer.detector.encode
+    trainer.detector.encode = lambda images: seen.append(encode(images)) or seen[-1]
+    trainer.fit()
+    for step in range(0, len(seen), 4):
+        assert torch.equal(seen[step], seen[step + 2])
+        assert torch.equal(seen[step + 1], seen[step + 3])
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 5, 9])
+def test_a_run_cut_off_anywhere_resumes_to_the_same_bits(tmp_path, stop_after):
+    config = made_config(
+        epochs=3, augment="flip", ema=0.9, schedule={"name": "cosine", "warmup_steps": 2}, run={"save_every": 2}
+    )
+
+    def make(folder):
+        def validate(_):
+            return {"frame_auc": [0.6, 0.9, 0.8][trainer.progress.epoch]}
+
+        trainer = make_trainer(folder, config, TinyDetector(coupled=True, dropout=0.3), validate)
+        return trainer
+
+    whole = make(tmp_path / "whole")
+    whole.fit()
+
+    cut = make(tmp_path / "cut")
+    step = cut._step
+
+    def step_and_stop(micro):
+        if cut.progress.step == stop_after:
+            raise _Stop
+        step(micro)
+
+    cut._step = step_and_stop
+    with pytest.raises(_Stop):
+        cut.fit()
+    resumed = make(tmp_path / "cut")
+    torch.manual_seed(99)
+    resumed.fit()
+    assert same_bits(state_of(whole), state_of(resumed))
+    assert same_bits(dict(enumerate(whole.average.average)), dict(enumerate(resumed.average.average)))
+    for a, b in zip(whole.optimizer.state_dict()["state"].values(), resumed.optimizer.state_dict()["state"].values()):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert whole.progress.best_epoch == resumed.progress.best_epoch
+
+
+def test_a_run_cut_off_while_validating_validates_again_and_logs_each_scalar_once(tmp_path):
+    config = made_config(epochs=2, run={"save_every": 2, "log_every": 2})
+
+    def make(folder, fail):
+        def validate(_):
+            if fail and trainer.progress.epoch == 1:
+                raise _Stop
+            return {"frame_auc": 0.5 + 0.1 * trainer.progress.epoch}
+
+        trainer = make_trainer(folder, config, validate=validate)
+        return trainer
+
+    make(tmp_path / "whole", False).fit()
+    with pytest.raises(_Stop):
+        make(tmp_path / "cut", True).fit()
+    make(tmp_path / "cut", False).fit()
+    assert scalars(tmp_path / "whole") == scalars(tmp_path / "cut")
+
+
+def scalars(folder):
+    """Every scalar logged but the timings: {(run, tag): [(step, value)]}."""
+    found = {}
+    for run in ("train", "val"):
+        events = EventAccumulator(str(folder / "tb" / run), size_guidance={"scalars": 0}).Reload()
+        for tag in events.Tags()["scalars"]:
+            if not tag.startswith("speed/"):
+                found[run, tag] = [(event.step, event.value) for event in events.Scalars(tag)]
+    assert any(tag.startswith("loss/") for _, tag in found)
+    return found
+
+
+def test_the_schedule_really_steps(tmp_path):
+    config = made_config(epochs=3, schedule={"name": "step", "step_epochs": 1, "gamma": 0.1})
+    trainer = make_trainer(tmp_path, config)
+    rates = []
+    step = trainer._step
+    trainer._step = lambda micro: (rates.append(trainer.optimizer.param_groups[0]["lr"]), step(micro))
+    trainer.fit()
+    steps = trainer.batches.steps
+    assert rates == pytest.approx([1e-2] * steps + [1e-3] * steps + [1e-4] * steps)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear"])
+def test_decaying_schedules_warm_up_and_end_at_their_floor(name):
+    config = ScheduleConfig(name=name, warmup_steps=4, min_lr=1e-4)
+    factors = [lr_factor(config, OptimizerConfig(lr=1e-2).lr, step, 10, 5) for step in range(51)]
+    assert factors[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert factors[4] == pytest.approx(1.0)
+    assert factors[50] == pytest.approx(1e-2)
+    assert factors[4:] == sorted(factors[4:], reverse=True)
+
+
+def test_the_best_epoch_is_kept_not_the_last(tmp_path):
+    values = iter([0.6, 0.9, 0.7])
+    states = []
+
+    def validate(detector):
+        states.append({name: value.clone() for name, value in detector.state_dict().items()})
+        return {"frame_auc": next(values)}
+
+    trainer = make_trainer(tmp_path, made_config(epochs=3), validate=validate)
+    progress = trainer.fit()
+    trainer.load_best()
+    assert (progress.best_epoch, progress.best_value) == (1, 0.9)
+    assert same_bits(state_of(trainer), states[1])
+
+
+def test_without_checkpoints_the_best_weights_stay_in_memory(tmp_path):
+    values = iter([0.9, 0.1])
+    config = made_config(run={"save_checkpoints": False})
+    trainer = make_trainer(tmp_path, config, validate=lambda _: {"frame_auc": next(values)})
+    trainer.fit()
+    last = state_of(trainer)
+    trainer.load_best()
+    assert not same_bits(last, state_of(trainer))
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_only_the_last_checkpoints_are_kept_and_load_as_plain_tensors(tmp_path):
+    make_trainer(tmp_path, made_config(epochs=4, run={"keep": 2})).fit()
+    kept = checkpoint.stored(tmp_path / "checkpoints")
+    assert len(kept) == 2
+    assert torch.load(kept[-1], weights_only=True)["progress"]["epoch"] == 4
+    assert set(torch.load(tmp_path / "best.pt", weights_only=True)) >= {"model", "epoch", "fingerprint"}
+
+
+class _PoisonedAt(TinyDetector):
+    def __init__(self, step):
+        super().__init__()
+        self.calls, self.step = 0, step
+
+    def head(self, features, labels=None, **fields):
+        output = super().head(features, labels)
+        if labels is not None:
+            self.calls += 1
+            if self.calls > self.step:
+                output.losses["total"] = output.losses["total"] * float("nan")
+        return output
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
+    config = made_config(epochs=5, run={"save_every": 2, "log_every": 100})
+    trainer = make_trainer(tmp_path, config, _PoisonedAt(6))
+    with pytest.raises(UserError, match=r"step 6: .*not finite .*total nan.*Made/(real|fake)/train.*step_00000006"):
+        trainer.fit()
+    saved = checkpoint.load(checkpoint.stored(tmp_path / "checkpoints")[-1])
+    assert saved["progress"]["step"] == 6
+    assert all(torch.isfinite(value).all() for value in saved["model"].values())
+
+
+def test_steps_that_fp16_scaling_skips_are_counted_and_do_not_move_the_weights(tmp_path):
+    trainer = make_trainer(tmp_path, made_config(precision="fp16", epochs=1, run={"log_every": 1}), _PoisonedAt(2))
+    trainer.fit()
+    assert trainer.progress.skipped_steps == trainer.batches.steps - 2
+    assert all(torch.isfinite(value).all() for value in state_of(trainer).values())
+
+
+def test_fp16_that_never_recovers_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("resproto_fd.trainer.trainer.PATIENCE_WITH_FP16", 3)
+    trainer = make_trainer(tmp_path, made_config(precision="fp16", epochs=4, run={"log_every": 1}), _PoisonedAt(1))
+    with pytest.raises(UserError, match="not finite"):
+        trainer.fit()
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_and_says_so(tmp_path, monkeypatch):
+    config = made_config(epochs=1, run={"save_every": 2})
+    trainer = make_trainer(tmp_path, config)
+    fsync, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"No space left.*free some space"):
+        trainer.fit()
+    monkeypatch.undo()
+    kept = checkpoint.stored(tmp_path / "checkpoints")
+    assert [path.name for path in kept] == ["step_00000002.pt"]
+    assert checkpoint.load(kept[0])["progress"]["step"] == 2
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002.pt"]
+
+
+def test_resuming_under_other_settings_is_refused_with_the_keys(tmp_path):
+    make_trainer(tmp_path, made_config(epochs=1)).fit()
+    with pytest.raises(UserError, match=r"config\.detector\.train\.batch_size: saved with 8, now 4"):
+        make_trainer(tmp_path, made_config(epochs=1, batch_size=4)).fit()
+    with pytest.raises(UserError, match="fingerprint: saved with 'f', now 'g'"):
+        make_trainer(tmp_path, made_config(epochs=1), fingerprint="g").fit()
+    machine_only = made_config(epochs=1, run={"workers": 1, "log_every": 7})
+    assert make_trainer(tmp_path, machine_only).fit().step > 0
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    make_trainer(tmp_path, made_config(epochs=1)).fit()
+    path = checkpoint.stored(tmp_path / "checkpoints")[-1]
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=path.name):
+        make_trainer(tmp_path, made_config(epochs=1)).fit()
+
+
+def test_a_second_process_on_a_run_folder_is_refused(tmp_path):
+    with exclusive(tmp_path, CPU), pytest.raises(UserError, match="another process"), exclusive(tmp_path, CPU):
+        pass
+    with exclusive(tmp_path, CPU):
+        pass
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_signal_saves_and_the_run_goes_on_later(tmp_path, stop):
+    config = made_config(epochs=3)
+    whole = make_trainer(tmp_path / "whole", config)
+    whole.fit()
+    trainer = make_trainer(tmp_path / "cut", config)
+    step = trainer._step
+
+    def step_then_signal(micro):
+        step(micro)
+        if trainer.progress.step == 4:
+            signal.raise_signal(stop)
+
+    trainer._step = step_then_signal
+    with pytest.raises(Interrupted, match="step 5"):
+        trainer.fit()
+    assert signal.getsignal(stop) == signal.SIG_DFL
+    resumed = make_trainer(tmp_path / "cut", config)
+    resumed.fit()
+    assert same_bits(state_of(whole), state_of(resumed))
+
+
+def test_training_runs_outside_the_main_thread_where_signals_cannot_be_caught(tmp_path):
+    trainer = make_trainer(tmp_path, made_config(epochs=1))
+    thread = threading.Thread(target=trainer.fit)
+    thread.start()
+    thread.join()
+    assert trainer.progress.epoch == 1
+
+
+def test_an_unreadable_training_frame_stops_the_run_by_name(tmp_path):
+    config = made_config()
+    path = made_dataset(config).frames.paths[5]
+    with pytest.raises(UserError, match=f"{path} is broken.*on_bad_frame=skip"):
+        make_trainer(tmp_path, config, data=made_dataset(config, store=MadeStore([path]))).fit()
+
+
+def test_unreadable_training_frames_can_be_replaced_and_are_counted(tmp_path, capsys):
+    config = made_config(epochs=2)
+    frames = made_dataset(config).frames
+    store = MadeStore([frames.paths[5], frames.paths[6]])
+    trainer = make_trainer(tmp_path, config, data=made_dataset(config, store=store, replace_bad=True))
+    trainer.fit()
+    assert set(trainer.progress.bad_frames) <= {5, 6}
+    assert len(trainer.progress.bad_frames) >= 1
+    assert "is broken" in capsys.readouterr().out
+
+
+class _DeadlyStore(MadeStore):
+    def read(self, path):
+        if path in self.broken:
+            os._exit(1)
+        return super().read(path)
+
+
+def test_a_worker_that_dies_names_its_frame():
+    config = made_config()
+    path = made_dataset(config).frames.paths[7]
+    data = made_dataset(config, store=_DeadlyStore([path]))
+    loader = make_loader(data, EvaluationBatches(len(data), 4, 0, 1), 1, torch.device("cpu"))
+    with pytest.raises(UserError, match=f"worker died.*{path}"):
+        list(watched(loader))
+
+
+def test_the_order_of_samples_is_a_function_of_seed_and_epoch():
+    def order(epoch, seed, **options):
+        batches = TrainBatches(50, 8, 1, 0, 1, seed)
+        batches.start(epoch, **options)
+        return list(batches)
+
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(1, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(3, 1)[2:] == order(3, 1, first_step=2)
+    assert len(order(0, 1)) == 6
+    indices = [index for batch in order(0, 1) for _, index in batch]
+    assert len(set(indices)) == len(indices) == 48
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_shares_of_the_ranks_make_up_the_global_batch_in_order(world):
+    whole = list(TrainBatches(70, 16, 1, 0, 1, 5))
+    shares = [list(TrainBatches(70, 16, 2, rank, world, 5)) for rank in range(world)]
+    for step, batch in enumerate(whole):
+        joined = [key for share in shares for part in share[2 * step : 2 * step + 2] for key in part]
+        assert joined == batch
+
+
+@pytest.mark.parametrize("count", [1, 7, 64, 65, 130])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_evaluation_deals_every_frame_once(count, world):
+    dealt = [key for rank in range(world) for batch in EvaluationBatches(count, 8, rank, world) for key in batch]
+    assert sorted(index for _, index in dealt) == list(range(count))
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "crop", "resproto_fd", "deepfakebench"])
+def test_a_samples_augmentation_depends_on_seed_epoch_and_index_alone(augment):
+    config = made_config(augment=augment)
+    data = made_dataset(config)
+    first = data[(1, 4)]["image"]
+    data[(0, 2)], data[(7, 4)]
+    assert torch.equal(first, data[(1, 4)]["image"])
+    assert first.shape == (3, 8, 8)
+    assert first.dtype == torch.uint8
+    if augment in ("flip", "resproto_fd", "deepfakebench"):
+        assert any(not torch.equal(first, data[(epoch, 4)]["image"]) for epoch in range(2, 12))
+    loader = make_loader(data, [[(1, 3), (1, 4)]], 1, torch.device("cpu"))
+    assert torch.equal(next(iter(loader))["image"][1], first)
+
+
+def test_scores_come_in_order_with_their_variants_and_unreadable_frames_are_listed():
+    config = made_config()
+    data = made_dataset(config, split="test")
+    broken = made_dataset(config, split="test", store=MadeStore([data.frames.paths[2]]))
+    checkpoint.seed_everything(0)
+    detector = TinyDetector()
+    normaliser = Normaliser([0.5] * 3, [0.5] * 3, CPU.device, torch.float32, False)
+    whole = score_frames(detector, data, normaliser, CPU, batch_size=5)
+    assert whole.index.tolist() == list(range(len(data)))
+    np.testing.assert_allclose(whole.variants["flipped"], 1 - whole.scores, atol=1e-6)
+    with pytest.raises(UserError, match="is broken"):
+        score_frames(detector, broken, normaliser, CPU, batch_size=5)
+    part = score_frames(detector, broken, normaliser, CPU, batch_size=5, skip_bad=True)
+    assert [frame.index for frame in part.skipped] == [2]
+    assert 2 not in part.index
+    assert detector.training
+
+
+def test_scores_that_are_not_numbers_are_refused_by_frame():
+    config = made_config()
+    detector = TinyDetector()
+    with torch.no_grad():
+        detector.classifier.weight.fill_(float("nan"))
+    normaliser = Normaliser([0.5] * 3, [0.5] * 3, CPU.device, torch.float32, False)
+    with pytest.raises(UserError, match="36 of 36 scores are not finite numbers, first of Made/real/test000/000"):
+        score_frames(detector, made_dataset(config, split="test"), normaliser, CPU, batch_size=5)
+
+
+def test_a_batch_larger_than_the_data_or_not_divisible_is_refused():
+    with pytest.raises(UserError, match="more than the 7 training frames"):
+        TrainBatches(7, 8, 1, 0, 1, 0)
+    with pytest.raises(UserError, match="not a multiple of 3 processes"):
+        TrainBatches(70, 8, 1, 0, 3, 0)
+
+
+@pytest.mark.slow
+def test_the_compiled_encoder_trains_like_the_plain_one(tmp_path):
+    states = []
+    for compile_ in (False, True):
+        trainer = make_trainer(tmp_path / str(compile_), made_config(compile=compile_), TinyDetector(coupled=True))
+        trainer.fit()
+        states.append(state_of(trainer))
+    for name in states[0]:
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-4, atol=1e-5)
