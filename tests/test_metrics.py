@@ -6,6 +6,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
+
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.metrics import (
     binary_metrics,
@@ -15,7 +17,6 @@ from resproto_fd.training.metrics import (
     video_scores,
 )
 from resproto_fd.training.scores import ScoreTable
-from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "deepfakebench_metrics.json").read_text())["cases"]
 

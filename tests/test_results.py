@@ -5,6 +5,7 @@ import subprocess
 
 import numpy as np
 import pytest
+
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.metrics import method_metrics, table_metrics
 from resproto_fd.training.results import (

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.scores import ScoreTable, atomic_file, factorize
 

@@ -6,6 +6,7 @@ A metric that the data do not define (a class is absent) is None, and the others
 from collections.abc import Sequence
 
 import numpy as np
+
 from resproto_fd.training.scores import ScoreTable, factorize
 
 NAMES = ("auc", "ap", "eer", "acc", "balanced_acc")

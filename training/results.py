@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.metrics import method_metrics, table_metrics
 from resproto_fd.training.scores import ScoreTable, atomic_file

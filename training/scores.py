@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
 from resproto_fd.configs.errors import UserError
 
 FORMAT = 1

@@ -1,0 +1,354 @@
+"""The leaderboard: a function of result files, that ranks only what may be compared and shows foreign text as text."""
+
+import csv
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.training.leaderboard import (
+    MARKDOWN_METRICS,
+    METRICS,
+    Cell,
+    build,
+    collect,
+    number,
+    sections,
+    to_csv,
+    to_markdown,
+)
+from resproto_fd.training.leaderboard_page import render
+from resproto_fd.training.results import MethodResult, Metrics, RunResult, Selection, TestResult
+
+COUNTS = {"frames": 40, "real_frames": 20, "videos": 8, "real_videos": 4}
+
+
+def numbers(auc, **changed):
+    """Metrics that all follow from one number; None: a test set without reals."""
+    if auc is None:
+        values = dict.fromkeys([f"{level}_{m}" for level in ("frame", "video") for m in ("auc", "ap", "eer")])
+        values |= {f"{level}_balanced_acc": None for level in ("frame", "video")}
+        return COUNTS | {"real_frames": 0, "real_videos": 0} | values | {"frame_acc": 0.5, "video_acc": 0.5} | changed
+    rates = {"auc": auc, "ap": auc, "eer": 1 - auc, "acc": auc, "balanced_acc": auc}
+    return COUNTS | {f"{level}_{m}": v for level in ("frame", "video") for m, v in rates.items()} | changed
+
+
+def scored(auc, in_domain=None, **changed):
+    return TestResult(
+        **numbers(auc),
+        **(
+            {
+                "per_method": {"swap": MethodResult(**numbers(auc), forgery_type="face swap")},
+                "variants": {"grp": Metrics(**numbers(auc))},
+                "frames_hash": "f" * 64,
+                "in_domain": in_domain,
+            }
+            | changed
+        ),
+    )
+
+
+def run(detector, aucs, seed=0, **changed):
+    """A run with a frame AUC for each test set; "Demo-A" is in-domain."""
+    fields = {
+        "detector": detector,
+        "title": detector.upper(),
+        "protocol": "demo_cross",
+        "fingerprint": "aaaaaaaaaaaaaaaa",
+        "seed": seed,
+        "config": {"lr": 5e-7, "seed": seed},
+        "selected_on": Selection(rule="best", dataset="Demo-A", split="val", metric="frame_auc"),
+        "tests": {name: scored(auc, in_domain=name == "Demo-A") for name, auc in aucs.items()},
+    }
+    return RunResult(**(fields | changed))
+
+
+ORACLE = Selection(rule="best", dataset="B", split="test", metric="frame_auc", oracle=True)
+
+
+def only(results):
+    (section,) = sections(results)
+    return section
+
+
+def saved(folder, runs):
+    for i, result in enumerate(runs):
+        result.save(folder / f"run{i}" / "result.json")
+    return folder
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page, as a browser would see them."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.text = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_seeds_of_one_detector_are_one_row_with_mean_and_standard_deviation():
+    section = only([run("a", {"B": 0.7}, 0), run("a", {"B": 0.8}, 1), run("a", {"B": 0.9}, 2)])
+    (row,) = section.rows
+    cell = row.cell("B", "frame_auc")
+    assert cell.values == (0.7, 0.8, 0.9)
+    assert (cell.mean, cell.sd) == (pytest.approx(0.8), pytest.approx(0.1))
+    assert number(cell) == "0.800 ± 0.100"
+
+
+def test_what_the_command_line_changed_and_how_the_checkpoint_was_chosen_make_another_row():
+    section = only(
+        [
+            run("a", {"B": 0.7}),
+            run("a", {"B": 0.8}, overrides=["model.top_k=16"]),
+            run("a", {"B": 0.9}, selected_on=Selection(rule="last")),
+            run("a", {"B": 0.6}, source="submitted"),
+        ]
+    )
+    assert len(section.rows) == 4
+
+
+def test_rows_are_ranked_by_the_mean_over_sets_that_nobody_was_trained_on():
+    section = only([run("a", {"Demo-A": 0.9, "B": 0.6, "C": 0.6}), run("b", {"Demo-A": 0.5, "B": 0.7, "C": 0.8})])
+    assert section.mean_sets == ["B", "C"]
+    assert [(line.rank, line.row.name) for line in section.table("frame_auc")] == [(1, "b"), (2, "a")]
+    assert section.table("frame_auc")[0].cells[-1].mean == pytest.approx(0.75)
+
+
+def test_with_in_domain_sets_only_the_mean_is_over_all():
+    assert only([run("a", {"Demo-A": 0.9})]).mean_sets == ["Demo-A"]
+
+
+def test_a_lower_equal_error_rate_is_better():
+    section = only([run("a", {"B": 0.6}), run("b", {"B": 0.9})])
+    lines = section.table("frame_eer")
+    assert [(line.rank, line.row.name, line.best) for line in lines] == [(1, "b", [True, True]), (2, "a", [False] * 2)]
+
+
+def test_numbers_that_print_the_same_share_rank_and_bold():
+    lines = only([run("a", {"B": 0.80001}), run("b", {"B": 0.80002}), run("c", {"B": 0.7})]).table("frame_auc")
+    assert [(line.row.name, line.rank, line.best[0]) for line in lines] == [
+        ("b", 1, True), ("a", 1, True), ("c", 3, False)
+    ]  # fmt: skip
+
+
+def test_a_lone_row_is_not_the_best_of_anything():
+    (line,) = only([run("a", {"B": 0.8})]).table("frame_auc")
+    assert line.best == [False, False]
+
+
+def test_an_oracle_is_last_marked_never_ranked_never_best_and_takes_no_rank_from_others():
+    results = [run("a", {"B": 0.7}), run("b", {"B": 0.99}, selected_on=ORACLE), run("c", {"B": 0.6})]
+    lines = only(results).table("frame_auc")
+    assert [(line.row.name, line.rank) for line in lines] == [("a", 1), ("c", 2), ("b", None)]
+    assert lines[-1].best == []
+    assert lines[0].best == [True, True]
+    markdown = [text for text in to_markdown(sections(results), []).splitlines() if "| B (b) |" in text]
+    assert len(markdown) == len(MARKDOWN_METRICS)
+    assert all(text.startswith("| – |") and "oracle (chosen on test)" in text for text in markdown)
+    assert not any("**" in text for text in markdown)
+    body = render(sections(results), []).split("<tbody class='oracles'>")[1].split("</tbody>")[0]
+    assert "oracle (chosen on test)" in body
+    assert "class=best" not in body
+
+
+def test_different_fingerprints_are_never_in_one_table_and_the_reader_is_told():
+    results = [run("a", {"B": 0.7}), run("b", {"B": 0.9}, fingerprint="bbbbbbbbbbbbbbbb")]
+    found = sections(results)
+    assert [[row.name for row in section.rows] for section in found] == [["a"], ["b"]]
+    assert [section.table("frame_auc")[0].rank for section in found] == [1, 1]
+    for text in (render(found, []), to_markdown(found, [])):
+        assert "appears with 2 fingerprints" in text
+    assert "fingerprints" not in to_markdown(sections(results[:1]), [])
+
+
+def test_an_absent_class_is_shown_as_undefined_with_its_reason_and_kept_out_of_the_mean():
+    results = [run("a", {"B": 0.7, "C": None}), run("b", {"B": 0.8, "C": None})]
+    section = only(results)
+    assert section.mean_sets == ["B"]
+    assert number(section.rows[0].cell("C", "frame_auc")) == "undefined"
+    assert section.rows[0].cell("C", "frame_auc").reason == "no real frames in this test set"
+    assert any("C: no real frames" in note for note in section.notes)
+    assert "| undefined |" in to_markdown([section], [])
+    page = render([section], [])
+    assert "title='no real frames in this test set'" in page
+    assert ">undefined<" in page
+
+
+def test_a_row_that_lacks_a_test_set_has_no_rank_and_says_so():
+    section = only([run("a", {"B": 0.7, "C": 0.7}), run("b", {"B": 0.9})])
+    lines = section.table("frame_auc")
+    assert [(line.row.name, line.rank) for line in lines] == [("a", 1), ("b", None)]
+    assert number(lines[1].cells[1]) == "not run"
+    assert "not tested on C" in " ".join(section.notes)
+
+
+def test_a_mean_takes_only_the_seeds_that_have_all_test_sets():
+    (row,) = only([run("a", {"B": 0.7, "C": 0.9}), run("a", {"B": 0.5}, 1)]).rows
+    assert row.cell("B", "frame_auc").values == (0.7, 0.5)
+    assert row.mean(["B", "C"], "frame_auc").values == (pytest.approx(0.8),)
+
+
+def test_rows_scored_on_other_frames_and_skipped_frames_are_noted():
+    results = [run(name, {"B": 0.7}) for name in ("a", "b", "c", "d")]
+    results[2].tests["B"] = scored(0.7, frames_hash="e" * 64)
+    results[3].tests["B"] = scored(0.7, frames_hash="d" * 64, skipped=3)
+    notes = only(results).notes
+    assert notes == [
+        "B: c, seed 0 was not scored on the same frames as the rest.",
+        "B: d, seed 0: 3 unreadable frames left out.",
+    ]
+
+
+def test_the_csv_has_a_line_for_each_run_and_test_set_with_all_digits():
+    auc = 0.1 + 0.2
+    text = to_csv([run("a", {"B": auc, "C": None}, seed) for seed in (0, 1)])
+    lines = list(csv.DictReader(text.splitlines()))
+    assert [(line["detector"], line["seed"], line["test_set"]) for line in lines] == [
+        ("a", "0", "B"), ("a", "0", "C"), ("a", "1", "B"), ("a", "1", "C")
+    ]  # fmt: skip
+    wanted = "protocol detector seed test_set source frames videos frame_auc frame_ap frame_eer frame_acc video_auc"
+    assert set(wanted.split()) <= set(lines[0])
+    assert float(lines[0]["frame_auc"]) == auc
+    assert (lines[0]["source"], lines[0]["oracle"], lines[0]["undefined"]) == ("measured", "false", "")
+    assert (lines[1]["frame_auc"], lines[1]["undefined"]) == ("", "no real frames in this test set")
+
+
+NASTY = "<script>alert(1)</script>\"'>&|`*\n</pre></script><img src=x onerror=alert(1)>"
+
+
+def test_text_from_outside_is_shown_as_text_everywhere_on_the_page():
+    tests = {NASTY: scored(0.7, per_method={NASTY: MethodResult(**numbers(0.7), forgery_type=NASTY)},
+                           variants={NASTY: Metrics(**numbers(0.7))})}  # fmt: skip
+    nasty = run(
+        NASTY, {}, tests=tests, title=NASTY, paper=NASTY, protocol=NASTY, fingerprint=NASTY, note=NASTY,
+        overrides=[NASTY], detector_class=NASTY, commit=NASTY, versions={NASTY: NASTY}, config={NASTY: NASTY},
+        timing={NASTY: 1.0}, selected_on=Selection(rule="best", dataset=NASTY, split=NASTY, metric=NASTY),
+    )  # fmt: skip
+    plain = run("a", {"B": 0.7})
+    for oracle in (False, True):
+        nasty.selected_on.oracle = oracle
+        page, expected = Page(render(sections([nasty]), [])), Page(render(sections([plain]), []))
+        assert {tag for tag, _ in page.tags} <= {tag for tag, _ in expected.tags} | {"code", "span", "tbody"}
+        assert sum(tag == "script" for tag, _ in page.tags) == sum(tag == "script" for tag, _ in expected.tags)
+        assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+        assert any(NASTY in text for text in page.text)
+
+
+def test_text_from_outside_cannot_break_out_of_a_markdown_table():
+    text = to_markdown(sections([run("a", {"B": 0.7}, title=NASTY)]), [])
+    (line, *_) = [line for line in text.splitlines() if line.startswith("| 1 |")]
+    assert "<" not in line
+    assert line.replace("\\|", "").count("|") == 7
+
+
+def test_the_page_asks_for_nothing_and_its_policy_allows_nothing():
+    page = Page(render(sections([run("a", {"B": 0.7})]), []))
+    addresses = [a[name] for _, a in page.tags for name in ("src", "href", "action", "data") if name in a]
+    assert all(address.startswith("#") or address == "data:," for address in addresses)
+    (policy,) = [a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
+    assert policy.startswith("default-src 'none';")
+    assert policy.count("'sha256-") == sum(tag == "script" for tag, _ in page.tags)
+
+
+def test_every_header_can_be_sorted_and_explains_itself():
+    page = Page(render(sections([run("a", {"Demo-A": 0.7, "B": 0.8})]), []))
+    headers = [a for tag, a in page.tags if tag == "th" and a.get("scope") == "col" and "data-first" in a]
+    assert len(headers) == 8 * len(METRICS)
+    assert all(a["title"] for a in headers)
+    assert sum(tag == "button" for tag, _ in page.tags) == len(headers)
+
+
+def test_the_links_of_the_table_lead_to_details_that_exist():
+    page = Page(render(sections([run("a", {"B": 0.7}), run("b", {"B": 0.7}, fingerprint="b" * 16)]), []))
+    links = {a["href"][1:] for tag, a in page.tags if tag == "a"}
+    details = [a["id"] for tag, a in page.tags if tag == "details" and "id" in a]
+    assert links == set(details)
+    assert len(details) == len(set(details)) == 2
+
+
+def test_configurations_that_differ_between_seeds_are_named():
+    results = [run("a", {"B": 0.7}, seed, config={"model": {"k": seed, "m": 1}}) for seed in (0, 1)]
+    assert "Differs between these runs: model.k." in render(sections(results), [])
+
+
+def test_building_writes_three_files_and_the_same_bytes_again(tmp_path):
+    saved(tmp_path / "runs", [run("a", {"B": 0.7}), run("a", {"B": 0.8}, 1), run("b", {"B": 0.9})])
+    summary = build([tmp_path / "runs"], tmp_path / "one")
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [
+        "index.html",
+        "leaderboard.csv",
+        "leaderboard.md",
+    ]
+    assert (summary.runs, len(summary.sections), summary.problems) == (3, 1, [])
+    assert summary.page.read_text().startswith("<!doctype html>")
+    build([tmp_path / "runs"], tmp_path / "two")
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_the_order_of_the_given_files_does_not_matter(tmp_path):
+    saved(tmp_path, [run("b", {"B": 0.7}), run("a", {"B": 0.8}, 1), run("a", {"B": 0.9})])
+    files = sorted(tmp_path.rglob("result.json"))
+    build(files, tmp_path / "one")
+    build(files[::-1], tmp_path / "two")
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_broken_files_are_left_out_and_named_and_the_rest_is_built(tmp_path):
+    saved(tmp_path, [run("a", {"B": 0.7})])
+    whole = (tmp_path / "run0" / "result.json").read_text()
+    lacking = json.loads(whole)
+    del lacking["fingerprint"]
+    for name, text in {
+        "cut": whole[:-30],
+        "nan": whole.replace("0.7", "NaN"),
+        "lacking": json.dumps(lacking),
+        "percent": whole.replace("0.7", "70.0"),
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(text)
+    summary = build([tmp_path], tmp_path / "out")
+    assert summary.runs == 1
+    assert [problem.path.split("/")[-2] for problem in summary.problems] == ["cut", "lacking", "nan", "percent"]
+    page = "".join(Page(summary.page.read_text()).text)
+    for problem in summary.problems:
+        assert problem.path in page
+        assert problem.reason in page
+    assert "Left out" in (tmp_path / "out" / "leaderboard.md").read_text()
+
+
+def test_a_page_stands_even_when_every_file_is_broken(tmp_path):
+    (tmp_path / "result.json").write_text("{")
+    summary = build([tmp_path], tmp_path / "out")
+    assert (summary.runs, len(summary.problems)) == (0, 1)
+    assert "1 result file left out" in summary.page.read_text()
+
+
+def test_the_same_run_twice_counts_once_and_a_contradicting_twin_is_named(tmp_path):
+    saved(tmp_path, [run("a", {"B": 0.7}), run("a", {"B": 0.7}, note="again"), run("a", {"B": 0.8})])
+    results, problems = collect([tmp_path, tmp_path / "run0"])
+    assert [result.tests["B"].frame_auc for result in results] == [0.7]
+    assert [problem.path.split("/")[-2] for problem in problems] == ["run2"]
+    assert "same detector, protocol, selection and seed" in problems[0].reason
+
+
+def test_a_missing_folder_and_a_folder_without_results_are_named(tmp_path):
+    with pytest.raises(UserError, match="absent: no such"):
+        build([tmp_path / "absent"], tmp_path / "out")
+    with pytest.raises(UserError, match=r"no result\.json under"):
+        build([tmp_path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cell_without_values_reads_as_words():
+    assert number(Cell(reason="not run")) == "not run"
+    assert number(Cell(reason="no real frames")) == "undefined"
+    assert number(Cell((0.8734,))) == "0.873"

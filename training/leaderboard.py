@@ -1,0 +1,420 @@
+"""A leaderboard from result files, and from nothing else: index.html, leaderboard.csv, leaderboard.md.
+
+Rows of different fingerprints are never in one table. A checkpoint chosen on a test set (an oracle) is shown, marked,
+and never ranked. The same files give the same bytes.
+"""
+
+import csv
+import io
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.training.results import RunResult
+from resproto_fd.training.scores import atomic_file
+
+RESULT_FILE = "result.json"
+DIGITS = 3  # what pages print; rows that print the same number share a rank. The CSV holds every digit.
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of a result file, and how to speak of it."""
+
+    name: str
+    title: str
+    meaning: str
+    higher_is_better: bool = True
+    chance: float | None = None  # what guessing gives, where that does not depend on how many fakes there are
+
+    @property
+    def level(self) -> str:
+        """ "frame" or "video"."""
+        return self.name.split("_")[0]
+
+
+_MEANINGS = {
+    "auc": ("AUC", "Area under the ROC curve, the chance that a fake scores above a real one, ties counting half"),
+    "ap": ("AP", "Average precision, fake being the positive class"),
+    "eer": ("EER", "Equal error rate, where false alarms equal misses on the interpolated ROC curve; lower is better"),
+    "acc": ("ACC", "Share of right answers with the threshold at 0.5; depends on how many fakes the set holds"),
+}
+_LEVELS = {"frame": "over frames", "video": "over videos, each scored by the mean of its frames"}
+METRICS = {
+    f"{level}_{short}": Metric(
+        name=f"{level}_{short}",
+        title=f"{level.capitalize()} {title}",
+        meaning=f"{meaning}; {where}",
+        higher_is_better=short != "eer",
+        chance=0.5 if short in ("auc", "eer") else None,
+    )
+    for level, where in _LEVELS.items()
+    for short, (title, meaning) in _MEANINGS.items()
+}
+MARKDOWN_METRICS = ("frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A result file that is not in the leaderboard."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one row on one test set (or the mean of several), over the row's seeds."""
+
+    values: tuple[float, ...] = ()  # one a seed
+    reason: str = ""  # why there is no value
+
+    @property
+    def mean(self) -> float | None:
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation over seeds (n - 1); None for fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def shown(self) -> float | None:
+        return None if self.mean is None else round(self.mean, DIGITS)
+
+
+@dataclass
+class Row:
+    """The runs of one detector that differ in nothing but the seed."""
+
+    runs: list[RunResult]
+
+    @property
+    def first(self) -> RunResult:
+        return self.runs[0]
+
+    @property
+    def name(self) -> str:
+        return " ".join([self.first.detector, *self.first.overrides])
+
+    @property
+    def oracle(self) -> bool:
+        return self.first.selected_on.oracle
+
+    @property
+    def selection(self) -> str:
+        """How the checkpoint was chosen, in words."""
+        text = self.first.selected_on.text()
+        return f"oracle (chosen on test): {text}" if self.oracle else text
+
+    def cell(self, test_set: str, metric: str) -> Cell:
+        tests = [run.tests[test_set] for run in self.runs if test_set in run.tests]
+        values = [getattr(test, metric) for test in tests]
+        if not tests:
+            return Cell(reason="not run")
+        if None in values:
+            return Cell(reason=next(t.undefined or "not defined" for t, v in zip(tests, values) if v is None))
+        return Cell(tuple(values))
+
+    def mean(self, test_sets: list[str], metric: str) -> Cell:
+        """The unweighted mean over test sets, of each seed that has all of them."""
+        if not test_sets:
+            return Cell(reason="no test set defines it")
+        values = []
+        for run in self.runs:
+            found = [getattr(run.tests[name], metric) if name in run.tests else None for name in test_sets]
+            if None not in found:
+                values.append(statistics.fmean(found))
+        lacking = [name for name in test_sets if not self.cell(name, metric).values]
+        return Cell(tuple(values), "" if values else f"no value on {', '.join(lacking) or 'all sets of one seed'}")
+
+
+@dataclass
+class Line:
+    """A row in the table of one metric."""
+
+    row: Row
+    cells: list[Cell]  # one a test set, then the mean that ranks
+    best: list[bool] = field(default_factory=list)  # of each cell; empty for an oracle, which is never best
+    rank: int | None = None  # None for an oracle and for a row without a mean; equal printed means share a rank
+
+
+@dataclass
+class Section:
+    """One table: all rows of one protocol and one fingerprint."""
+
+    protocol: str
+    fingerprint: str
+    rows: list[Row] = field(default_factory=list)
+
+    @cached_property
+    def in_domain(self) -> set[str]:
+        """Test sets whose training split some run was trained on."""
+        return {name for row in self.rows for run in row.runs for name, test in run.tests.items() if test.in_domain}
+
+    @cached_property
+    def test_sets(self) -> list[str]:
+        """In-domain sets first, then by name."""
+        names = {name for row in self.rows for run in row.runs for name in run.tests}
+        return sorted(names, key=lambda name: (name not in self.in_domain, name))
+
+    @cached_property
+    def mean_sets(self) -> list[str]:
+        """The test sets that the ranking mean is over: those nobody was trained on (all, if there is no such set),
+        without those where a class is absent."""
+        whole = [name for name in self.test_sets if any(row.cell(name, "frame_auc").values for row in self.rows)]
+        return [name for name in whole if name not in self.in_domain] or whole
+
+    def table(self, metric: str) -> list[Line]:
+        """The section's rows by one metric, best first; then those that lack a test set, and last the oracles."""
+        sets, mean_sets = self.test_sets, self.mean_sets
+        sign = -1 if METRICS[metric].higher_is_better else 1
+        lines = [Line(row, [*(row.cell(s, metric) for s in sets), row.mean(mean_sets, metric)]) for row in self.rows]
+
+        def order(line: Line):
+            mean = line.cells[-1].mean
+            return line.row.oracle, mean is None, sign * (mean or 0), line.row.name, line.row.selection
+
+        lines.sort(key=order)
+        ranked = [line for line in lines if not line.row.oracle]
+        for column in range(len(sets) + 1):
+            shown = [line.cells[column].shown for line in ranked if line.cells[column].shown is not None]
+            best = (min if sign > 0 else max)(shown, default=None)
+            for line in ranked:
+                line.best.append(len(shown) > 1 and line.cells[column].shown == best)
+        means = [line.cells[-1].shown for line in ranked]
+        for line in ranked:
+            line.rank = None if line.cells[-1].shown is None else means.index(line.cells[-1].shown) + 1
+        return lines
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What a reader must know before comparing rows of this table."""
+        notes = []
+        for name in self.test_sets:
+            tests = [(row, run, run.tests[name]) for row in self.rows for run in row.runs if name in run.tests]
+            for reason in sorted({test.undefined for *_, test in tests if test.undefined}):
+                notes.append(f"{name}: {reason}, so all metrics but accuracy are undefined.")
+            usual = Counter(test.frames_hash for *_, test in tests).most_common(1)[0][0]
+            for row, run, test in tests:
+                if test.skipped:
+                    notes.append(f"{name}: {row.name}, seed {run.seed}: {test.skipped} unreadable frames left out.")
+                elif test.frames_hash != usual:
+                    notes.append(f"{name}: {row.name}, seed {run.seed} was not scored on the same frames as the rest.")
+        for row in self.rows:
+            missing = sorted({name for run in row.runs for name in self.test_sets if name not in run.tests})
+            if missing:
+                notes.append(f"{row.name}: at least one seed was not tested on {', '.join(missing)}.")
+        return notes
+
+
+@dataclass
+class Summary:
+    """What `build` made."""
+
+    out_dir: Path
+    runs: int
+    sections: list[Section]
+    problems: list[Problem]
+
+    @property
+    def page(self) -> Path:
+        return self.out_dir / "index.html"
+
+
+def collect(paths: Iterable[str | Path]) -> tuple[list[RunResult], list[Problem]]:
+    """Read result files.
+
+    Args:
+        paths: Result files, run folders, or folders above run folders.
+
+    Returns:
+        (results in order of protocol, fingerprint, detector and seed; files that cannot be used, with the reason). Of
+        two files with one detector, protocol, selection and seed the second is left out, and named if it differs.
+
+    Raises:
+        UserError: A path does not exist, or there is no result file at all.
+    """
+    paths = [Path(path) for path in paths]
+    files = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder of runs")
+        files += path.rglob(RESULT_FILE) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"no {RESULT_FILE} under {', '.join(map(str, paths))}: train or test a detector first")
+    results, problems, seen = [], [], {}
+    for path in sorted(set(files)):
+        try:
+            result = RunResult.load(path)
+        except UserError as error:
+            problems.append(Problem(str(path), str(error).removeprefix(f"{path}: ")))
+            continue
+        twin_path, twin = seen.setdefault((*_table_key(result), *_row_key(result), result.seed), (path, result))
+        if twin is result:
+            results.append(result)
+        elif twin.tests != result.tests:
+            reason = f"same detector, protocol, selection and seed as {twin_path}, with other numbers; that one is kept"
+            problems.append(Problem(str(path), reason))
+    return sorted(results, key=lambda r: (*_table_key(r), *_row_key(r), r.seed)), problems
+
+
+def sections(results: Iterable[RunResult]) -> list[Section]:
+    """Results as tables: one a protocol and fingerprint, with a row for runs that differ in nothing but the seed."""
+    rows = defaultdict(list)
+    for result in results:
+        rows[_table_key(result), _row_key(result)].append(result)
+    tables: dict[tuple, Section] = {}
+    for (table, _), runs in sorted(rows.items()):
+        section = tables.setdefault(table, Section(*table))
+        section.rows.append(Row(sorted(runs, key=lambda run: run.seed)))
+    return sorted(tables.values(), key=lambda section: (section.protocol, -len(section.rows), section.fingerprint))
+
+
+def build(runs: Iterable[str | Path], out_dir: str | Path) -> Summary:
+    """Write index.html, leaderboard.csv and leaderboard.md into a folder.
+
+    Args:
+        runs: Result files, run folders, or folders above run folders.
+        out_dir: Made when missing; files of these three names in it are replaced.
+
+    Returns:
+        What was made. Broken result files are left out, named in `problems` and on the page.
+
+    Raises:
+        UserError: A path does not exist, or there is no result file at all.
+    """
+    from resproto_fd.training.leaderboard_page import render
+
+    results, problems = collect(runs)
+    tables = sections(results)
+    out_dir = Path(out_dir)
+    files = {
+        "index.html": render(tables, problems),
+        "leaderboard.csv": to_csv(results),
+        "leaderboard.md": to_markdown(tables, problems),
+    }
+    for name, text in files.items():
+        with atomic_file(out_dir / name) as file:
+            file.write(text.encode())
+    return Summary(out_dir, len(results), tables, problems)
+
+
+def to_csv(results: Iterable[RunResult]) -> str:
+    """One line a run and test set, numbers in full; an empty field is undefined, and `undefined` says why."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for run in results:
+        for name in sorted(run.tests):
+            test = run.tests[name]
+            values = run.model_dump(exclude={"tests", "config"}) | test.model_dump(exclude={"per_method", "variants"})
+            values |= {
+                "test_set": name,
+                "undefined": test.undefined,
+                "overrides": " ".join(run.overrides),
+                "selected_on": run.selected_on.text(),
+                "oracle": run.selected_on.oracle,
+            }
+            writer.writerow([_field(values[column]) for column in CSV_COLUMNS])
+    return out.getvalue()
+
+
+CSV_COLUMNS = (
+    ["protocol", "fingerprint", "detector", "seed", "test_set", "source", "frames", "videos"]
+    + [f"{level}_{short}" for level in _LEVELS for short in (*_MEANINGS, "balanced_acc")]
+    + ["undefined", "selected_on", "oracle", "overrides", "title", "in_domain", "real_frames", "real_videos", "skipped"]
+    + ["frames_hash", "parameters", "trainable_parameters", "train_images", "commit", "dirty", "checkpoint_sha256"]
+)
+
+
+def to_markdown(tables: list[Section], problems: list[Problem]) -> str:
+    """The tables of the five main metrics, ranked, best in bold."""
+    lines = ["# Leaderboard", "", f"Rates in [0, 1]; ± is the standard deviation over seeds; {RANK_RULE}", ""]
+    for warning in fingerprint_warnings(tables):
+        lines += [f"**Note:** {_markdown(warning)}", ""]
+    for section in tables:
+        lines += [f"## {_markdown(section.protocol)}", "", f"Fingerprint {_markdown(section.fingerprint)}.", ""]
+        for metric in MARKDOWN_METRICS:
+            lines += _markdown_table(section, metric)
+        lines += [f"- {_markdown(note)}" for note in section.notes] + [""] * bool(section.notes)
+    if problems:
+        lines += ["## Left out", ""] + [f"- {_markdown(p.path)}: {_markdown(p.reason)}" for p in problems] + [""]
+    return "\n".join(lines)
+
+
+RANK_RULE = (
+    "ranked by the mean over the test sets nobody was trained on; numbers that print the same share a rank; "
+    "a checkpoint chosen on a test set (oracle) is never ranked."
+)
+
+
+def fingerprint_warnings(tables: list[Section]) -> list[str]:
+    """One sentence for each protocol name that stands for more than one set of rules or frames."""
+    counts = Counter(section.protocol for section in tables)
+    return [
+        f"{protocol} appears with {count} fingerprints: its rules or its frames were not the same, so its rows are in "
+        f"{count} tables and must not be compared between them."
+        for protocol, count in counts.items()
+        if count > 1
+    ]
+
+
+def number(cell: Cell) -> str:
+    """A cell as text: "0.873", "0.873 ± 0.012", "undefined" or "not run".
+
+    >>> number(Cell((0.5, 0.75)))
+    '0.625 ± 0.177'
+    """
+    if cell.mean is None:
+        return "not run" if cell.reason == "not run" else "undefined"
+    return f"{cell.mean:.{DIGITS}f}" + ("" if cell.sd is None else f" ± {cell.sd:.{DIGITS}f}")
+
+
+def _table_key(result: RunResult) -> tuple:
+    return result.protocol, result.fingerprint
+
+
+def _row_key(result: RunResult) -> tuple:
+    return result.detector, tuple(sorted(result.overrides)), result.source, _selection_key(result)
+
+
+def _selection_key(result: RunResult) -> tuple:
+    chosen = result.selected_on
+    return chosen.oracle, chosen.rule, chosen.dataset or "", chosen.split or "", chosen.metric or ""
+
+
+def _field(value):
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value
+
+
+def _markdown_table(section: Section, metric: str) -> list[str]:
+    names = [f"{name} (in-domain)" if name in section.in_domain else name for name in section.test_sets]
+    headers = ["#", "Detector", *names, f"Mean of {', '.join(section.mean_sets) or 'none'}", "Seeds", "Checkpoint"]
+    lines = [f"### {METRICS[metric].title}", "", f"{METRICS[metric].meaning}.", ""]
+    lines.append("| " + " | ".join(map(_markdown, headers)) + " |")
+    lines.append("|---:|---|" + "---:|" * (len(names) + 2) + "---|")
+    for line in section.table(metric):
+        row = line.row
+        numbers = [number(cell) for cell in line.cells]
+        numbers = [f"**{text}**" if best else text for text, best in zip(numbers, line.best or [False] * len(numbers))]
+        title = _markdown(f"{row.first.title} ({row.name})")
+        fields = [str(line.rank or "–"), title, *numbers, str(len(row.runs)), _markdown(row.selection)]
+        lines.append("| " + " | ".join(fields) + " |")
+    return [*lines, ""]
+
+
+def _markdown(text: str) -> str:
+    """Text from outside, harmless in a Markdown table."""
+    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "\\`*_[]|#~":
+        text = text.replace(mark, "\\" + mark)
+    return text
