@@ -22,6 +22,8 @@ NORMALISATIONS = {
 
 
 class Strict(BaseModel):
+    """Base of all: unknown keys are errors, and no value is bent into the wanted type."""
+
     model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
 
 
@@ -50,6 +52,8 @@ class InputConfig(Strict):
 
 
 class OptimizerConfig(Strict):
+    """`betas` belong to adam and adamw, `momentum` to sgd; `fused`: one kernel for all parameters, where there is one."""
+
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 2e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

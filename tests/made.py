@@ -44,7 +44,7 @@ def made_videos(count: int, frames: int, split: str = "train", dataset: str = "M
 
 
 class TinyDetector(Detector):
-    """A convolution, the same weights each time; plain cross-entropy, or the residual loss with a prototype memory (`coupled`)."""
+    """A convolution, the same weights each time; cross-entropy, or (`coupled`) residual loss and prototype memory."""
 
     def __init__(self, coupled: bool = False, dropout: float = 0.0):
         super().__init__()

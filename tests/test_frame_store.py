@@ -185,8 +185,8 @@ def test_a_store_made_anew_in_the_same_place_is_read_anew(tmp_path):
     old.read(PATHS[0])
     with LmdbWriter(tmp_path / "X_lmdb", replace=True) as writer:
         writer.put(PATHS[0], encode(picture(5)))
-    np.testing.assert_array_equal(open_store(tmp_path / "X_lmdb").read(PATHS[0]), picture(5))
     np.testing.assert_array_equal(old.read(PATHS[0]), picture(5))
+    np.testing.assert_array_equal(open_store(tmp_path / "X_lmdb").read(PATHS[0]), picture(5))
     assert [path.name for path in tmp_path.iterdir()] == ["X_lmdb"]
 
 

@@ -136,7 +136,7 @@ def test_the_top_key_may_differ_from_the_name_asked_for(tmp_path):
 
 
 def test_frames_are_sorted_by_number_whatever_the_order_of_the_scan(tmp_path):
-    frames = [f"Celeb-DF-v2\\YouTube-real\\frames\\00000\\{n}.png" for n in ("1000", "027", "100", "000")]
+    frames = [f"Celeb-DF-v2\\YouTube-real\\frames\\00000\\{n}.png" for n in ("1000", "27", "100", "000")]
     path = save(tmp_path, celeb(test={"00000": entry("CelebDFv2_real", *frames)}))
     (video,) = read_manifest(path, "Celeb-DF-v2", split="test", folder="Celeb-DF-v2")
     assert video.frame_numbers() == (0, 27, 100, 1000)
@@ -146,7 +146,7 @@ def test_frames_are_sorted_by_number_whatever_the_order_of_the_scan(tmp_path):
 @pytest.mark.parametrize(
     ("stems", "ordered"),
     [
-        (["seed0010", "seed0002", "seed10"], ["seed0002", "seed0010", "seed10"]),
+        (["seed10", "seed0010", "seed2"], ["seed2", "seed0010", "seed10"]),
         (["b9f", "0a1", "77"], ["0a1", "77", "b9f"]),
         (["1", "001", "2"], ["001", "1", "2"]),
         (["²", "3"], ["3", "²"]),

@@ -1,0 +1,98 @@
+"""Guards of the layout: one namespace package, nothing heavy at start, nothing missing from the wheel."""
+
+import ast
+import doctest
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("configs", "detectors", "losses", "preprocessing", "trainer", "training")
+MODULES = sorted(
+    f"resproto_fd.{'.'.join(path.relative_to(ROOT).with_suffix('').parts)}"
+    for folder in FOLDERS
+    for path in (ROOT / folder).rglob("*.py")
+    if path.name != "__init__.py"
+)
+BARE = {*FOLDERS, "tests"}
+
+
+def python_files():
+    return [path for folder in (*FOLDERS, "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+
+
+def test_no_file_imports_a_folder_by_its_bare_name():
+    wrong = []
+    for path in python_files():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            wrong += [f"{path.relative_to(ROOT)}: {name}" for name in names if name.split(".")[0] in BARE]
+    assert len(python_files()) > 20
+    assert not wrong
+
+
+def test_every_folder_with_an_init_is_listed_for_the_wheel():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    packages = {
+        ".".join(["resproto_fd", *path.parent.relative_to(ROOT).parts])
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    listed = ast.literal_eval(text.split("packages = ")[1].split("]")[0] + "]")
+    mapped = text.split("[tool.setuptools.package-dir]")[1].split("[tool")[0]
+    assert packages == set(listed)
+    assert all(f'"{name}"' in mapped for name in packages)
+
+
+def test_no_folder_of_modules_lacks_an_init():
+    for folder in FOLDERS:
+        for parent in {path.parent for path in (ROOT / folder).rglob("*.py")}:
+            assert (parent / "__init__.py").is_file(), parent
+
+
+@pytest.mark.parametrize(
+    "words", [["list"], ["--help"], ["list", "detectors"], ["train", "--help"], ["test", "--help"]]
+)
+def test_light_commands_import_nothing_heavy(words):
+    code = (
+        "import sys\nfrom resproto_fd.training.cli import main\n"
+        f"try: main({words!r})\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'open_clip', 'timm', 'albumentations', 'sklearn', 'cv2', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_are_true(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_no_module_of_training_hides_one_that_others_import():
+    """`python training/train.py` puts that folder first on the path."""
+    taken = sys.stdlib_module_names - {"test"}  # the standard library's own test suite, which nothing imports
+    for path in (ROOT / "training").glob("*.py"):
+        assert path.stem not in taken, path
+
+
+def test_public_functions_and_classes_say_what_they_are():
+    silent = []
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            if not ast.get_docstring(tree):
+                silent.append(str(path.relative_to(ROOT)))
+            for node in tree.body:
+                named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+                if named and node.name not in ("add_arguments", "run") and not ast.get_docstring(node):
+                    silent.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert not silent
