@@ -12,7 +12,6 @@ from resproto_fd.training.results import (
     SCHEMA_VERSION,
     RunResult,
     Selection,
-    file_sha256,
     git_state,
     test_result,
     versions,
@@ -131,11 +130,6 @@ def test_the_choice_of_a_checkpoint_reads_as_words():
     assert result().selected_on.text() == "best frame_auc on D val"
     assert Selection(rule="last").text() == "last epoch"
     assert Selection(rule="none").text() == "not trained"
-
-
-def test_file_sha256_is_the_known_value(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_git_state_is_the_commit_and_whether_tracked_files_changed(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.training.scores import ScoreTable, atomic_file, factorize
+from resproto_fd.training.scores import ScoreTable, factorize
 
 
 def columns(**changed):
@@ -178,14 +178,6 @@ def test_a_loaded_file_is_checked_like_a_new_table(tmp_path):
         np.savez(tmp_path / "bad.npz", **(arrays | {name: value}))
         with pytest.raises(UserError, match=rf"bad\.npz.*{message}"):
             ScoreTable.load(tmp_path / "bad.npz")
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
-    (tmp_path / "a").write_text("old")
-    with pytest.raises(RuntimeError), atomic_file(tmp_path / "a") as file:
-        file.write(b"half")
-        raise RuntimeError
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
 
 
 def test_factorize_agrees_with_a_loop():

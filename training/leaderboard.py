@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import atomic_file
 from resproto_fd.training.results import RunResult
-from resproto_fd.training.scores import atomic_file
 
 RESULT_FILE = "result.json"
 DIGITS = 3  # what pages print; rows that print the same number share a rank. The CSV holds every digit.

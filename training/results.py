@@ -3,7 +3,6 @@
 A leaderboard is made from these files and nothing else. Rates and scores are in [0, 1]; null means undefined.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -14,8 +13,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import atomic_file
 from resproto_fd.training.metrics import method_metrics, table_metrics
-from resproto_fd.training.scores import ScoreTable, atomic_file
+from resproto_fd.training.scores import ScoreTable
 
 SCHEMA_VERSION = 1
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -85,12 +85,13 @@ class TestResult(Metrics):
 
 
 class Selection(Record):
-    """How the tested checkpoint was chosen: the best `metric` on a split of a data set, the last, or no training.
+    """How the tested checkpoint was chosen: the best `metric` on a split of a data set, the last, or no training; or it
+    was given from outside, and how it was chosen is not known.
 
     A checkpoint chosen on a test split is an oracle: it must say so, and is never ranked.
     """
 
-    rule: Literal["best", "last", "none"]
+    rule: Literal["best", "last", "none", "given"]
     dataset: str | None = None  # these three only with "best"
     split: str | None = None
     metric: str | None = None
@@ -117,7 +118,7 @@ class Selection(Record):
         """
         if self.rule == "best":
             return f"best {self.metric} on {self.dataset} {self.split}"
-        return {"last": "last epoch", "none": "not trained"}[self.rule]
+        return {"last": "last epoch", "none": "not trained", "given": "given weights, choice unknown"}[self.rule]
 
 
 class RunResult(Record):
@@ -208,15 +209,6 @@ def test_result(table: ScoreTable, in_domain: bool | None = None) -> TestResult:
 
 
 test_result.__test__ = False  # pytest: not a test
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def git_state(file: str | Path = __file__) -> tuple[str | None, bool | None]:

@@ -92,20 +92,27 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
     with joined(config.run.device) as world, exclusive(folder, world):
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data, tests_only=True)
-        selection = Selection(rule="none")
-        if weights is not None and "pretrained" in config.detector.model:
-            config = config.model_copy(deep=True)
-            config.detector.model["pretrained"] = None
-        detector = _create(config)
-        note = ""
+        model = config.detector.model
+        detector = _create(config, **({"pretrained": None} if weights and "pretrained" in model else {}))
         if weights is not None:
             load_weights(detector, weights)
-            selection = Selection(rule="last")
-            note = f"weights given from outside: {weights.name}"
+        elif any(p.requires_grad for p in detector.parameters()):
+            raise UserError(f"{config.detector.name} has weights to learn: say which with --weights FILE or --run DIR")
         if world.is_main:
             write_text(folder / "config.yaml", loading.dump(config))
         bench = _Bench(config, resolved, world, folder, weights)
-        return bench.test(detector.to(world.device), selection, {}, note=note)
+        return bench.test(detector.to(world.device), *_history_of(weights))
+
+
+def _history_of(weights: Path | None) -> tuple[Selection, dict[str, float], int | None, str]:
+    """How given weights came about: selection, timing, images and note, from the result file beside them, if any."""
+    if weights is None:
+        return Selection(rule="none"), {}, None, ""
+    beside = weights.parent / "result.json"
+    if beside.is_file() and (known := RunResult.load(beside)).checkpoint_sha256 == sha256_of(weights):
+        timing = {name: value for name, value in known.timing.items() if name.startswith("train")}
+        return known.selected_on, timing, known.train_images, known.note
+    return Selection(rule="given"), {}, None, f"weights from {weights.name}"
 
 
 def load_weights(detector: Detector, path: Path) -> None:
@@ -147,8 +154,8 @@ def _prepare(config: RunConfig) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def _create(config: RunConfig) -> Detector:
-    return create_detector(config.detector.detector, **config.detector.model)
+def _create(config: RunConfig, **changes: Any) -> Detector:
+    return create_detector(config.detector.detector, **config.detector.model | changes)
 
 
 def _refuse_one_class(frames: FrameList) -> None:
@@ -260,7 +267,7 @@ class _Bench:
     ) -> RunResult:
         config = self.config
         commit, dirty = git_state()
-        trained = config.protocol.train if selection.rule != "none" else []
+        trained = config.protocol.train if selection.rule in ("best", "last") else []
         return RunResult(
             detector=config.detector.name + (f"_{config.run.task}" if config.run.task else ""),
             title=config.detector.title or config.detector.name,

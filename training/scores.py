@@ -4,9 +4,7 @@ Nothing after this file needs a detector, a checkpoint or an image: metrics, tab
 score tables alone. In shapes, N is the number of frames and V of videos.
 """
 
-import contextlib
 import hashlib
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import atomic_file
 
 FORMAT = 1
 ROUNDING = 1e-6  # a float32 softmax or a sum of its parts may leave [0, 1] by this much; it is put back
@@ -247,23 +246,6 @@ def factorize(names: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray
     position = {name: i for i, name in enumerate(dict.fromkeys(names))}
     index = np.fromiter(map(position.__getitem__, names), dtype=np.int32, count=len(names))
     return _text(list(position)), index
-
-
-@contextlib.contextmanager
-def atomic_file(path: str | Path):
-    """A binary file opened for writing that takes its name only when all is written and on the disk."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _same_lengths(where: str | Path, columns: Mapping) -> None:

@@ -1,0 +1,56 @@
+"""Files are whole or not there."""
+
+import errno
+
+import pytest
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import atomic_file, sha256_of, write_text
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_written_file_holds_what_was_written(tmp_path):
+    write_text(tmp_path / "deep" / "a", "new")
+    assert (tmp_path / "deep" / "a").read_text() == "new"
+    assert names(tmp_path / "deep") == ["a"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(RuntimeError), atomic_file(tmp_path / "a") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert (tmp_path / "a").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_full_disk_is_said_plainly_even_when_a_library_wraps_the_error(tmp_path, wrapped):
+    (tmp_path / "a").write_text("old")
+
+    def write(file):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            if wrapped:
+                raise RuntimeError("writer failed") from error
+            raise
+
+    with pytest.raises(UserError, match=r"No space left.*the a from before is untouched; free some space"):  # noqa: SIM117
+        with atomic_file(tmp_path / "a") as file:
+            write(file)
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_to_mend(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(tmp_path / "file" / "a", "x")
+
+
+def test_the_digest_is_the_known_value(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
