@@ -43,6 +43,9 @@ class FrameStore(ABC):
 
     path: Path
 
+    def __str__(self) -> str:
+        return str(self.path)
+
     @abstractmethod
     def read_bytes(self, path: str) -> bytes:
         """The file as stored.

@@ -154,6 +154,22 @@ def test_other_processes_read_a_store_this_one_has_open(tmp_path, kind, method):
     assert [checksum(store, path) for path in PATHS] == expected
 
 
+def count_entries(folder):
+    """For other processes: opens the LMDB past our stores, which lmdb refuses while an inherited one is open."""
+    with lmdb.open(folder, readonly=True, lock=False) as environment:
+        return environment.stat()["entries"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_lets_go_of_what_it_inherits(tmp_path):
+    store = make_store("Windows", tmp_path)
+    store.read(PATHS[0])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        assert pool.submit(count_entries, str(store.path)).result() == len(PATHS)
+    store.read(PATHS[0])
+
+
 def test_threads_share_a_store(tmp_path):
     store = make_store("Linux", tmp_path)
     with ThreadPoolExecutor(4) as pool:
