@@ -186,11 +186,11 @@ def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def resolve(detector: str, protocol: str, changes: dict[str, Any] | None = None) -> RunConfig:
+def resolve(detector: str | DetectorConfig, protocol: str, changes: dict[str, Any] | None = None) -> RunConfig:
     """The configuration of one run.
 
     Args:
-        detector: Name or YAML path.
+        detector: Name, YAML path, or what one of these would load.
         protocol: Name or YAML path.
         changes: As `parse_overrides` gives them; `model.*`, `input.*` and `train.*` belong to the detector,
             `protocol.*`, `data.*`, `run.*` and `seed` to the run.
@@ -199,8 +199,9 @@ def resolve(detector: str, protocol: str, changes: dict[str, Any] | None = None)
         UserError: As `load`, and for changes the schema does not know.
     """
     changes = dict(changes or {})
+    detector = load("detectors", detector) if isinstance(detector, str) else detector
     values = {
-        "detector": load("detectors", detector).model_dump(by_alias=True, exclude_unset=True),
+        "detector": detector.model_dump(by_alias=True, exclude_unset=True),
         "protocol": load("protocols", protocol).model_dump(by_alias=True, exclude_unset=True),
     }
     of_detector = {key: changes.pop(key) for key in ("model", "input", "train") if key in changes}

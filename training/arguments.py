@@ -5,7 +5,8 @@ import sys
 
 from resproto_fd.configs import deepfakebench, loading
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.schema import ProtocolConfig, RunConfig
+from resproto_fd.configs.schema import DetectorConfig, ProtocolConfig, RunConfig
+from resproto_fd.detectors.registry import class_names
 
 DEFAULT_PROTOCOL = "ffpp_c23_cross"
 
@@ -62,7 +63,14 @@ def run_config(args: argparse.Namespace) -> RunConfig:
             changes = loading.merged(changes, {"run": {key: value}})
     if args.seed is not None:
         changes["seed"] = args.seed
-    return _own_protocol(loading.resolve(name, args.protocol or DEFAULT_PROTOCOL, changes))
+    return _own_protocol(loading.resolve(_detector(name), args.protocol or DEFAULT_PROTOCOL, changes))
+
+
+def _detector(name: str) -> str | DetectorConfig:
+    """A registered class without a YAML of its own (another package's) runs with the default recipe."""
+    if name not in loading.names("detectors") and name in class_names():
+        return DetectorConfig(name=name, detector=name)
+    return name
 
 
 def _own_protocol(config: RunConfig) -> RunConfig:

@@ -3,37 +3,47 @@
 import argparse
 
 from resproto_fd.configs import loading
+from resproto_fd.detectors.registry import describe_detectors
 
-COLUMNS = {
-    "detectors": {"name": "name", "class": "detector", "title": "title", "paper": "paper"},
-    "datasets": {"name": "name", "manifest": "json_file", "store": "store", "compression": "compression"},
-    "protocols": {"name": "name", "title": "title", "train": "train", "test": "test", "selected on": "selection"},
-}
+KINDS = ("detectors", "datasets", "protocols")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", nargs="?", choices=[*COLUMNS], help="only these (default: all three)")
+    parser.add_argument("kind", nargs="?", choices=KINDS, help="only these (default: all three)")
 
 
 def run(args: argparse.Namespace) -> int:
-    for kind in [args.kind] if args.kind else COLUMNS:
-        rows = [
-            [_text(getattr(loading.load(kind, name), field)) for field in COLUMNS[kind].values()]
-            for name in loading.names(kind)
-        ]
-        print(_table(f"{kind} ({len(rows)})", [*COLUMNS[kind]], rows))
+    for kind in [args.kind] if args.kind else KINDS:
+        print(_table(kind, rows(kind)))
     return 0
 
 
-def _text(value) -> str:
-    if isinstance(value, list):
-        return " ".join(value)
-    if hasattr(value, "rule"):
-        return "last epoch" if value.rule == "last" else f"{value.metric} on {value.dataset} {value.split}"
-    return "" if value is None else str(value)
+def rows(kind: str) -> list[dict[str, str]]:
+    """A row of named cells for each detector, data set or protocol."""
+    if kind == "detectors":
+        return describe_detectors()
+    configs = [loading.load(kind, name) for name in loading.names(kind)]
+    if kind == "datasets":
+        return [
+            {"name": c.name, "manifest": c.json_file, "store": c.store, "compression": c.compression or ""}
+            for c in configs
+        ]
+    return [
+        {
+            "name": c.name,
+            "title": c.title,
+            "train": " ".join(c.train),
+            "test": " ".join(c.test),
+            "selected on": c.selection.rule
+            if c.selection.rule == "last"
+            else f"{c.selection.metric}, {c.selection.dataset} {c.selection.split}",
+        }
+        for c in configs
+    ]
 
 
-def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [header, *rows]]
-    return "\n".join([title, *("  " + line for line in lines), ""])
+def _table(title: str, found: list[dict[str, str]]) -> str:
+    lines = [list(found[0]), *(list(row.values()) for row in found)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    cells = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
+    return "\n".join([f"{title} ({len(found)})", *(f"  {line}" for line in cells), ""])

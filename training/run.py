@@ -3,6 +3,7 @@
 A run folder holds `config.yaml`, `checkpoints/`, `best.pt`, `tb/` (TensorBoard), `scores/TEST_SET.npz`, `result.json`.
 """
 
+import inspect
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import torch
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import sha256_of, write_text
-from resproto_fd.configs.schema import RunConfig
-from resproto_fd.detectors import create_detector
+from resproto_fd.configs.schema import DetectorConfig, RunConfig
 from resproto_fd.detectors.base import Detector
+from resproto_fd.detectors.registry import build_detector, detector_class
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.data import FrameDataset, FrameList, Normaliser
 from resproto_fd.trainer.distributed import World, barrier, joined
@@ -50,7 +51,7 @@ def train(config: RunConfig) -> RunResult | None:
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data)
         _refuse_one_class(resolved.train)
-        detector = _create(config)
+        detector = _create(config.detector)
         if world.is_main:
             write_text(folder / "config.yaml", loading.dump(config))
         bench = _Bench(config, resolved, world, folder)
@@ -92,11 +93,8 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
     with joined(config.run.device) as world, exclusive(folder, world):
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data, tests_only=True)
-        model = config.detector.model
-        detector = _create(config, **({"pretrained": None} if weights and "pretrained" in model else {}))
-        if weights is not None:
-            load_weights(detector, weights)
-        elif any(p.requires_grad for p in detector.parameters()):
+        detector = _create(config.detector, weights)
+        if weights is None and any(p.requires_grad for p in detector.parameters()):
             raise UserError(f"{config.detector.name} has weights to learn: say which with --weights FILE or --run DIR")
         if world.is_main:
             write_text(folder / "config.yaml", loading.dump(config))
@@ -154,8 +152,14 @@ def _prepare(config: RunConfig) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def _create(config: RunConfig, **changes: Any) -> Detector:
-    return create_detector(config.detector.detector, **config.detector.model | changes)
+def _create(config: DetectorConfig, weights: Path | None = None) -> Detector:
+    """The configured detector; with weights to be loaded into it, none are fetched for its backbone."""
+    if weights and "pretrained" in inspect.signature(detector_class(config.detector)).parameters:
+        config = config.model_copy(update={"model": config.model | {"pretrained": None}})
+    detector = build_detector(config)
+    if weights:
+        load_weights(detector, weights)
+    return detector
 
 
 def _refuse_one_class(frames: FrameList) -> None:
