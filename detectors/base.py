@@ -5,11 +5,11 @@ Legend: B batch, C classes (0 real, 1 fake), D feature size, H and W pixels.
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resproto_fd.configs.errors import UserError
+from ..configs.errors import UserError
+from ..losses.residual import at_least_float32
 
 
 @dataclass(eq=False)
@@ -80,16 +80,14 @@ class Detector(nn.Module):
         able = [part for part in self.modules() if part is not self and hasattr(part, "set_grad_checkpointing")]
         if not able:
             raise UserError(f"train.checkpoint_activations: {type(self).__name__} has no backbone that can do it")
-        able[0].set_grad_checkpointing(True)
+        try:
+            able[0].set_grad_checkpointing(True)
+        except (AssertionError, NotImplementedError) as error:
+            raise UserError(f"train.checkpoint_activations: {type(able[0]).__name__}: {error}") from error
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Scalars worth plotting; stays on the device."""
         return {}
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """`x` itself, or as float32 where it has half precision."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def two_class_output(logits: Tensor, features: Tensor, labels: Tensor | None = None) -> Output:

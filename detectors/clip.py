@@ -5,8 +5,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..losses.residual import temperature
-from .base import Detector, Output, at_least_float32, two_class_output
+from ..losses.residual import at_least_float32, temperature
+from .base import Detector, Output, two_class_output
 from .clip_tower import FORGED_PROMPTS, REAL_PROMPTS, Backbone, load_clip
 from .registry import register
 

@@ -114,9 +114,10 @@ def check_model(config: "DetectorConfig") -> None:
 
 
 def describe_detectors() -> list[dict[str, str]]:
-    """What `resproto list detectors` shows, from the YAML files alone: a row per preset, then per bare class.
+    """What `resproto list detectors` shows, from the YAML files alone.
 
-    Keys: name, title, class, paper, backbone, pretrained.
+    A row for each preset, then for each class that has none of its name (`timm` takes any backbone). Keys: name, title,
+    class, paper, backbone, pretrained.
     """
     rows = []
     for name in names("detectors"):
@@ -131,7 +132,7 @@ def describe_detectors() -> list[dict[str, str]]:
                 "pretrained": _pretrained_title(config.model.get("pretrained")),
             }
         )
-    bare = [name for name in class_names() if name not in {row["class"] for row in rows}]
+    bare = [name for name in class_names() if name not in names("detectors")]
     rows += [dict.fromkeys(("title", "paper", "backbone", "pretrained"), "") | {"name": n, "class": n} for n in bare]
     return rows
 

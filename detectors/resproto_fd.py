@@ -17,13 +17,14 @@ from ..losses.global_batch import gather_rows
 from ..losses.residual import (
     MAX_TEMPERATURE,
     ResidualLoss,
+    at_least_float32,
     gradient_scores,
     residual_features,
     similarity,
     similarity_logits,
     temperature,
 )
-from .base import Detector, Output, at_least_float32
+from .base import Detector, Output
 from .clip_tower import FORGED_PROMPTS, REAL_PROMPTS, Backbone, load_clip
 from .prototype_memory import PrototypeMemory
 from .registry import register
@@ -110,6 +111,10 @@ class ResProtoFD(Detector):
     def start_epoch(self, epoch: int) -> None:
         self.collects = self.memory is not None and epoch >= self.first_epoch
 
+    @torch.no_grad()
+    def after_step(self) -> None:
+        self.clip.logit_scale.clamp_(max=math.log(MAX_TEMPERATURE))
+
     def encode(self, images: Tensor) -> Tensor:
         """Image embeddings, not normalised, [B, D]."""
         return self.clip(images)
@@ -122,37 +127,30 @@ class ResProtoFD(Detector):
         `scores` are Score_GRP in evaluation once the memory holds both classes, else Score_clip, brought from its
         range to [0, 1] linearly. `variants` has "clip", and "grp" where it exists.
         """
-        with torch.autocast(features.device.type, enabled=False):
-            features = F.normalize(at_least_float32(features), dim=-1)
-            tau = self._temperature()
-            similarities = self._similarity_if(features)
-            logits, losses = tau * similarities, None
-            if labels is not None:
-                residual = residual_features(features, self.text_features, labels, self.residual_weight)
-                own_logits = similarity_logits(residual, self.text_features, tau, self.similarity)
-                if self.training:
-                    logits = own_logits
-                    losses = self._train_on(residual, own_logits, labels, tau)
-                else:
-                    losses = self.loss.terms(own_logits, labels)
+        features = F.normalize(at_least_float32(features), dim=-1)
+        tau = temperature(self.clip.logit_scale)
+        similarities = self._similarity_if(features)
+        logits, losses = tau * similarities, None
+        if labels is not None:
+            residual = residual_features(features, self.text_features, labels, self.residual_weight)
+            own_logits = similarity_logits(residual, self.text_features, tau, self.similarity)
+            if self.training:
+                logits = own_logits
+                losses = self._train_on(residual, own_logits, labels, tau)
+            else:
+                losses = self.loss.terms(own_logits, labels)
 
-            offset = self.residual_weight if self.similarity == "dot" else 0.0
-            variants = {"clip": ((similarities[:, 1] + offset + 1) / 2).clamp(0, 1).float()}
-            if not self.training and self.memory is not None and self.memory.ready:
-                variants["grp"] = self.memory.score(features, self.top_k, self.temperature).float()
-            return Output(variants.get("grp", variants["clip"]), logits, features, losses, variants)
+        offset = self.residual_weight if self.similarity == "dot" else 0.0
+        variants = {"clip": ((similarities[:, 1] + offset + 1) / 2).clamp(0, 1).float()}
+        if not self.training and self.memory is not None and self.memory.ready:
+            variants["grp"] = self.memory.score(features, self.top_k, self.temperature).float()
+        return Output(variants.get("grp", variants["clip"]), logits, features, losses, variants)
 
     def diagnostics(self) -> dict[str, Tensor]:
         """tau, its inverse, and the memory's figures (`PrototypeMemory.diagnostics`)."""
         tau = temperature(self.clip.logit_scale.detach())
         memory = {} if self.memory is None else self.memory.diagnostics()
         return {"tau": tau, "text_image_temperature": 1 / tau, **{f"memory/{k}": v for k, v in memory.items()}}
-
-    def _temperature(self) -> Tensor:
-        if self.training:
-            with torch.no_grad():  # what CLIP does after each step
-                self.clip.logit_scale.clamp_(max=math.log(MAX_TEMPERATURE))
-        return temperature(self.clip.logit_scale)
 
     def _similarity_if(self, features: Tensor) -> Tensor:
         """sim(f - lambda * t_k, t_k): how well each image fits each class if it is of that class, [B, 2]."""

@@ -201,6 +201,20 @@ def _tensors_of(node: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
             yield from _tensors_of(value, f"{prefix}{name}.")
 
 
+_STORAGES = {
+    "BFloat16Storage": torch.bfloat16,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,
+}
+
+
 class _ScriptObject:
     """Stands for any class of a TorchScript archive: a bag of attributes."""
 
@@ -215,8 +229,8 @@ class _TorchScriptUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         if module.split(".")[0] == "__torch__":
             return _ScriptObject
-        if module == "torch" and name.endswith("Storage"):
-            return getattr(torch, name)
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return lambda storage, offset, size, stride, *_: torch.as_strided(storage, size, stride, offset)
         if (module, name) == ("collections", "OrderedDict"):
@@ -226,7 +240,7 @@ class _TorchScriptUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of weights")
 
     def persistent_load(self, key):
-        _, storage, name, _, count = key
+        _, dtype, name, _, count = key
         if count == 0:
-            return torch.empty(0, dtype=storage.dtype)
-        return torch.frombuffer(bytearray(self.archive.read(self.folder + name)), dtype=storage.dtype, count=count)
+            return torch.empty(0, dtype=dtype)
+        return torch.frombuffer(bytearray(self.archive.read(self.folder + name)), dtype=dtype, count=count)

@@ -1,0 +1,289 @@
+"""What every registered detector must do; a new class is tested as soon as it has an entry in CASES."""
+
+import copy
+import io
+
+import pytest
+import torch
+
+from resproto_fd.configs import loading
+from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors import create_detector, registry
+from resproto_fd.detectors.weights import without_pretrained
+
+TEXT = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+VIT = {"embed_dim": 12, "vision_cfg": {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}}
+RESNET = {"embed_dim": 12, "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32}}
+TINY_VIT = {"backbone": {**VIT, "text_cfg": TEXT}, "pretrained": None}
+TINY_RESNET = {"backbone": {**RESNET, "text_cfg": TEXT}, "pretrained": None}
+TINY_TIMM_CLIP = {
+    "backbone": {"embed_dim": 12, "vision_cfg": {"timm_model_name": "test_resnet", "image_size": 32}, "text_cfg": TEXT},
+    "pretrained": None,
+}
+
+CASES = {
+    "resproto_fd": ("resproto_fd", {**TINY_VIT, "start_epoch": 0, "capacity": 5, "top_k": 4}),
+    "resproto_fd, ResNet, dot": ("resproto_fd", {**TINY_RESNET, "start_epoch": 0, "similarity": "dot", "clusters": 2}),
+    "resproto_fd, cross-entropy, no memory": ("resproto_fd", {**TINY_TIMM_CLIP, "loss": "ce", "grp": False}),
+    "resproto_fd, no residual": ("resproto_fd", {**TINY_VIT, "residual": False, "keep_text_tower": True}),
+    "clip": ("clip", TINY_VIT),
+    "clip_zero_shot": ("clip_zero_shot", TINY_RESNET),
+    "timm": ("timm", {"backbone": "test_efficientnet", "pretrained": None}),
+}
+IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 1, 0, 1, 1])
+
+
+def make(case: str, seed: int = 0):
+    name, keywords = CASES[case]
+    torch.manual_seed(seed)
+    return registry._construct(name, keywords, case)
+
+
+def trained_a_little(case: str):
+    """The detector after one training step's forward, in evaluation mode, so that it has all the state it may have."""
+    detector = make(case)
+    detector.start_training(torch.tensor([2, 4]))
+    detector.train().start_epoch(0)
+    detector(IMAGES, LABELS)
+    return detector.eval()
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return request.param
+
+
+@pytest.fixture(params=[case for case in CASES if case != "clip_zero_shot"])
+def trained_case(request):
+    return request.param
+
+
+def test_every_registered_class_is_among_the_cases():
+    assert set(registry.MODULES) == {name for name, _ in CASES.values()}
+
+
+@torch.no_grad()
+def test_outputs_have_their_shapes_and_ranges(case):
+    for detector in (make(case).train(), trained_a_little(case)):
+        output = detector(IMAGES, LABELS)
+        features = detector.encode(IMAGES)
+        assert output.scores.shape == (6,)
+        assert output.scores.dtype == torch.float32
+        assert ((output.scores >= 0) & (output.scores <= 1)).all()
+        assert output.logits.shape == (6, 2)
+        assert output.features.ndim == 2
+        assert len(output.features) == len(features) == 6
+        assert all(v.shape == (6,) and ((v >= 0) & (v <= 1)).all() for v in output.variants.values())
+        assert output.losses["total"].ndim == 0
+        assert all(value.isfinite() for value in output.losses.values())
+        assert detector(IMAGES).losses is None
+
+
+def test_nothing_trains_zero_shot():
+    assert not any(p.requires_grad for p in make("clip_zero_shot").parameters())
+
+
+def test_every_trainable_parameter_gets_a_finite_gradient(trained_case):
+    detector = make(trained_case).train()
+    trainable = [(name, p) for name, p in detector.named_parameters() if p.requires_grad]
+    detector(IMAGES, LABELS).losses["total"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for _, p in trainable), [
+        name for name, p in trainable if p.grad is None
+    ]
+    assert any(p.grad.any() for _, p in trainable)
+
+
+def test_the_loss_falls_when_trained_on_one_batch(trained_case):
+    detector = make(trained_case).train()
+    parameters = [p for p in detector.parameters() if p.requires_grad]
+    detector.start_training(torch.tensor([2, 4]))
+    optimizer = torch.optim.Adam(parameters, 3e-3)
+    losses = []
+    for _ in range(12):
+        loss = detector(IMAGES, LABELS).losses["total"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        detector.after_step()
+        losses.append(loss.item())
+    assert min(losses[-3:]) < losses[0]
+
+
+@torch.no_grad()
+def test_scores_depend_on_the_image_alone(case):
+    detector = trained_a_little(case)
+    expected = detector(IMAGES)
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    alone = torch.cat([detector(image[None]).scores for image in IMAGES])
+    torch.testing.assert_close(alone, expected.scores, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(detector(IMAGES[order]).scores, expected.scores[order], atol=1e-6, rtol=1e-5)
+    for labels in (LABELS, 1 - LABELS):
+        labelled = detector(IMAGES, labels)
+        assert torch.equal(labelled.scores, expected.scores)
+        assert torch.equal(labelled.logits, expected.logits)
+        assert set(labelled.variants) == set(expected.variants)
+        assert all(torch.equal(labelled.variants[name], expected.variants[name]) for name in expected.variants)
+
+
+@torch.no_grad()
+def test_evaluation_leaves_the_state_untouched(case):
+    detector = trained_a_little(case)
+    before = copy.deepcopy(detector.state_dict())
+    detector(IMAGES, LABELS)
+    detector.diagnostics()
+    after = detector.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+@torch.no_grad()
+def test_the_state_round_trips_through_a_file_of_plain_tensors(case):
+    detector = trained_a_little(case)
+    file = io.BytesIO()
+    torch.save(detector.state_dict(), file)
+    file.seek(0)
+    with without_pretrained():
+        other = make(case, seed=1).eval()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(IMAGES).scores, detector(IMAGES).scores)
+
+
+@torch.no_grad()
+def test_one_seed_gives_one_detector_and_two_seeds_two(case):
+    scores = [make(case, seed).eval()(IMAGES).scores for seed in (5, 5, 6)]
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.equal(scores[0], scores[2])
+
+
+def test_head_on_detached_features_then_encode_gives_the_gradients_of_forward(trained_case):
+    detector = make(trained_case).double().train()
+    twin, images = copy.deepcopy(detector), IMAGES.double()
+    output = detector(images, LABELS)
+    output.losses["total"].backward()
+
+    leaf = twin.encode(images).detach().requires_grad_()
+    in_two = twin.head(leaf, LABELS)
+    in_two.losses["total"].backward()
+    twin.encode(images).backward(leaf.grad)
+    torch.testing.assert_close(in_two.losses["total"], output.losses["total"], atol=1e-9, rtol=0)
+    for (name, one), (_, two) in zip(detector.named_parameters(), twin.named_parameters()):
+        if one.requires_grad:
+            torch.testing.assert_close(two.grad, one.grad, atol=1e-9, rtol=0, msg=name)
+
+
+def test_half_precision_features_lose_nothing_in_the_head(case):
+    detector = trained_a_little(case)
+    with torch.no_grad():
+        features = detector.encode(IMAGES).bfloat16()
+        expected = detector.head(features.float(), LABELS)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = detector.head(features, LABELS)
+    assert found.scores.dtype == found.losses["total"].dtype == torch.float32
+    torch.testing.assert_close(found.scores, expected.scores, atol=0.02, rtol=0)
+
+
+def test_diagnostics_are_finite_scalars(case):
+    values = trained_a_little(case).diagnostics()
+    assert all(
+        isinstance(v, torch.Tensor) and v.ndim == 0 and v.isfinite() and not v.requires_grad for v in values.values()
+    )
+
+
+@pytest.mark.parametrize("name", ["resproto_fd", "clip", "timm"])
+def test_activations_can_be_checkpointed_without_changing_gradients(name):
+    detector = make(name).double().train()
+    twin = copy.deepcopy(detector)
+    twin.checkpoint_activations()
+    for one in (detector, twin):
+        one(IMAGES.double(), LABELS).losses["total"].backward()
+    for one, two in zip(detector.parameters(), twin.parameters()):
+        if one.requires_grad:
+            torch.testing.assert_close(two.grad, one.grad, atol=1e-12, rtol=0)
+
+
+def test_a_backbone_without_checkpointing_is_told_so():
+    detector = create_detector("timm", backbone="legacy_xception", pretrained=None)
+    with pytest.raises(UserError, match=r"train\.checkpoint_activations: Xception"):
+        detector.checkpoint_activations()
+
+
+PRESETS = loading.names("detectors")
+FROM_SCRATCH = [name for name in PRESETS if not loading.load("detectors", name).model.get("pretrained", True)]
+
+
+@pytest.mark.parametrize("name", FROM_SCRATCH)
+def test_presets_that_need_no_weights_run_at_their_input_size(name):
+    config = loading.load("detectors", name)
+    detector = registry.build_detector(config).eval()
+    with torch.no_grad():
+        assert detector(torch.zeros(2, 3, config.input.size, config.input.size)).scores.shape == (2,)
+
+
+@pytest.mark.parametrize("name", sorted({*PRESETS} - {*FROM_SCRATCH}))
+def test_full_size_presets_are_what_their_names_say(name):
+    trainable = {
+        "resproto_fd": 86_192_641,
+        "resproto_fd_released": 86_192_641,
+        "clip": 86_193_666,
+        "clip_zero_shot": 0,
+        "xception": 20_811_050,
+        "efficientnet_b4": 17_552_202,
+    }
+    with torch.device("meta"), without_pretrained():
+        detector = create_detector(name)
+        output = detector.train()(torch.zeros(2, 3, 224, 224))
+    assert output.scores.shape == (2,)
+    assert sum(p.numel() for p in detector.parameters() if p.requires_grad) == trainable[name]
+
+
+def test_unknown_timm_models_and_options_are_named():
+    with pytest.raises(UserError, match=r"timm has no model 'resnet51'.*nearest is 'resnet5"):
+        create_detector("timm", backbone="resnet51")
+    with pytest.raises(UserError, match=r"timm cannot build 'resnet18' with options .*depht"):
+        create_detector("timm", backbone="resnet18", pretrained=None, options={"depht": 3})
+    with pytest.raises(UserError, match="timm has no weights of 'botnet50ts_256'"):
+        create_detector("timm", backbone="botnet50ts_256")
+
+
+@pytest.fixture
+def imagenet_file(tmp_path):
+    """Weights of a timm model with its 1000 classes, as timm publishes them."""
+    import timm
+
+    model = timm.create_model("test_efficientnet")
+    for parameter in model.parameters():
+        parameter.data.normal_()
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    return tmp_path / "weights.pth", model
+
+
+def test_timm_weights_load_from_a_file_without_its_classifier(imagenet_file):
+    path, model = imagenet_file
+    detector = create_detector("timm", backbone="test_efficientnet", pretrained=str(path)).eval()
+    expected = model.eval().forward_head(model.forward_features(IMAGES), pre_logits=True)
+    torch.testing.assert_close(detector.encode(IMAGES), expected)
+
+
+def test_timm_weights_of_another_model_or_none_are_named(imagenet_file):
+    path, _ = imagenet_file
+    with pytest.raises(UserError, match=r"weights\.pth does not fit ResNet: .*missing"):
+        create_detector("timm", backbone="test_resnet", pretrained=str(path))
+    with pytest.raises(UserError, match="no file /gone"):
+        create_detector("timm", backbone="test_resnet", pretrained="/gone.pth")
+
+
+def test_published_timm_weights_come_from_the_cache_or_are_asked_for(imagenet_file, monkeypatch, tmp_path):
+    from resproto_fd.detectors import timm_backbone, weights
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(weights, "_reachable", lambda url: False)
+    with pytest.raises(
+        UserError, match=r"of test_efficientnet cannot be had: .*test_efficientnet\.r160_in1k/resolve/main"
+    ):
+        create_detector("timm", backbone="test_efficientnet")
+    path, model = imagenet_file
+    monkeypatch.setattr(timm_backbone, "fetch", lambda *words: path)
+    detector = create_detector("timm", backbone="test_efficientnet").eval()
+    torch.testing.assert_close(detector.backbone.conv_stem.weight, model.conv_stem.weight)

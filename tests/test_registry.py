@@ -1,0 +1,198 @@
+"""The registry: names, presets, keywords checked against signatures, third-party entry points."""
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from typing import Literal
+
+import pytest
+from torch import nn
+
+from resproto_fd.configs import loading
+from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors import create_detector, register, registry
+
+
+@pytest.fixture
+def clean_registry(monkeypatch):
+    """Whatever a test registers is gone after it."""
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    registry._entry_points.cache_clear()
+    yield registry
+    registry._entry_points.cache_clear()
+
+
+@pytest.fixture
+def probe(clean_registry):
+    """A registered class that only keeps its keywords."""
+
+    @register("probe")
+    class Probe(nn.Module):
+        def __init__(self, width: int, rate: float = 0.5, kind: Literal["a", "b"] = "a", layout: dict | None = None):
+            super().__init__()
+            self.given = (width, rate, kind, layout)
+
+    return Probe
+
+
+def test_listing_and_importing_the_registry_does_not_import_torch():
+    code = (
+        "import sys; from resproto_fd.detectors import create_detector;"
+        "from resproto_fd.detectors.registry import describe_detectors;"
+        "assert describe_detectors(); sys.exit('torch' in sys.modules or 'open_clip' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_unknown_name_says_what_exists_and_the_nearest():
+    with pytest.raises(UserError, match=r"'resproto-fd'; the nearest is 'resproto_fd'; known: .*clip_zero_shot"):
+        create_detector("resproto-fd")
+    with pytest.raises(UserError, match=r"no detector class is called 'tim'; the nearest is 'timm'"):
+        registry.detector_class("tim")
+
+
+def test_a_taken_name_is_an_error_that_names_both(clean_registry):
+    with pytest.raises(ValueError, match=r"'clip' is taken by resproto_fd\.detectors\.clip.*; .*Mine needs another"):
+
+        @register("clip")
+        class Mine: ...
+
+
+def test_a_name_taken_by_a_class_of_another_package_is_an_error_too(probe):
+    class Other: ...
+
+    Other.__module__ = "elsewhere"
+    with pytest.raises(ValueError, match=r"'probe' is taken by .*Probe; elsewhere\..*Other needs another name"):
+        register("probe")(Other)
+
+
+def test_the_name_of_a_preset_is_taken_for_other_classes(clean_registry):
+    with pytest.raises(ValueError, match=r"'xception' is taken by the preset xception\.yaml"):
+
+        @register("xception")
+        class Mine: ...
+
+
+def test_registering_the_same_class_again_is_no_error(probe):
+    assert register("probe")(probe) is probe
+
+
+def test_keywords_reach_the_constructor_with_whole_numbers_taken_as_floats(probe):
+    given = create_detector("probe", width=3, rate=1, kind="b", layout={"depth": [1, 2]}).given
+    assert given == (3, 1.0, "b", {"depth": [1, 2]})
+    assert isinstance(given[1], float)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"width": 3, "rates": 1.0}, r"detector 'probe', model: unknown key 'rates'; the nearest is 'rate'"),
+        ({"width": "3"}, r"key 'width': .*integer.*'3'"),
+        ({"width": 3.5}, r"key 'width'"),
+        ({"width": True}, r"key 'width'"),
+        ({"width": 3, "rate": "0.5"}, r"key 'rate'"),
+        ({"width": 3, "kind": "c"}, r"key 'kind': .*'a' or 'b'"),
+        ({}, r"key 'width' is missing"),
+    ],
+)
+def test_keywords_that_do_not_fit_the_signature_are_named(probe, keywords, message):
+    with pytest.raises(UserError, match=message):
+        create_detector("probe", **keywords)
+
+
+@pytest.mark.parametrize("keywords", [{"gamma": 1.5}, {"top_k": 0}, {"similarity": "angle"}, {"start_epoch": -1}])
+def test_values_out_of_range_are_refused_before_anything_is_built(keywords):
+    with pytest.raises(UserError, match=next(iter(keywords))):
+        create_detector("resproto_fd", **keywords)
+
+
+def test_a_preset_gives_its_keywords_and_config_lies_over_them(probe, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("detector: probe\nmodel: {width: 7, rate: 1e-3}\n")
+    assert create_detector(str(path), kind="b").given == (7, 1e-3, "b", None)
+    assert create_detector(str(path), width=8).given == (8, 1e-3, "a", None)
+
+
+def test_build_detector_adds_nothing_to_a_resolved_configuration(probe, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("detector: probe\nmodel: {width: 7}\n")
+    assert registry.build_detector(loading.load("detectors", str(path))).given == (7, 0.5, "a", None)
+
+
+def test_a_preset_named_like_its_class_says_the_class_defaults_only():
+    """Else a class name in a resolved configuration would bring a preset's keywords with it."""
+    shared = [name for name in loading.names("detectors") if name in registry.class_names()]
+    assert shared
+    for name in shared:
+        config = loading.load("detectors", name)
+        assert config.detector == name
+        fields = registry._schema(registry.detector_class(name)).model_fields
+        assert {key: fields[key].default for key in config.model} == config.model
+
+
+def test_every_preset_fits_its_class_and_says_where_it_is_from():
+    names = loading.names("detectors")
+    assert len(names) >= 6
+    for name in names:
+        config = loading.load("detectors", name)
+        registry.check_model(config)
+        assert config.title, name
+        assert config.source or config.note, name
+
+
+def test_the_list_names_backbone_and_weights_of_every_preset_from_the_yaml_alone():
+    rows = {row["name"]: row for row in registry.describe_detectors()}
+    assert {*loading.names("detectors"), "timm"} == set(rows)
+    assert all(rows[name]["backbone"] and rows[name]["pretrained"] for name in loading.names("detectors"))
+    assert rows["resproto_fd"] | {"title": "ResProto-FD", "backbone": "ViT-B-16"} == rows["resproto_fd"]
+    assert rows["xception"]["pretrained"] == "yes"
+    assert rows["clip_tiny"]["backbone"].startswith("own CLIP")
+    assert rows["clip_tiny"]["pretrained"] == "no"
+
+
+def offer(monkeypatch, **points: str) -> None:
+    """Let installed packages offer these entry points, name = value."""
+    found = [EntryPoint(name, value, registry.GROUP) for name, value in points.items()]
+    monkeypatch.setattr(registry, "entry_points", lambda group: [p for p in found if p.group == group])
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A module of another package, importable, that registers `theirs`."""
+    path = tmp_path / "other_package_detector.py"
+    path.write_text(
+        "from torch import nn\nfrom resproto_fd.detectors import register\n\n"
+        "@register('theirs')\nclass Theirs(nn.Module):\n"
+        "    def __init__(self, size: int = 4):\n        super().__init__()\n        self.size = size\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield path.stem
+    sys.modules.pop(path.stem, None)
+
+
+@pytest.mark.parametrize("suffix", ["", ":Theirs"])
+def test_a_detector_of_another_package_is_found_by_its_entry_point(clean_registry, monkeypatch, package, suffix):
+    offer(monkeypatch, theirs=package + suffix)
+    assert "theirs" in registry.class_names()
+    assert package not in sys.modules
+    assert create_detector("theirs", size=9).size == 9
+    with pytest.raises(UserError, match=r"unknown key 'sise'; the nearest is 'size'"):
+        create_detector("theirs", sise=9)
+
+
+def test_an_entry_point_that_registers_another_name_is_told_so(clean_registry, monkeypatch, package):
+    offer(monkeypatch, promised=package)
+    with pytest.raises(UserError, match=r"'promised': other_package_detector was imported but registers no such name"):
+        create_detector("promised")
+
+
+def test_an_entry_point_that_cannot_be_imported_is_told_so(clean_registry, monkeypatch):
+    offer(monkeypatch, gone="no_such_module_anywhere")
+    with pytest.raises(UserError, match=r"'gone': no_such_module_anywhere cannot be imported: No module named"):
+        create_detector("gone")
+
+
+def test_an_entry_point_may_not_take_a_built_in_name(clean_registry, monkeypatch):
+    offer(monkeypatch, clip="elsewhere")
+    with pytest.raises(UserError, match=r"'clip' is taken by resproto_fd\.detectors\.clip; elsewhere"):
+        registry.class_names()
