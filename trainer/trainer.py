@@ -194,7 +194,7 @@ class Trainer:
             initial=progress.step_in_epoch,
             desc=f"epoch {progress.epoch + 1}/{self.recipe.epochs}",
             unit="step",
-            disable=not (self.settings.progress and self.world.is_main),
+            disable=None if self.settings.progress and self.world.is_main else True,  # None: off where no one watches
             leave=False,
         )
         last_log, last_time = progress.step, time.perf_counter()

@@ -17,5 +17,5 @@ def run(args: argparse.Namespace) -> int:
     summary = leaderboard.build(args.runs, args.out)
     for problem in summary.problems:
         print(f"left out: {problem}", file=sys.stderr)
-    print(f"{args.out}/index.html: {summary}")
+    print(f"{summary.page}: {summary.runs} runs")
     return 0

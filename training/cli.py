@@ -36,7 +36,12 @@ def main(argv: list[str] | None = None) -> int:
             implementation = importlib.import_module(f"{__package__}.{module}")
             implementation.add_arguments(sub)
             sub.set_defaults(run=implementation.run)
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    if rest and hasattr(args, "settings"):  # argparse takes key=value words only where they stand together
+        args.settings += [word for word in rest if "=" in word and not word.startswith("-")]
+        rest = [word for word in rest if word not in args.settings]
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if args.version:
         from importlib.metadata import version
 
