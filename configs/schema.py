@@ -52,7 +52,7 @@ class InputConfig(Strict):
 
 
 class OptimizerConfig(Strict):
-    """`betas` belong to adam and adamw, `momentum` to sgd; `fused`: one kernel for all parameters, where there is one."""
+    """`betas` are of adam and adamw, `momentum` of sgd; `fused`: one kernel for all parameters, if there is one."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 2e-4

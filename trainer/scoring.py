@@ -55,7 +55,11 @@ def score_frames(
     parts, skipped = [], []
     try:
         for batch in tqdm(
-            watched(loader), total=len(batches), desc=title, disable=not (progress and world.is_main), leave=False
+            watched(loader),
+            total=len(batches),
+            desc=title,
+            disable=None if progress and world.is_main else True,
+            leave=False,
         ):
             skipped += batch["bad"]
             if batch["bad"] and not skip_bad:

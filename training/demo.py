@@ -61,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
     summary = leaderboard.build([out / "runs" / PROTOCOL], out / "leaderboard")
     for problem in summary.problems:
         print(f"left out: {problem}", file=sys.stderr)
-    print(
-        f"leaderboard: {out / 'leaderboard' / 'index.html'}  (made data: it shows the path, not which detector is better)"
-    )
+    print(f"leaderboard: {summary.page}  (made data: it shows the path, not which detector is better)")
     return 0
 
 

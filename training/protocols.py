@@ -30,6 +30,7 @@ class ResolvedProtocol:
         stores: Frame store of each data set, by name.
         fingerprint: SHA-256 in hexadecimal.
         left_out: Frames that manifests name and stores lack, by data set (only with data.on_bad_frame=skip).
+        notes: What a reader of the manifests should know: videos without frames, entries named twice.
     """
 
     config: ProtocolConfig
@@ -39,6 +40,7 @@ class ResolvedProtocol:
     stores: dict[str, FrameStore]
     fingerprint: str
     left_out: dict[str, int]
+    notes: list[str]
 
 
 def resolve(protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = False) -> ResolvedProtocol:
@@ -67,7 +69,7 @@ def resolve(protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = Fa
         train, selection = (frames and frames.without(reader.missing) for frames in (train, selection))
         tests = {name: frames.without(reader.missing) for name, frames in tests.items()}
     fingerprint = _fingerprint(protocol, train, selection, tests)
-    return ResolvedProtocol(protocol, train, selection, tests, reader.stores, fingerprint, left_out)
+    return ResolvedProtocol(protocol, train, selection, tests, reader.stores, fingerprint, left_out, reader.notes)
 
 
 def dataset_config(name: str, json_dir: Path) -> DatasetConfig:
@@ -87,6 +89,7 @@ class _Reader:
         self.folders, self.data = folders, data
         self.stores: dict[str, FrameStore] = {}
         self.missing: set[str] = set()
+        self.notes: list[str] = []
 
     def frames(self, names: list[str], split: str, per_video: int | None, optional: bool = False) -> FrameList | None:
         """The frames of one split of some data sets; None when `optional` and a data set is not on this machine."""
@@ -110,6 +113,9 @@ class _Reader:
                 if config.labels
                 else None,
             )
+            for what, which in (("without frames", found.empty), ("named twice, taken once", found.repeated)):
+                if which:
+                    self.notes.append(f"{path}, {split}: {len(which)} videos {what}: {', '.join(which[:3])}")
             # The FF++ sets share their real videos: a frame that two training sets name is trained on once.
             for video in found:
                 videos.setdefault(video.id, video)

@@ -4,6 +4,7 @@ A run folder holds `config.yaml`, `checkpoints/`, `best.pt`, `tb/` (TensorBoard)
 """
 
 import inspect
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def train(config: RunConfig) -> RunResult | None:
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data)
         _refuse_one_class(resolved.train)
+        _say(world, resolved)
         detector = _create(config.detector)
         if world.is_main:
             write_text(folder / "config.yaml", loading.dump(config))
@@ -93,6 +95,7 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
     with joined(config.run.device) as world, exclusive(folder, world):
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data, tests_only=True)
+        _say(world, resolved)
         detector = _create(config.detector, weights)
         if weights is None and any(p.requires_grad for p in detector.parameters()):
             raise UserError(f"{config.detector.name} has weights to learn: say which with --weights FILE or --run DIR")
@@ -160,6 +163,14 @@ def _create(config: DetectorConfig, weights: Path | None = None) -> Detector:
     if weights:
         load_weights(detector, weights)
     return detector
+
+
+def _say(world: World, resolved: ResolvedProtocol) -> None:
+    """Tells what is odd about the data, and what was left out of it, before it is computed on."""
+    left_out = [f"data set '{name}': {count} missing frames are left out" for name, count in resolved.left_out.items()]
+    if world.is_main:
+        for note in [*resolved.notes, *left_out]:
+            print(f"note: {note}", file=sys.stderr)
 
 
 def _refuse_one_class(frames: FrameList) -> None:
