@@ -3,9 +3,9 @@
 A run folder holds `config.yaml`, `checkpoints/`, `best.pt`, `tb/` (TensorBoard), `scores/TEST_SET.npz`, `result.json`.
 """
 
-import inspect
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import sha256_of, write_text
 from resproto_fd.configs.schema import DetectorConfig, RunConfig
 from resproto_fd.detectors.base import Detector
-from resproto_fd.detectors.registry import build_detector, detector_class
+from resproto_fd.detectors.registry import build_detector, class_names
+from resproto_fd.detectors.weights import load_all, read_state_dict, without_pretrained
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.data import FrameDataset, FrameList, Normaliser
 from resproto_fd.trainer.distributed import World, barrier, joined
@@ -116,38 +117,6 @@ def _history_of(weights: Path | None) -> tuple[Selection, dict[str, float], int 
     return Selection(rule="given"), {}, None, f"weights from {weights.name}"
 
 
-def load_weights(detector: Detector, path: Path) -> None:
-    """Loads a `best.pt`, a checkpoint, or a bare state_dict (`.pth`, with or without `module.`) into a detector.
-
-    Raises:
-        UserError: The file is missing or unsafe, or its tensors are not this detector's: the first faults are named.
-    """
-    try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except Exception as error:
-        raise UserError(f"{path}: cannot be read as weights ({type(error).__name__}: {error})") from error
-    state = contents.get("model", contents) if isinstance(contents, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path}: holds no state_dict")
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    own = detector.state_dict()
-    faults = [f"missing {name}" for name in own if name not in state]
-    faults += [f"unknown {name}" for name in state if name not in own]
-    faults += [
-        f"{name} is {tuple(value.shape)}, wanted {tuple(own[name].shape)}"
-        for name, value in state.items()
-        if name in own and own[name].shape != value.shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise UserError(
-            f"{path}: not weights of {type(detector).__name__} as configured: {'; '.join(faults[:5])}{more}"
-        )
-    detector.load_state_dict(state)
-
-
 def _prepare(config: RunConfig) -> None:
     checkpoint.seed_everything(config.seed)
     if config.run.deterministic:
@@ -157,11 +126,10 @@ def _prepare(config: RunConfig) -> None:
 
 def _create(config: DetectorConfig, weights: Path | None = None) -> Detector:
     """The configured detector; with weights to be loaded into it, none are fetched for its backbone."""
-    if weights and "pretrained" in inspect.signature(detector_class(config.detector)).parameters:
-        config = config.model_copy(update={"model": config.model | {"pretrained": None}})
-    detector = build_detector(config)
+    with without_pretrained() if weights else nullcontext():
+        detector = build_detector(config)
     if weights:
-        load_weights(detector, weights)
+        load_all(detector, read_state_dict(weights), str(weights))
     return detector
 
 
@@ -309,9 +277,13 @@ class _Bench:
 
 def overrides_of(config: RunConfig) -> list[str]:
     """What differs from the detector's own YAML, as `key=value` words: such a run is another row of a table."""
-    if config.detector.name not in loading.names("detectors"):
+    name = config.detector.name
+    if name in loading.names("detectors"):
+        preset = loading.load("detectors", name)
+    elif name in class_names():
+        preset = DetectorConfig(detector=name)
+    else:  # a YAML of the user's own: what it says is in the saved configuration
         return []
-    preset = loading.load("detectors", config.detector.name)
     found = []
     for part in ("model", "input", "train"):
         ours, theirs = _plain(getattr(config.detector, part)), _plain(getattr(preset, part))

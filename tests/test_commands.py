@@ -1,0 +1,295 @@
+"""The commands end to end on the tiny demo data, and what they say when something is wrong."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from resproto_fd.configs import loading
+from resproto_fd.preprocessing.demo import make_demo
+from resproto_fd.preprocessing.frame_store import close_all, open_store
+from resproto_fd.preprocessing.manifest import read_manifest
+from resproto_fd.training.cli import main
+from resproto_fd.training.results import RunResult
+from resproto_fd.training.scores import ScoreTable
+
+SMALL = ["--detector", "timm", "model.backbone=test_resnet", "model.pretrained=false", "input.size=48"]
+QUICK = ["train.epochs=2", "train.batch_size=8", "run.workers=0", "run.device=cpu", "run.progress=false"]
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """The tiny demo data."""
+    folder = tmp_path_factory.mktemp("demo")
+    make_demo(folder, size="tiny", workers=1)
+    return folder
+
+
+@pytest.fixture
+def own_demo(demo, tmp_path):
+    """A copy of the tiny demo data, as files, to be damaged."""
+    folder = tmp_path / "data"
+    shutil.copytree(demo / "dataset_json", folder / "dataset_json")
+    for path in (demo / "dataset_json").glob("*.json"):
+        store = open_store(demo / "lmdb" / f"{path.stem}_lmdb")
+        for split in ("train", "val", "test"):
+            try:
+                videos = read_manifest(path, path.stem, split=split)
+            except Exception:
+                continue
+            for frame in (frame for video in videos for frame in video.frames):
+                target = folder / "rgb" / frame
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(store.read_bytes(frame))
+    return folder
+
+
+def train(data, out, *words, detector=SMALL):
+    return main(["train", *detector, "--protocol", "demo_cross", f"data.root={data}", f"run.out={out}", *QUICK, *words])
+
+
+def run_folder(out) -> Path:
+    return next(Path(out).rglob("config.yaml")).parent
+
+
+def test_train_leaves_a_whole_run_and_test_repeats_its_numbers(demo, tmp_path, capsys):
+    assert train(demo, tmp_path / "runs") == 0
+    folder = run_folder(tmp_path / "runs")
+    assert folder == tmp_path / "runs" / "demo_cross" / "timm" / "seed0"
+    result = RunResult.load(folder / "result.json")
+    assert result.selected_on.text() == "best frame_auc on Demo-A val"
+    assert set(result.tests) == {"Demo-A", "Demo-B", "Demo-C"}
+    assert [test.in_domain for test in result.tests.values()] == [True, False, False]
+    assert result.parameters >= result.trainable_parameters > 0
+    assert result.commit is None or re.fullmatch("[0-9a-f]{40}", result.commit)
+    assert "model.backbone=test_resnet" in result.overrides
+    table = ScoreTable.load(folder / "scores" / "Demo-B.npz")
+    assert len(table) == result.tests["Demo-B"].frames
+    shown = capsys.readouterr().out
+
+    assert main(["test", "--run", str(folder), "--out", str(tmp_path / "again")]) == 0
+    again = RunResult.load(run_folder(tmp_path / "again") / "result.json")
+    assert again.tests == result.tests
+    assert again.selected_on == result.selected_on
+    assert again.checkpoint_sha256 == result.checkpoint_sha256
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("Demo-")] == [
+        line for line in shown.splitlines() if line.startswith("Demo-")
+    ]
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(demo, tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        assert train(demo, tmp_path / name, f"seed={seed}") == 0
+    a, b, c = (ScoreTable.load(run_folder(tmp_path / name) / "scores" / "Demo-A.npz").score for name in "abc")
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_a_finished_run_is_not_trained_again(demo, tmp_path, capsys):
+    assert train(demo, tmp_path) == 0
+    best = run_folder(tmp_path) / "best.pt"
+    before = best.stat().st_mtime_ns
+    assert train(demo, tmp_path) == 0
+    assert best.stat().st_mtime_ns == before
+
+
+def test_a_test_set_scored_before_is_not_scored_again(demo, tmp_path, monkeypatch):
+    assert train(demo, tmp_path) == 0
+    scores = run_folder(tmp_path) / "scores"
+    (scores / "Demo-C.npz").unlink()
+    titles = []
+    from resproto_fd.training import run as runs
+
+    score_frames = runs.score_frames
+    monkeypatch.setattr(runs, "score_frames", lambda *a, **k: titles.append(k["title"]) or score_frames(*a, **k))
+    assert train(demo, tmp_path) == 0
+    assert titles == ["testing Demo-C"]
+
+
+def test_deepfakebench_flags_work(demo, tmp_path):
+    words = [
+        "--train_dataset",
+        "Demo-A",
+        "--test_dataset",
+        "Demo-B",
+        "Demo-C",
+        "--task_target",
+        "mine",
+        "--no-save_ckpt",
+    ]
+    assert train(demo, tmp_path, *words) == 0
+    folder = run_folder(tmp_path)
+    assert folder.parts[-3:] == ("demo_cross-custom", "timm_mine", "seed0")
+    assert set(RunResult.load(folder / "result.json").tests) == {"Demo-B", "Demo-C"}
+    assert not list(folder.rglob("*.pt"))
+
+
+def test_weights_from_outside_are_tested_and_said_to_be(demo, tmp_path):
+    assert train(demo, tmp_path / "runs") == 0
+    best = torch.load(run_folder(tmp_path / "runs") / "best.pt", weights_only=True)
+    foreign = tmp_path / "ckpt_best.pth"
+    torch.save({f"module.{name}": value for name, value in best["model"].items()}, foreign)
+    words = ["test", *SMALL, "--protocol", "demo_cross", "--weights_path", str(foreign), f"data.root={demo}"]
+    assert main([*words, f"run.out={tmp_path / 'out'}", "run.device=cpu", "run.workers=0"]) == 0
+    result = RunResult.load(run_folder(tmp_path / "out") / "result.json")
+    assert result.selected_on.rule == "given"
+    assert result.tests["Demo-B"].frame_auc == pytest.approx(
+        RunResult.load(run_folder(tmp_path / "runs") / "result.json").tests["Demo-B"].frame_auc, abs=1e-9
+    )
+
+
+def test_a_detector_with_nothing_to_train_is_tested_as_it_is(demo, tmp_path):
+    assert train(demo, tmp_path, detector=["--detector", "clip_zero_shot_tiny"]) == 0
+    result = RunResult.load(run_folder(tmp_path) / "result.json")
+    assert result.selected_on.rule == "none"
+    assert result.trainable_parameters == 0
+    assert result.tests["Demo-B"].in_domain is False
+
+
+def test_resproto_fd_stores_both_its_scores(demo, tmp_path):
+    detector = ["--detector", "resproto_fd_tiny"]
+    assert train(demo, tmp_path, "model.start_epoch=0", "input.size=64", detector=detector) == 0
+    table = ScoreTable.load(run_folder(tmp_path) / "scores" / "Demo-A.npz")
+    assert set(table.variants) == {"clip", "grp"}
+    assert np.array_equal(table.score, table.variants["grp"])
+    assert not np.array_equal(table.score, table.variants["clip"])
+
+
+def test_the_leaderboard_stands_on_result_files_alone(demo, tmp_path):
+    assert train(demo, tmp_path / "runs") == 0
+    close_all()
+    for path in [*(tmp_path / "runs").rglob("*.pt"), *(tmp_path / "runs").rglob("*.npz")]:
+        path.unlink()
+    assert main(["leaderboard", str(tmp_path / "runs"), "--out", str(tmp_path / "board")]) == 0
+    rows = list(csv.DictReader((tmp_path / "board" / "leaderboard.csv").open()))
+    assert {row["test_set"] for row in rows} == {"Demo-A", "Demo-B", "Demo-C"}
+    wanted = "protocol detector seed test_set source frames videos frame_auc frame_ap frame_eer frame_acc video_auc"
+    assert set(wanted.split()) <= set(rows[0])
+
+
+# --- bad input: exit status 2, a message that helps, no traceback ---------------------------------------------------
+
+
+def fails(capsys, status, *needles):
+    error = capsys.readouterr().err
+    assert status == 2, error
+    assert "Traceback" not in error
+    for needle in needles:
+        assert re.search(needle, error), error
+
+
+def test_unknown_names_are_refused_with_the_nearest(demo, tmp_path, capsys):
+    fails(capsys, train(demo, tmp_path, detector=["--detector", "resproto_df"]), "the nearest is 'resproto_fd'")
+    fails(capsys, main(["train", *SMALL, "--protocol", "demo_cros"]), "the nearest is 'demo_cross'")
+    fails(capsys, main(["train", "--protocol", "demo_cross"]), "name a detector")
+    fails(capsys, train(demo, tmp_path, "--test_dataset", "Demo-D"), "no dataset is called 'Demo-D'.*Demo-")
+    fails(capsys, train(demo, tmp_path, "train.epoch=3"), r"unknown key '.*train\.epoch'; the nearest is 'epochs'")
+    fails(capsys, train(demo, tmp_path, "model.backbon=x"), "backbon.*nearest is 'backbone'")
+    fails(capsys, train(demo, tmp_path, "train.optimizer.lr=fast"), r"train\.optimizer\.lr.*got 'fast'")
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_missing_data_root_is_named(tmp_path, capsys):
+    fails(capsys, train(tmp_path / "nowhere", tmp_path), r"data\.root: no folder .*nowhere")
+    fails(capsys, train(tmp_path, tmp_path), "holds no dataset_json")
+
+
+def test_a_missing_manifest_is_named_with_those_there_are(own_demo, tmp_path, capsys):
+    (own_demo / "dataset_json" / "Demo-B.json").unlink()
+    fails(capsys, train(own_demo, tmp_path / "r"), r"no manifest .*Demo-B\.json; manifests there: Demo-A, Demo-C")
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_manifest_without_the_split_is_named(own_demo, tmp_path, capsys):
+    path = own_demo / "dataset_json" / "Demo-A.json"
+    edit(path, lambda content: [label.update(val={}) for label in content["Demo-A"].values()])
+    fails(capsys, train(own_demo, tmp_path / "r"), r"Demo-A\.json.*split 'val'")
+
+
+def test_a_label_outside_the_taxonomy_is_named(own_demo, tmp_path, capsys):
+    path = own_demo / "dataset_json" / "Demo-B.json"
+    path.write_text(path.read_text().replace("Demo_swap", "Demo_swop"))
+    fails(capsys, train(own_demo, tmp_path / "r"), r"Demo-B\.json.*Demo_swop")
+
+
+def test_frames_that_the_store_lacks_are_counted_and_named_before_training(own_demo, tmp_path, capsys):
+    gone = sorted((own_demo / "rgb" / "Demo-A").rglob("*.png"))[:2]
+    for path in gone:
+        path.unlink()
+    fails(capsys, train(own_demo, tmp_path / "r"), "lacks 2 of", gone[0].name, "on_bad_frame=skip")
+    assert not list((tmp_path / "r").rglob("*.pt"))
+    assert train(own_demo, tmp_path / "r", "data.on_bad_frame=skip") == 0
+    assert "2 missing frames are left out" in capsys.readouterr().err
+    whole = RunResult.load(run_folder(tmp_path / "r") / "result.json")
+    assert sum(test.skipped for test in whole.tests.values()) <= 2
+
+
+def test_a_truncated_test_frame_stops_the_test_or_is_counted(own_demo, tmp_path, capsys):
+    path = sorted((own_demo / "rgb" / "Demo-B").rglob("*.png"))[0]
+    path.write_bytes(path.read_bytes()[:-500])
+    fails(capsys, train(own_demo, tmp_path / "a"), path.name)
+    assert train(own_demo, tmp_path / "b", "data.on_bad_frame=skip") == 0
+    result = RunResult.load(run_folder(tmp_path / "b") / "result.json")
+    assert (result.tests["Demo-A"].skipped, result.tests["Demo-B"].skipped) == (0, 1)
+    # Nothing of the first try is lost: after mending, only what was not scored is scored.
+    assert (run_folder(tmp_path / "a") / "scores" / "Demo-A.npz").is_file()
+
+
+def test_a_class_absent_from_a_test_set_is_undefined_and_the_run_goes_on(own_demo, tmp_path, capsys):
+    def drop_reals(content):
+        content["Demo-B"]["Demo_real"]["test"] = {}
+
+    edit(own_demo / "dataset_json" / "Demo-B.json", drop_reals)
+    assert train(own_demo, tmp_path / "r") == 0
+    assert "undefined" in capsys.readouterr().out
+    result = RunResult.load(run_folder(tmp_path / "r") / "result.json")
+    assert result.tests["Demo-B"].frame_auc is None
+    assert result.tests["Demo-C"].frame_auc is not None
+
+
+def test_a_training_set_of_one_class_is_refused(own_demo, tmp_path, capsys):
+    edit(own_demo / "dataset_json" / "Demo-A.json", lambda c: c["Demo-A"]["Demo_real"].update(train={}))
+    fails(capsys, train(own_demo, tmp_path / "r"), "hold 0 real and .* fake")
+
+
+def test_weights_of_another_detector_are_refused_with_the_differences(demo, tmp_path, capsys):
+    foreign = tmp_path / "other.pth"
+    torch.save({"a.weight": torch.zeros(2)}, foreign)
+    words = ["test", *SMALL, "--protocol", "demo_cross", f"data.root={demo}", f"run.out={tmp_path / 'o'}"]
+    fails(
+        capsys,
+        main([*words, "--weights", str(foreign)]),
+        r"does not fit TimmClassifier.*is missing.*a\.weight .* is not wanted",
+    )
+    foreign.write_bytes(b"no weights")
+    fails(capsys, main([*words, "--weights", str(foreign)]), "cannot be read as weights")
+    fails(capsys, main([*words, "--weights", str(tmp_path / "absent")]), "no such weight file")
+    fails(capsys, main(words), "has weights to learn")
+
+
+def test_a_fingerprint_changes_with_frames_and_rules_and_with_nothing_else(demo, own_demo):
+    from resproto_fd.configs.schema import DataConfig
+    from resproto_fd.training.protocols import resolve
+
+    def fingerprint(data, **changes):
+        protocol = loading.load("protocols", "demo_cross")
+        return resolve(protocol.model_copy(update=changes), DataConfig(root=str(data))).fingerprint
+
+    reference = fingerprint(demo)
+    assert fingerprint(own_demo) == reference
+    assert fingerprint(demo, title="other words") == reference
+    assert fingerprint(demo, test=["Demo-A", "Demo-B"]) != reference
+    frames = loading.load("protocols", "demo_cross").frames.model_copy(update={"test": 2})
+    assert fingerprint(demo, frames=frames) != reference
+    edit(own_demo / "dataset_json" / "Demo-C.json", lambda c: c["Demo-C"]["Demo_real"]["test"].popitem())
+    assert fingerprint(own_demo) != reference
