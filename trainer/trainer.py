@@ -70,6 +70,9 @@ def exclusive(run_folder: Path, world: World):
             f"{run_folder}: another process is at work in this run folder; wait for it, or name another run.out"
         )
     try:
+        if lock:
+            for unfinished in run_folder.rglob(".*.part"):  # what a killed process was writing
+                unfinished.unlink()
         yield
     finally:
         if lock:
@@ -438,11 +441,11 @@ class Trainer:
             yield None, None
             return
         step = self.progress.step
-        started = step > 0
-        train = SummaryWriter(str(self.folder / "tb" / "train"), purge_step=step + 1 if started else None)
+        began = (self.folder / "tb").exists()  # also without a checkpoint: scalars may have come to the disk before it
+        train = SummaryWriter(str(self.folder / "tb" / "train"), purge_step=step + 1 if began else None)
         val = SummaryWriter(
             str(self.folder / "tb" / "val"),
-            purge_step=(step if self.progress.unvalidated else step + 1) if started else None,
+            purge_step=(step if self.progress.unvalidated else step + 1) if began else None,
         )
         try:
             yield train, val
