@@ -152,27 +152,25 @@ class PrototypeMemory(nn.Module):
 
     def _update(self, candidates: Tensor, scores: Tensor, valid: Tensor) -> None:
         """Both classes at once: candidates [2, k, D], scores [2], valid [2, k]."""
-        candidates, scores = candidates.to(self.prototypes.dtype), scores.to(self.scores.dtype)
-        valid = valid & candidates.isfinite().all(-1) & scores.isfinite()[:, None]
-        filled, count = self._filled(), self.count[:, None]
-        dwell = self.dwell + (filled & valid.any(1, keepdim=True))
+        candidates, scores = candidates.to(self.prototypes.dtype), scores.to(self.scores.dtype)[:, None]
+        valid = valid & (candidates.sum(-1) + scores).isfinite()
+        slots = torch.arange(self.capacity, device=self.count.device)
+        filled = slots < self.count[:, None]
+        self.dwell.add_(filled & valid.any(1, keepdim=True))
 
-        # The candidates of a class share one score and leave each other alone, so taking them in turn is: the first
-        # ones fill the free slots, the n-th of the others meets the n-th weakest of the stored ones.
-        decayed = torch.where(filled, self.scores * self.gamma ** dwell.to(self.scores.dtype), torch.inf)
-        weakness, weakest = decayed.sort(dim=1, stable=True)
+        # The candidates of a class share one score and leave each other alone, so taking them in turn is: the n-th
+        # meets the n-th weakest slot, a free slot being weaker than any, and the first of the free slots the weakest.
+        decayed = self.scores * self.gamma ** self.dwell.to(self.scores.dtype)
+        weakness, weakest = torch.where(filled, decayed, -torch.inf).sort(dim=1, stable=True)
         turn = valid.cumsum(1) - 1
-        room = self.capacity - count
-        opponent = (turn - room).clamp(0, self.capacity - 1)
-        beats = (scores[:, None] >= weakness.gather(1, opponent)) & (turn - room < count)
-        appended = turn < room
-        slot = torch.where(appended, count + turn, weakest.gather(1, opponent))
-        enters = valid & (appended | beats)
+        opponent = turn.clamp(0, self.capacity - 1)
+        enters = valid & (turn == opponent) & (scores >= weakness.gather(1, opponent))
+        slot = weakest.gather(1, opponent)
 
-        lands = enters[..., None] & (slot[..., None] == torch.arange(self.capacity, device=slot.device))  # [2, k, M]
+        lands = enters[..., None] & (slot[..., None] == slots)  # [2, k, M]
         taken, winner = lands.any(1), lands.byte().argmax(1)
         new = candidates.gather(1, winner[..., None].expand(self.prototypes.shape))
         self.prototypes.copy_(torch.where(taken[..., None], new, self.prototypes))
-        self.scores.copy_(torch.where(taken, scores[:, None], self.scores))
-        self.dwell.copy_(torch.where(taken, 0, dwell))
-        self.count.add_((valid & appended).sum(1))
+        self.scores.copy_(torch.where(taken, scores, self.scores))
+        self.dwell.masked_fill_(taken, 0)
+        self.count.copy_((filled | taken).sum(1))

@@ -106,68 +106,84 @@ class ResidualLoss(nn.Module):
 
     def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The loss trained on as "total", with its terms "cross_entropy" and "regulariser" (before omega2), scalars."""
-        cross_entropy, regulariser, member = self._class_terms(logits, labels)
-        cross_entropy = (cross_entropy * member.mean(0)).sum(-1)
-        regulariser = (regulariser * self._prior(regulariser.dtype)).sum(-1)
+        z, log_prior, member = self._prepared(logits, labels)
+        cross_entropy = F.cross_entropy(z + log_prior, labels)
+        regulariser = (self._regulariser(z, log_prior, member) * log_prior.exp()).sum(-1)
         total = cross_entropy + self.omega2 * regulariser
         return {"total": total, "cross_entropy": cross_entropy, "regulariser": regulariser}
 
     def per_class(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """L^(c) = L_ce^(c) + omega2 * L_reg^(c), for the prototype score (eq 7); 0 for a class not in the batch.
+        """L^(c) = L_ce^(c) + omega2 * L_reg^(c), for the prototype score (eq 7), [2]; 0 for a class not in the batch.
 
         Args:
-            logits: z, [..., B, 2].
+            logits: z, [B, 2].
             labels: 0 real, 1 forged, [B].
-
-        Returns:
-            [..., 2]
         """
-        cross_entropy, regulariser, _ = self._class_terms(logits, labels)
-        return cross_entropy + self.omega2 * regulariser
+        z, log_prior, member = self._prepared(logits, labels)
+        log_likelihood = torch.log_softmax(z + log_prior, dim=-1)
+        cross_entropy = -(log_likelihood * member).sum(0) / member.sum(0).clamp(min=1)
+        return cross_entropy + self.omega2 * self._regulariser(z, log_prior, member)
 
-    def _prior(self, dtype: torch.dtype) -> Tensor:
-        return self.class_counts.to(dtype) / self.class_counts.sum()
+    def own_gradient(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Gradient of `per_class` of each sample's own class with respect to its logits, in closed form, [B, 2].
 
-    def _class_terms(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """L_ce^(c) [..., 2], L_reg^(c) [..., 2] and the membership of the classes [B, 2]."""
-        if logits.shape[-2:] != (len(labels), 2):
+        Row i is d L^(c) / d z_i with c = y_i. Arguments as for `per_class`.
+        """
+        z, log_prior, member = self._prepared(logits, labels)
+        count = member.sum(0)
+        slope = 1 + 2 * self.omega1 * self._z_neg(z, log_prior)
+        regulariser = slope * torch.softmax(z - log_prior, dim=0) - 1 / (count + 1e-9)  # of the class's own column
+        cross_entropy = (torch.softmax(z + log_prior, dim=-1) - member) / count[labels, None]
+        return cross_entropy + self.omega2 * member * regulariser
+
+    def _prepared(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z [B, 2], log p [2] and the membership of the classes [B, 2]."""
+        if logits.shape != (len(labels), 2):
             raise ValueError(f"logits are {list(logits.shape)}, but {len(labels)} labels want [{len(labels)}, 2]")
         z = at_least_float32(logits)
-        prior = self._prior(z.dtype)
-        member = (labels[:, None] == torch.arange(2, device=z.device)).to(z.dtype)
+        log_prior = self.class_counts.to(z.dtype).log().log_softmax(0)  # a softmax of logarithms is a share
+        return z, log_prior, _membership(labels, z.dtype)
+
+    def _z_neg(self, z: Tensor, log_prior: Tensor) -> Tensor:
+        return torch.logsumexp(z - log_prior, dim=0) - math.log(2 * len(z))  # 2 is 1 / b
+
+    def _regulariser(self, z: Tensor, log_prior: Tensor, member: Tensor) -> Tensor:
+        """L_reg^(c), [2]."""
         count = member.sum(0)
-        log_likelihood = torch.log_softmax(z + prior.log(), dim=-1)
-        cross_entropy = -(log_likelihood * member).sum(-2) / count.clamp(min=1)
-        z_pos = (z * member).sum(-2) / (count + 1e-9)
-        z_neg = torch.logsumexp(z, dim=-2) + torch.log(0.5 / (prior * len(member)))  # b = 1/2
-        regulariser = torch.where(count > 0, z_neg - z_pos + self.omega1 * z_neg.square(), 0)
-        return cross_entropy, regulariser, member
+        z_pos = (z * member).sum(0) / (count + 1e-9)
+        z_neg = self._z_neg(z, log_prior)
+        return (z_neg + self.omega1 * z_neg.square() - z_pos) * (count > 0)
 
 
+def _membership(labels: Tensor, dtype: torch.dtype) -> Tensor:
+    return (labels[:, None] == torch.arange(2, device=labels.device)).to(dtype)
+
+
+@torch.no_grad()
 def gradient_scores(
     residual: Tensor, text: Tensor, tau: Tensor | float, labels: Tensor, loss: ResidualLoss, kind: str = "cosine"
 ) -> Tensor:
     """Prototype score g^(c) = || dL^(c) / dF_res || over the rows of class c; 0 for a class not in the batch (eq 8).
 
-    The logits and per-class losses are computed once more from a copy of the residual features, so that no gradient
-    enters the encoder. May be called under autocast and under no_grad, and waits for no device.
+    In closed form: neither a second pass through the encoder nor a backward pass. Waits for no device.
 
     Args:
         residual: Residual features, [B, D].
         text: Text features, [2, D].
         tau: The temperature itself, not its logarithm.
         labels: 0 real, 1 forged, [B].
-        loss: Its `per_class` is differentiated.
+        loss: Of its `per_class` the gradient is taken.
         kind: Similarity, "cosine" or "dot".
 
     Returns:
         [2], without gradient.
     """
-    tau = tau.detach() if isinstance(tau, Tensor) else tau
-    with torch.enable_grad():
-        # One copy per class: L^(c) is taken from copy c, so one backward pass gives both gradients.
-        copies = at_least_float32(residual.detach()).expand(2, -1, -1).clone().requires_grad_()
-        losses = loss.per_class(similarity_logits(copies, text.detach(), tau, kind), labels)
-        (gradient,) = torch.autograd.grad(losses.diagonal().sum(), copies)
-    rows = labels == torch.arange(2, device=labels.device)[:, None]
-    return torch.where(rows[..., None], gradient, 0).square().sum((1, 2)).sqrt()
+    residual, text = at_least_float32(residual), at_least_float32(text)
+    by_class = tau * loss.own_gradient(similarity_logits(residual, text, tau, kind), labels)  # dL / d sim, [B, 2]
+    gradient = (by_class[..., None] * text).sum(1)  # [B, D]
+    if kind == "cosine":  # the part along the feature does not change a cosine
+        length = torch.linalg.vector_norm(residual, dim=-1, keepdim=True).clamp(min=1e-12)
+        direction = residual / length
+        gradient = (gradient - (gradient * direction).sum(-1, keepdim=True) * direction) / length
+    square = gradient.square().sum(-1, keepdim=True)
+    return (square * _membership(labels, square.dtype)).sum(0).sqrt()

@@ -123,6 +123,18 @@ def test_the_gradient_score_is_that_of_autograd_through_the_whole_graph(kind, ta
     assert all(p.grad is None for p in encoder.parameters())
 
 
+@pytest.mark.parametrize("omegas", [(0.1, 0.1), (0.7, 2.0), (0.0, 0.5), (0.3, 0.0)])
+@pytest.mark.parametrize("present", [(0, 1), (0,), (1,)])
+def test_the_closed_gradient_of_the_own_class_is_that_of_autograd(omegas, present):
+    images, weight, text, _ = example()
+    labels = torch.tensor(present).repeat(12)[:12]
+    logits = similarity_logits(images @ weight.T, text, 30.0).requires_grad_()
+    loss = ResidualLoss([7, 2], *omegas)
+    per_class = loss.per_class(logits, labels)
+    both = torch.stack([torch.autograd.grad(per_class[c], logits, retain_graph=True)[0] for c in (0, 1)])
+    torch.testing.assert_close(loss.own_gradient(logits, labels), both[labels, torch.arange(12)], rtol=1e-9, atol=1e-9)
+
+
 def test_the_gradient_score_needs_no_gradient_mode_of_its_caller():
     images, weight, text, labels = example(dtype=torch.float32)
     residual = residual_features(F.normalize(images @ weight.T, dim=-1), text, labels, 0.3)
