@@ -8,13 +8,14 @@ import sys
 from resproto_fd.configs.errors import Interrupted, UserError
 
 COMMANDS = {
-    "demo": ("demo", "make the demo data, fit and test the demo detectors, build the leaderboard"),
-    "list": ("listing", "list detectors, data sets and protocols"),
-    "train": ("train", "fit a detector under a protocol and test it"),
-    "test": ("test", "test a run's or any other weights under a protocol"),
-    "leaderboard": ("board", "build the leaderboard from the result files of runs"),
+    "faces": ("resproto_fd.preprocessing.faces", "cut aligned face crops out of videos and pictures"),
+    "demo": ("resproto_fd.training.demo", "make the demo data, fit and test the demo detectors, build the leaderboard"),
+    "list": ("resproto_fd.training.listing", "list detectors, data sets and protocols"),
+    "train": ("resproto_fd.training.train", "fit a detector under a protocol and test it"),
+    "test": ("resproto_fd.training.test", "test a run's or any other weights under a protocol"),
+    "leaderboard": ("resproto_fd.training.board", "build the leaderboard from the result files of runs"),
 }
-"""Command -> (module of this package with `add_arguments(parser)` and `run(args)`, what it does)."""
+"""Command -> (module with `add_arguments(parser)` and `run(args)`, what it does)."""
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, (module, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name == chosen:
-            implementation = importlib.import_module(f"{__package__}.{module}")
+            implementation = importlib.import_module(module)
             implementation.add_arguments(sub)
             sub.set_defaults(run=implementation.run)
     args, rest = parser.parse_known_args(argv)
