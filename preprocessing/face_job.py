@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from .face_sources import STATE, Options, Source
 from .video_reader import PictureFile, PictureSequence, UnreadableMedia, VideoFile
 
 FORMAT = "resproto faces 1"
-PNG_LEVEL = 3
+PNG_LEVEL = 1  # level 6 takes five times as long for a tenth less
 KINDS = ("frames", "landmarks", "masks")
 MOST_FACES = 16  # of a crowd's faces in one frame, so many of the largest are followed
 
@@ -233,16 +234,18 @@ def read_record(out: str | Path, source: Source) -> dict | None:
 def _one_thread():
     """Work is shared out by videos: threads inside one would only quarrel with the other processes."""
     import cv2
-    import torch
 
-    before = cv2.getNumThreads(), torch.get_num_threads()
+    torch = sys.modules.get("torch")  # absent where no network is at work
+    before = cv2.getNumThreads(), torch and torch.get_num_threads()
     cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    if torch:
+        torch.set_num_threads(1)
     try:
         yield
     finally:
         cv2.setNumThreads(before[0])
-        torch.set_num_threads(before[1])
+        if torch:
+            torch.set_num_threads(before[1])
 
 
 def _open(source: Source):

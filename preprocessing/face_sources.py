@@ -147,7 +147,7 @@ def find_sources(
             source = _source(place.relative_to(top), kind, [place])
             found[source.name] = source
             continue
-        for folder, names in _walk(place, top, out):
+        for folder, names in _walk(place, out):
             by_kind: dict[str, list[Path]] = {"video": [], "picture": []}
             for name in names:
                 suffix = Path(name).suffix.lower()
@@ -174,7 +174,7 @@ def _source(name: Path, kind: str, files: list[Path]) -> Source:
     return Source(name.as_posix(), kind, tuple(map(str, files)), folder.as_posix(), stem)
 
 
-def _walk(place: Path, top: Path, out: Path):
+def _walk(place: Path, out: Path):
     """(folder, visible file names) of the folders below a place; links are followed, each folder is visited once."""
     seen = set()
     for folder, folders, names in os.walk(place, followlinks=True):

@@ -20,8 +20,8 @@ def persistent_faces(boxes: Sequence[np.ndarray], sure: Sequence[np.ndarray]) ->
     """Row of the box in each frame that belongs to the face that lasts, None where it is not seen.
 
     Boxes are linked into tracks by overlap; a track counts if one of its boxes at least is sure, so that a face once
-    recognised is followed through frames in which it is hard to see. The track with the largest sum of box sides is kept
-    (a face that is both large and lasting), then the next that shares no moment with it, and so on: after a cut the new
+    recognised is followed through frames in which it is hard to see. The track with the largest sum of box sides is
+    kept (a face that is large and lasting), then the next that shares no moment with it, and so on: after a cut the new
     shot's main face is taken, while a second person or a false find beside the main face never is, not even where the
     main face is missed.
 

@@ -171,7 +171,7 @@ def extract_faces(
             raise UserError("videos are read with PyAV, which is not installed: pip install 'resproto-fd[faces]'")
         records = {record["source"]: record for record in before + refused}
         count = min(_cores() if processes is None else processes, len(todo))
-        with tqdm(total=len(todo), unit=" videos", disable=not progress, smoothing=0.05) as bar:
+        with tqdm(total=len(todo), unit=" files", disable=not progress, smoothing=0.05) as bar:
             for number, answer in run_tasks(FaceJob, (out, chosen, device), todo, count):
                 name = todo[number].name
                 if isinstance(answer, WorkerDied):
@@ -280,9 +280,13 @@ def _divide(
                 reason = f"{out / taken[0]} exists and was not made by this command: use another output folder"
                 refused.append({"source": source.name, "failed": reason})
                 continue
-        elif record["status"] == "done" and not redo:
+        elif not redo and record["source"] != source.name:
+            reason = f"crops of {record['source']} lie where its own would go: rename it, or --redo to replace them"
+            refused.append({"source": source.name, "failed": reason})
+            continue
+        elif not redo and record["status"] == "done":
             _compare_options(record, options, out)
-            if record["source"] == source.name and record["bytes"] == _size(source) and _stands(record, source, out):
+            if record["bytes"] == _size(source) and _stands(record, source, out):
                 done.append(record)
                 continue
         todo.append(source)

@@ -118,11 +118,13 @@ def _serve(pipe: Connection, make_worker: Callable, arguments: tuple) -> None:
         except (EOFError, OSError):
             os._exit(0)  # the parent is gone or has closed the pipe: nothing may be written any more
 
+    threading.Thread(target=receive, daemon=True).start()
     try:
         work = make_worker(*arguments)
-        threading.Thread(target=receive, daemon=True).start()
         pipe.send(("ready", None))
         while True:
             pipe.send(("answer", work(tasks.get())))
+    except ConnectionError:
+        os._exit(0)
     except Exception as error:
         pipe.send(("error", error))
