@@ -1,9 +1,9 @@
 """The people of the demo data: drawn faces, filmed by a modelled camera.
 
-A face is painted once a take (albedo, height map, opacity) on a canvas larger than the frame. Each frame then draws eyes and
-mouth with their expression, lights the height map, turns the head and lets a camera (lens, colour filter array, sensor
-noise, sharpening) record the scene. Colours are RGB in [0, 1]; face coordinates have the nose bridge near (0, 0), x to the
-right and y downwards, one unit being about half the width of the face.
+A face is painted once a take (albedo, height map, opacity) on a canvas larger than the frame. Each frame then draws
+eyes and mouth with their expression, lights the height map, turns the head and lets a camera (lens, colour filters,
+sensor noise, sharpening) record the scene. Colours are RGB in [0, 1]. Face coordinates have the bridge of the nose near
+(0, 0), x to the right and y downwards; one unit is about half the width of the face.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def smooth(points, rounds: int = 3) -> np.ndarray:
 
 
 def polygon_mask(points: np.ndarray, size: int, blur: float = 0.0) -> np.ndarray:
-    """The inside of a polygon given in pixels [K, 2], as float32 in [0, 1], [size, size]; `blur` is a sigma in pixels."""
+    """The inside of a polygon [K, 2] in pixels, float32 in [0, 1], [size, size]; `blur` is a sigma in pixels."""
     mask = np.zeros((size, size), np.uint8)
     cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     if blur > 0:
@@ -157,7 +157,7 @@ def eye_contour(who: Identity, side: int, openness: float) -> np.ndarray:
     s, upper, lower = who.eye_size, 0.62 * openness, 0.34 * openness
     shape = [(-1, 0.06), (-0.55, -0.7 * upper), (0.1, -upper), (0.65, -0.72 * upper), (1.02, -0.05)]
     shape += [(0.6, 0.75 * lower), (0.0, lower), (-0.6, 0.7 * lower)]
-    points = smooth(np.array(shape) * s) + (who.eye_distance, 0)
+    points = np.add(smooth(np.array(shape) * s), (who.eye_distance, 0))
     points[:, 1] -= who.eye_tilt * (points[:, 0] - who.eye_distance) / s
     return points * (side, 1)
 
@@ -178,7 +178,13 @@ def lip_contours(who: Identity, opening: float, smile: float) -> dict[str, np.nd
     outer = [(-w, corner), (-0.5 * w, y - 0.8 * t), (-0.16 * w, y - t), (0, y - 0.8 * t), (0.16 * w, y - t)]
     outer += [(0.5 * w, y - 0.8 * t), (w, corner), (0.55 * w, y + gap + 0.9 * t), (0, y + gap + 1.35 * t)]
     outer += [(-0.55 * w, y + gap + 0.9 * t)]
-    inner = [(-0.9 * w, corner + 0.005), (-0.3 * w, y - 0.1 * t), (0, y), (0.3 * w, y - 0.1 * t), (0.9 * w, corner + 0.005)]
+    inner = [
+        (-0.9 * w, corner + 0.005),
+        (-0.3 * w, y - 0.1 * t),
+        (0, y),
+        (0.3 * w, y - 0.1 * t),
+        (0.9 * w, corner + 0.005),
+    ]
     inner += [(0.5 * w, y + 0.7 * gap + 0.012), (0, y + gap + 0.014), (-0.5 * w, y + 0.7 * gap + 0.012)]
     return {"mouth": smooth(outer), "gap": smooth(inner)}
 
@@ -210,10 +216,14 @@ def _relief(who: Identity) -> np.ndarray:
     height -= 0.16 * _bump(side, y, who.eye_distance - 0.04, -0.03, 0.23, 0.13)
     height += 0.05 * _bump(side, y, who.eye_distance, -who.brow_height + 0.02, 0.28, 0.07)
     height += 0.09 * _bump(side, y, 0.58, 0.28, 0.2, 0.22)
-    height += 0.07 * _bump(x, y, 0, who.mouth_height, 0.24, 0.1) - 0.05 * _bump(x, y, 0, who.mouth_height + 0.2, 0.2, 0.05)
+    height += 0.07 * _bump(x, y, 0, who.mouth_height, 0.24, 0.1) - 0.05 * _bump(
+        x, y, 0, who.mouth_height + 0.2, 0.2, 0.05
+    )
     height -= 0.03 * _bump(x, y, 0, 0.5 * (tip + who.mouth_height), 0.03, 0.07)
     height += 0.10 * _bump(x, y, 0, who.chin - 0.18, 0.2, 0.14)
-    height -= 0.05 * _bump(side, y, 0.9 * who.nose_width + 0.15 * (y - tip), tip + 0.16, 0.05, 0.15)  # the fold beside the nose
+    height -= 0.05 * _bump(
+        side, y, 0.9 * who.nose_width + 0.15 * (y - tip), tip + 0.16, 0.05, 0.15
+    )  # the fold beside the nose
     return cv2.resize(height.astype(np.float32), (CANVAS, CANVAS), interpolation=cv2.INTER_LINEAR)
 
 
@@ -236,13 +246,21 @@ def _strands(rng: np.random.Generator, who: Identity, count: int) -> np.ndarray:
 def _hair_masks(rng: np.random.Generator, who: Identity) -> tuple[np.ndarray, np.ndarray]:
     """The hair behind the head and the hair in front of it."""
     v, w, line = who.hair_volume, who.width, -who.hairline
-    crown = np.array([(0.3, -1.46 - v), (0.8 + 0.3 * v, -1.28 - v), (w + 0.1 + 0.4 * v, -0.7), (w + 0.05 + 0.2 * v, -0.1)])
+    crown = np.array(
+        [(0.3, -1.46 - v), (0.8 + 0.3 * v, -1.28 - v), (w + 0.1 + 0.4 * v, -0.7), (w + 0.05 + 0.2 * v, -0.1)]
+    )
     length = rng.uniform(1.2, 2.2) if who.long_hair else -0.05
     spread = (w + 0.12 + 0.6 * v) if who.long_hair else w + 0.02
     back = np.concatenate([crown, [(spread, 0.5 * length), (0.95 * spread, length)]])
     behind = polygon_mask(to_canvas(smooth(_mirrored(back))), CANVAS, 0.7)
     arch = np.concatenate([crown[::-1] * (-1, 1), crown])  # from the left ear over the head to the right ear
-    hairline = [(0.93 * w, -0.15), (0.88 * w, -0.5), (0.6, line + 0.05), (who.parting, line - 0.12), (-0.6, line + 0.05)]
+    hairline = [
+        (0.93 * w, -0.15),
+        (0.88 * w, -0.5),
+        (0.6, line + 0.05),
+        (who.parting, line - 0.12),
+        (-0.6, line + 0.05),
+    ]
     hairline += [(-0.88 * w, -0.5), (-0.93 * w, -0.15)]
     front = polygon_mask(to_canvas(smooth(np.concatenate([arch, hairline]), 2)), CANVAS, 1.2)
     return np.maximum(behind, front), front
@@ -280,14 +298,20 @@ def draw_take(who: Identity, rng: np.random.Generator) -> Take:
     _paint(albedo, behind, 0.72 * hair)
     neck = polygon_mask(to_canvas(smooth(_mirrored([(0.55, 0.6), (0.58, 1.4), (0.8, 1.85), (0.85, 2.4)]))), CANVAS, 1.0)
     _paint(albedo, neck, 0.9 * skin)
-    ears = [smooth(np.array([(0, -0.26), (0.15, -0.22), (0.13, 0.12), (0, 0.26)]) + (0.97 * who.width, 0.0)) * (s, 1) for s in (-1, 1)]
+    ears = [
+        smooth(np.add([(0, -0.26), (0.15, -0.22), (0.13, 0.12), (0, 0.26)], (0.97 * who.width, 0))) * (s, 1)
+        for s in (-1, 1)
+    ]
     ear_mask = np.maximum(*(polygon_mask(to_canvas(ear), CANVAS, 0.8) for ear in ears))
     _paint(albedo, ear_mask * (1 - behind * float(who.long_hair)), 0.92 * skin * (1.05, 0.92, 0.92))
     collar = smooth(_mirrored([(0.25, 1.85), (0.65, 1.6 + 0.1 * rng.random()), (1.4, 1.72), (2.2, 1.9), (2.2, 2.6)]))
     clothes = polygon_mask(to_canvas(collar), CANVAS, 0.8)
-    cloth = rng.uniform(0.05, 0.85, 3).astype(np.float32) * (1 + 0.05 * field(rng, CANVAS, 3) + 0.08 * field(rng, CANVAS, 40))[..., None]
+    cloth = (
+        rng.uniform(0.05, 0.85, 3).astype(np.float32)
+        * (1 + 0.05 * field(rng, CANVAS, 3) + 0.08 * field(rng, CANVAS, 40))[..., None]
+    )
     _paint(albedo, clothes, cloth)
-    under_chin = polygon_mask(contour + (0, 16), CANVAS, 7.0)
+    under_chin = polygon_mask(np.add(contour, (0, 16)), CANVAS, 7.0)
     albedo *= (1 - 0.45 * under_chin * np.maximum(neck, clothes))[..., None]
 
     _paint(albedo, face, skin)
@@ -319,6 +343,7 @@ def draw_take(who: Identity, rng: np.random.Generator) -> Take:
     strength = rng.uniform(0.55, 0.95)
     amplitude = np.array([0.16, 0.06, 0.05, 6.0, 5.0, 0.5, 0.4, 0.25, 0.12]) * rng.uniform(0.3, 1, 9)
     offset = np.array([0.14, 0.03, 0.04, 4.0, 4.0, 0.25, 0.4, 0.3, 0.0]) * rng.normal(0, 1, 9)
+    offset[6] += 0.3  # most people smile a little
     return Take(
         who=who,
         albedo=_to_bytes(albedo),
@@ -328,7 +353,7 @@ def draw_take(who: Identity, rng: np.random.Generator) -> Take:
         background=draw_background(rng),
         light=light,
         key=strength * np.array([1 + warmth, 1, 1 - warmth]),
-        ambient=rng.uniform(0.28, 0.5) * np.array([1 - 0.6 * warmth, 1, 1 + 0.6 * warmth]),
+        ambient=rng.uniform(0.36, 0.56) * np.array([1 - 0.6 * warmth, 1, 1 + 0.6 * warmth]),
         waves=np.stack([amplitude, rng.uniform(0.15, 0.9, 9), rng.uniform(0, 2 * np.pi, 9), offset], 1),
     )
 
@@ -339,7 +364,9 @@ def _paint_skin(albedo: np.ndarray, face: np.ndarray, who: Identity, rng: np.ran
     side = np.abs(x)
     blush = 0.7 * _bump(side, y, 0.56, 0.42, 0.22, 0.2) + 0.6 * _bump(x, y, 0, who.nose_length, 0.15, 0.12)
     _paint(albedo, face * blush, albedo * (1.02, 0.84, 0.84), 0.8)
-    hollow = _bump(side, y, who.eye_distance, 0.02, 0.26, 0.14) + 0.5 * _bump(side, y, who.eye_distance - 0.1, 0.16, 0.12, 0.05)
+    hollow = _bump(side, y, who.eye_distance, 0.02, 0.26, 0.14) + 0.5 * _bump(
+        side, y, who.eye_distance - 0.1, 0.16, 0.12, 0.05
+    )
     _paint(albedo, face * np.clip(hollow, 0, 1), albedo * (0.80, 0.74, 0.76), 0.75)
     nostril = _bump(side, y, 0.5 * who.nose_width, who.nose_length + 0.045, 0.036, 0.017)
     nostril += 0.35 * _bump(side, y, 1.15 * who.nose_width, who.nose_length, 0.02, 0.06)
@@ -370,7 +397,7 @@ def draw_background(rng: np.random.Generator) -> np.ndarray:
     top, left = (int(rng.integers(0, extent - size + 1)) for extent in photograph.shape[:2])
     view = cv2.resize(photograph[top : top + size, left : left + size], (FRAME, FRAME)).astype(np.float32) / 255
     view = cv2.GaussianBlur(view, (0, 0), float(rng.uniform(1.5, 9)))
-    colour = rng.uniform(0.15, 0.85, 3).astype(np.float32)
+    colour = (rng.uniform(0.2, 0.8) + rng.uniform(-0.2, 0.2, 3)).astype(np.float32)
     wall = colour * (1 + 0.12 * field(rng, FRAME, 150) + 0.02 * field(rng, FRAME, 6))[..., None]
     weight = np.float32(rng.uniform(0, 0.9))
     return np.clip(weight * view * (0.6 + 0.8 * colour) + (1 - weight) * wall, 0, 1).astype(np.float32)
@@ -384,7 +411,9 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
 
 
 def _fill(image: np.ndarray, points: np.ndarray, colour) -> None:
-    cv2.fillPoly(image, [np.round(points * 16).astype(np.int32)], [float(255 * c) for c in np.clip(colour, 0, 1)], cv2.LINE_AA, 4)
+    cv2.fillPoly(
+        image, [np.round(points * 16).astype(np.int32)], [float(255 * c) for c in np.clip(colour, 0, 1)], cv2.LINE_AA, 4
+    )
 
 
 def _stroke(image: np.ndarray, points: np.ndarray, colour, thickness: int, closed: bool = False) -> None:
@@ -403,8 +432,10 @@ def _draw_eye(image: np.ndarray, who: Identity, side: int, openness: float, gaze
     at = tuple(int(v) for v in np.round(centre * 16))
     radius = 0.5 * who.eye_size * UNIT
     for part, colour in ((1.0, 0.55 * who.iris), (0.86, who.iris), (0.6, 1.35 * who.iris), (0.42, (0.03, 0.03, 0.03))):
-        cv2.circle(eye, at, int(radius * part * 16), [float(255 * c) for c in np.clip(colour, 0, 1)], -1, cv2.LINE_AA, 4)
-    glint = tuple(int(v) for v in np.round((centre + (-0.35 * radius, -0.4 * radius)) * 16))
+        cv2.circle(
+            eye, at, int(radius * part * 16), [float(255 * c) for c in np.clip(colour, 0, 1)], -1, cv2.LINE_AA, 4
+        )
+    glint = tuple(int(v) for v in np.round((centre - radius * np.array([0.35, 0.4])) * 16))
     cv2.circle(eye, glint, int(0.17 * radius * 16), (245, 245, 245), -1, cv2.LINE_AA, 4)
     lid = np.linspace(0.55, 1.0, max(2, eye.shape[0] // 3))  # the shadow of the upper lid
     eye[: len(lid)] = (eye[: len(lid)] * lid[:, None, None]).astype(np.uint8)
@@ -415,7 +446,9 @@ def _draw_eye(image: np.ndarray, who: Identity, side: int, openness: float, gaze
     count = len(contour)
     _stroke(image, contour[: count // 2 + 1], 0.25 * who.skin * (1, 0.8, 0.8), 2)  # lashes
     _stroke(image, contour[count // 2 :], 0.6 * who.skin, 1)
-    _stroke(image, contour[2 : count // 2 - 1] - (0, 0.055 * UNIT), 0.62 * who.skin * (1, 0.9, 0.9), 1)  # the lid's crease
+    _stroke(
+        image, contour[2 : count // 2 - 1] - (0, 0.055 * UNIT), 0.62 * who.skin * (1, 0.9, 0.9), 1
+    )  # the lid's crease
     return contour
 
 
@@ -430,14 +463,14 @@ def _draw_mouth(image: np.ndarray, who: Identity, opening: float, smile: float) 
         top = teeth[:, 1].min()
         teeth[:, 1] = np.minimum(teeth[:, 1], top + 0.045 * UNIT)
         teeth[:, 0] = CENTRE[0] + 0.82 * (teeth[:, 0] - CENTRE[0])
-        _fill(image, teeth + (0, 1), (0.86, 0.84, 0.80))
+        _fill(image, np.add(teeth, (0, 1)), (0.86, 0.84, 0.80))
     _stroke(image, lips["gap"], 0.45 * who.lips, 1, closed=True)
     return lips["mouth"]
 
 
 def _draw_glasses(image: np.ndarray, who: Identity) -> None:
     for s in (-1, 1):
-        rim = smooth([(-0.3, -0.2), (0.3, -0.22), (0.28, 0.2), (-0.24, 0.24)]) + (who.eye_distance, 0.02)
+        rim = np.add(smooth([(-0.3, -0.2), (0.3, -0.22), (0.28, 0.2), (-0.24, 0.24)]), (who.eye_distance, 0.02))
         _stroke(image, to_canvas(rim * (s, 1)), (0.12, 0.1, 0.1), 3, closed=True)
     bridge = to_canvas([(-0.14, -0.06), (0, -0.1), (0.14, -0.06)])
     _stroke(image, bridge, (0.12, 0.1, 0.1), 3)
@@ -469,7 +502,7 @@ def draw_scene(take: Take, time: float) -> tuple[np.ndarray, dict[str, np.ndarra
     light = (turn @ take.light).astype(np.float32)
     facing = cv2.transform(take.normals, light[None])
     lambert = np.clip(0.85 * facing + 0.15, 0, None)
-    half = light + (0, 0, 1)
+    half = np.add(light, (0, 0, 1))
     shine = np.clip(cv2.transform(take.normals, (half / np.linalg.norm(half)).astype(np.float32)[None]), 0, 1) ** 24
     lit = face.astype(np.float32) * (take.ambient.astype(np.float32) + take.key.astype(np.float32) * lambert[..., None])
     lit += (255 * who.gloss * shine * take.opacity / 255)[..., None] * take.key.astype(np.float32)
@@ -484,7 +517,13 @@ def draw_scene(take: Take, time: float) -> tuple[np.ndarray, dict[str, np.ndarra
     map_x = (linear[0, 0] * gx + linear[0, 1] * gy + shift[0]).astype(np.float32)
     map_y = (linear[1, 0] * gx + linear[1, 1] * gy + shift[1]).astype(np.float32)
     depth = UNIT * (cv2.remap(take.relief, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) - 0.55)
-    layer = cv2.remap(layer, map_x + np.float32(yaw) * depth, map_y + np.float32(pitch) * depth, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    layer = cv2.remap(
+        layer,
+        map_x + np.float32(yaw) * depth,
+        map_y + np.float32(pitch) * depth,
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
     opacity = layer[..., 3:].astype(np.float32) / 255
     scene = take.background * (1 - opacity) + layer[..., :3].astype(np.float32) * (opacity / 255)
 
