@@ -183,8 +183,9 @@ def _walk(place: Path, out: Path):
             folders.clear()
             continue
         seen.add(real)
-        made_here = (out / STATE / "records" / Path(folder).relative_to(top)).is_dir()
-        folders[:] = sorted(
-            f for f in folders if not f.startswith(".") and f != "masks" and not (made_here and f == "frames")
+        made_here = (
+            Path(folder).is_relative_to(out) and (out / STATE / "records" / Path(folder).relative_to(out)).is_dir()
         )
+        passed = {"masks", "frames", "landmarks"} if made_here else {"masks"}
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in passed)
         yield Path(folder), sorted(name for name in names if not name.startswith("."))
