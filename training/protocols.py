@@ -73,15 +73,19 @@ def resolve(protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = Fa
 
 
 def dataset_config(name: str, json_dir: Path) -> DatasetConfig:
-    """What a data set's name means: a YAML of this package, a YAML path, or a JSON of that name in `json_dir`.
+    """What a data set's name means: a YAML of this package, or NAME.yaml or NAME.json in `json_dir`.
 
     Raises:
         UserError: None of these.
     """
     own = json_dir / f"{name}.json"
-    if name not in loading.names("datasets") and own.is_file():
+    if name in loading.names("datasets"):
+        return loading.load("datasets", name)
+    if own.with_suffix(".yaml").is_file():
+        return loading.load("datasets", str(own.with_suffix(".yaml")))
+    if own.is_file():
         return DatasetConfig(name=name, json_file=own.name, store=f"{name}_lmdb")
-    return loading.load("datasets", name)
+    return loading.load("datasets", name)  # which says what there is
 
 
 class _Reader:
