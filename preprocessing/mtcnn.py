@@ -174,7 +174,7 @@ class Mtcnn:
         while min(height, width) * scale >= CELL:
             size = (round(width * scale), round(height * scale))
             small = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in small]
-            face, offsets = self.pnet(self._tensor(small))
+            face, offsets = self.pnet(self._tensor(np.stack(small)))
             owner, row, column = (face > PROPOSAL_SCORE).nonzero(as_tuple=True)
             scores = face[owner, row, column].cpu().numpy()
             offsets = offsets[owner, :, row, column].cpu().numpy().astype(np.float64)
@@ -192,15 +192,14 @@ class Mtcnn:
 
     def _classify(self, net: nn.Module, images, owners, boxes, side: int) -> list[np.ndarray]:
         """The network's answers for every box, cut out of its picture (black beyond the border), side x side."""
-        patches = [_patch(images[owner], box, side) for owner, box in zip(owners, boxes)]
+        patches = np.zeros((len(boxes), side, side, 3), np.uint8)
+        for i, (owner, box) in enumerate(zip(owners, boxes)):
+            patches[i] = _patch(images[owner], box, side)
         answers = [net(self._tensor(patches[i : i + 512])) for i in range(0, max(len(patches), 1), 512)]
         return [torch.cat(parts).cpu().numpy().astype(np.float64) for parts in zip(*answers)]
 
-    def _tensor(self, images: list[np.ndarray]) -> Tensor:
-        if not images:
-            images = np.zeros((0, 48, 48, 3), np.uint8)
-        x = torch.from_numpy(np.stack(images) if len(images) else images).to(self.device)
-        return (x.permute(0, 3, 1, 2).float() - 127.5) / 128
+    def _tensor(self, images: np.ndarray) -> Tensor:
+        return (torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() - 127.5) / 128
 
 
 def load_weights(name: str) -> list[np.ndarray]:

@@ -151,6 +151,7 @@ class VideoFile:
                     left = len(todo)
                     for frame in self._decoded(packet):
                         if not self._is_damaged(frame) and frame.pts in wanted:
+                            wanted.discard(frame.pts)
                             yield frame.pts, _rgb(frame)
                         while todo and frame.pts is not None and todo[-1] <= frame.pts:
                             todo.pop()
