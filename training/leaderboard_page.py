@@ -234,9 +234,11 @@ def _plot(metric, test_set: str, cells: list[tuple[Row, Cell]], low: float, high
     if metric.chance is not None and low <= metric.chance <= high:
         at = x(metric.chance)
         out.append(f"<line class='chance' x1='{at}' x2='{at}' y1='{top}' y2='{bottom}'><title>chance</title></line>")
+    titles = [row.first.title for row, _ in cells]
     for i, (row, cell) in enumerate(cells):
         y = top + pitch * (i + 0.5)
-        label = " ".join(row.first.overrides) or row.first.title
+        # In a sweep of one detector, what was changed tells the rows apart.
+        label = titles[i] if titles.count(titles[i]) == 1 else " ".join(row.first.overrides) or titles[i]
         label = label if len(label) <= 21 else label[:20] + "…"
         tip = f"{row.name}{', oracle' if row.oracle else ''}: {number(cell)}"
         marks = [f"<text class='row' x='{left - 8}' y='{y + 4}' text-anchor='end'>{escape(label)}</text>"]
