@@ -133,8 +133,7 @@ def describe_detectors() -> list[dict[str, str]]:
             }
         )
     bare = [name for name in class_names() if name not in names("detectors")]
-    rows += [dict.fromkeys(("title", "paper", "backbone", "pretrained"), "") | {"name": n, "class": n} for n in bare]
-    return rows
+    return rows + [dict.fromkeys(rows[0], "") | {"name": name, "class": name} for name in bare]
 
 
 def _owner(name: str) -> str | None:

@@ -142,6 +142,7 @@ def test_every_preset_fits_its_class_and_says_where_it_is_from():
 
 def test_the_list_names_backbone_and_weights_of_every_preset_from_the_yaml_alone():
     rows = {row["name"]: row for row in registry.describe_detectors()}
+    assert {tuple(row) for row in rows.values()} == {("name", "title", "class", "paper", "backbone", "pretrained")}
     assert {*loading.names("detectors"), "timm"} == set(rows)
     assert all(rows[name]["backbone"] and rows[name]["pretrained"] for name in loading.names("detectors"))
     assert rows["resproto_fd"] | {"title": "ResProto-FD", "backbone": "ViT-B-16"} == rows["resproto_fd"]
