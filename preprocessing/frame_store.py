@@ -7,11 +7,11 @@ store holds it. A store is opened lazily in each process, survives fork and can 
 import io
 import os
 import shutil
-import threading
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import cv2
 import lmdb
@@ -20,22 +20,30 @@ import numpy as np
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import nearest
 
-PNG_START = b"\x89PNG\r\n\x1a\n"
-PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-PNG_COLOUR = (b"\x08\x02", b"\x08\x03")  # bit depth 8; RGB or a palette of RGB
-JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"
+from . import lmdb_files
+from .image_codec import UnreadableFrame, check_whole, decode_frame, decode_image
+from .lmdb_files import KEY_FORMS, MAP_SIZE, GrowingLmdb, close_all, failed, windows_key
+
+__all__ = [
+    "FileStore",
+    "FrameStore",
+    "LmdbStore",
+    "LmdbWriter",
+    "MissingFrame",
+    "UnreadableFrame",
+    "close_all",
+    "decode_frame",
+    "open_store",
+]
+
 NPY_START = b"\x93NUMPY"
 LANDMARKS = (81, 2)
-ALLOWED_SHORTFALL = 1 << 20
-"""Bytes by which a sound data.mdb may be shorter than its page count says: pages freed before they were written."""
+LONGEST_KEY = 511
+"""What LMDB takes, as it is built everywhere."""
 
 
 class MissingFrame(UserError):
     """A store does not hold the frame asked of it."""
-
-
-class UnreadableFrame(UserError):
-    """A frame is there, but is not a whole RGB image."""
 
 
 class FrameStore(ABC):
@@ -69,7 +77,19 @@ class FrameStore(ABC):
             MissingFrame: The store does not hold it.
             UnreadableFrame: Empty, cut short, damaged, not an image, or not of three 8-bit channels.
         """
-        return decode_frame(self.read_bytes(path), f"{self.path}: {path}")
+        image = decode_frame(self.read_bytes(path), f"{self.path}: {path}")
+        return image if image.flags.writeable else image.copy()
+
+    def read_each(self, paths: Sequence[str]) -> Iterator[np.ndarray | UserError]:
+        """Frames in the order given, as `read` gives them, each once; of one that cannot be read, the error.
+
+        Cheaper than as many reads. A frame may be read-only, and is valid only until the next is asked for.
+        """
+        for path in paths:
+            try:
+                yield self.read(path)
+            except UserError as error:
+                yield error
 
     def read_mask(self, path: str) -> np.ndarray:
         """The forgery mask of a frame, at its path with `frames` replaced by `masks`: uint8, 255 forged, [H, W].
@@ -81,8 +101,8 @@ class FrameStore(ABC):
         mask_path = path.replace("frames", "masks")
         where = f"{self.path}: {mask_path}"
         data = self.read_bytes(mask_path)
-        _check_whole(data, where)
-        return _decode(data, cv2.IMREAD_GRAYSCALE, where)
+        check_whole(data, where)
+        return decode_image(data, cv2.IMREAD_GRAYSCALE, where)
 
     def read_landmarks(self, path: str) -> np.ndarray:
         """Facial landmarks of a frame, at its path with `frames` replaced by `landmarks` and the suffix by `.npy`:
@@ -113,29 +133,6 @@ class FrameStore(ABC):
         if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind not in "iuf":
             raise UnreadableFrame(f"{where}: {points.dtype} {list(points.shape)}; wants numbers [K, 2]")
         return points.astype(np.float32)
-
-
-def decode_frame(data: bytes, where: str) -> np.ndarray:
-    """RGB uint8 [H, W, 3] of an encoded image.
-
-    The pixels are OpenCV's, as in DeepfakeBench. Some of its versions return a cut JPEG with grey below the cut and
-    no error, so that the end of the file is looked at first. Grey and transparent images and 16-bit ones are refused:
-    turned to RGB they would be another picture than the one that was stored.
-
-    Args:
-        data: A PNG, JPEG or other format OpenCV reads.
-        where: Store and path, for messages.
-
-    Raises:
-        UnreadableFrame: Empty, cut short, damaged, not an image, or not of three 8-bit channels.
-    """
-    _check_whole(data, where)
-    if data.startswith(PNG_START) and data[24:26] not in PNG_COLOUR:
-        raise UnreadableFrame(f"{where}: PNG of bit depth and colour type {list(data[24:26])}; wants 8-bit RGB, [8, 2]")
-    image = _decode(data, cv2.IMREAD_ANYCOLOR, where)
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise UnreadableFrame(f"{where}: image of shape {list(image.shape)}; wants [H, W, 3]")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def open_store(path: str | os.PathLike) -> FrameStore:
@@ -200,7 +197,7 @@ class FileStore(FrameStore):
 
 
 class LmdbStore(FrameStore):
-    """Frames in an LMDB, DeepfakeBench's or `LmdbWriter`'s.
+    """Frames in an LMDB: DeepfakeBench's, `LmdbWriter`'s or one that was packed.
 
     Args:
         path: The folder with data.mdb. It must not change while it is open.
@@ -210,7 +207,15 @@ class LmdbStore(FrameStore):
         self.path = Path(path)
         self._real_path = os.path.realpath(path)
         self._forms = list(KEY_FORMS)
-        _forget_if_replaced(self._real_path)
+        lmdb_files.forget_if_replaced(self._real_path)
+
+    @property
+    def statement(self) -> dict[str, Any] | None:
+        """What a packed store says of itself (codec, counts, sources, content); None of any other LMDB."""
+        return lmdb_files.opened(self._real_path).statement
+
+    def _begin(self) -> lmdb.Transaction:
+        return lmdb_files.opened(self._real_path).environment.begin(buffers=True)
 
     def _get(self, transaction: lmdb.Transaction, path: str) -> memoryview | None:
         """Value of the key, which may be written in three ways; the way that was right last is tried first."""
@@ -222,19 +227,30 @@ class LmdbStore(FrameStore):
                 return value
         return None
 
-    def read_bytes(self, path: str) -> bytes:
+    def _found(self, transaction: lmdb.Transaction, path: str) -> memoryview:
         try:
-            with _environment(self._real_path).begin(buffers=True) as transaction:
-                value = self._get(transaction, path)
-                if value is not None:
-                    return bytes(value)
+            value = self._get(transaction, path)
         except lmdb.Error as error:
             raise UnreadableFrame(
                 f"{self.path}: {path}: {error}; the LMDB is damaged, copy or pack it again"
             ) from error
-        raise MissingFrame(
-            f"{self.path}: no key for {path} (tried {', '.join(_text(form(path)) for form in KEY_FORMS)})"
-        )
+        if value is None:
+            tried = ", ".join(lmdb_files.text(form(path)) for form in KEY_FORMS)
+            raise MissingFrame(f"{self.path}: no key for {path} (tried {tried})")
+        return value
+
+    def read_bytes(self, path: str) -> bytes:
+        with self._begin() as transaction:
+            return bytes(self._found(transaction, path))
+
+    def read_each(self, paths: Sequence[str]) -> Iterator[np.ndarray | UserError]:
+        """As of any store; in one transaction, nothing copied."""
+        with self._begin() as transaction:
+            for path in paths:
+                try:
+                    yield decode_frame(self._found(transaction, path), f"{self.path}: {path}")
+                except UserError as error:
+                    yield error
 
     def __contains__(self, path: str) -> bool:
         return not self.missing([path])
@@ -243,7 +259,7 @@ class LmdbStore(FrameStore):
         paths = list(paths)
         absent = set()
         try:
-            with _environment(self._real_path).begin(buffers=True) as transaction:
+            with self._begin() as transaction:
                 for path in sorted(set(paths)):  # neighbours in the tree: each of its pages is read once
                     if self._get(transaction, path) is None:
                         absent.add(path)
@@ -256,7 +272,7 @@ class LmdbWriter:
     """Writes an LMDB that DeepfakeBench's loader reads: the files' bytes, under keys of its released (Windows) form.
 
     A context manager. The store is written into a hidden folder beside its place and renamed when all is in it; after
-    an error nothing is left. The map grows as needed.
+    an error nothing is left. The map grows as needed. For stores that are resumed or added to, see `pack`.
 
     Args:
         path: Folder to make.
@@ -274,7 +290,7 @@ class LmdbWriter:
         path: str | os.PathLike,
         *,
         replace: bool = False,
-        map_size: int = 1 << 30,
+        map_size: int = MAP_SIZE,
         batch_bytes: int = 32 << 20,
     ):
         self.path = Path(path)
@@ -283,33 +299,23 @@ class LmdbWriter:
         self.count = 0
         self._map_size = map_size
         self._partial = self.path.parent / f".{self.path.name}.{uuid.uuid4().hex[:8]}.partial"
-        self._environment: lmdb.Environment | None = None
-        self._batch: list[tuple[bytes, bytes]] = []
+        self._lmdb: GrowingLmdb | None = None
+        self._batch: list[tuple[None, bytes, bytes]] = []
         self._held = 0
 
     def __enter__(self) -> "LmdbWriter":
         if not self.replace and self.path.exists():
             raise UserError(f"{self.path}: is there already; remove it, or choose another place")
         try:
-            self._partial.mkdir(parents=True)
-            self._environment = lmdb.open(
-                str(self._partial), map_size=self._map_size, lock=False, sync=False, metasync=False, mode=0o644
-            )
-        except (OSError, lmdb.Error) as error:
+            self._lmdb = GrowingLmdb(self._partial, self.path, durable=False, map_size=self._map_size)
+        except UserError:
             self._discard()
-            raise self._failed(error) from error
+            raise
         return self
 
     def put(self, path: str, data: bytes) -> None:
         """Store a file's bytes under its canonical path."""
-        key = _windows_key(path)
-        if not data:
-            raise UserError(f"{self.path}: {path}: no bytes to store")
-        if len(key) > self._environment.max_key_size():
-            raise UserError(
-                f"{self.path}: {path}: {len(key)} bytes; a key has {self._environment.max_key_size()} at most"
-            )
-        self._batch.append((key, bytes(data)))
+        self._batch.append((None, checked_key(self.path, path, data), bytes(data)))
         self._held += len(data)
         if self._held >= self.batch_bytes:
             self._commit()
@@ -322,147 +328,46 @@ class LmdbWriter:
             self._discard()
 
     def _commit(self) -> None:
-        while self._batch:
-            try:
-                with self._environment.begin(write=True) as transaction:
-                    for key, data in self._batch:
-                        if not transaction.put(key, data, overwrite=False) and transaction.get(key) != data:
-                            raise UserError(f"{self.path}: {_text(key)} is put twice with different bytes")
-                self.count += len(self._batch)
-                self._batch, self._held = [], 0
-            except lmdb.MapFullError:
-                self._grow()
-            except (OSError, lmdb.Error) as error:
-                raise self._failed(error) from error
-
-    def _grow(self) -> None:
-        self._map_size *= 2
-        try:
-            self._environment.set_mapsize(self._map_size)
-        except (OSError, MemoryError, OverflowError, lmdb.Error) as error:
-            raise self._failed(error) from error
+        self._lmdb.write(self._batch)
+        self.count += len(self._batch)
+        self._batch, self._held = [], 0
 
     def _finish(self) -> None:
         self._commit()
+        self._lmdb.sync()
+        self._lmdb.close()
+        lmdb_files.forget(os.path.realpath(self.path))
         old = self._partial.with_suffix(".old")
         try:
-            self._environment.sync(True)
-            self._environment.close()
-            _forget(os.path.realpath(self.path))
             if self.replace and self.path.exists():
                 os.rename(self.path, old)
             os.rename(self._partial, self.path)
-        except (OSError, lmdb.Error) as error:
+        except OSError as error:
             if old.exists() and not self.path.exists():
                 os.rename(old, self.path)
-            raise self._failed(error) from error
+            raise failed(self.path, error) from error
         shutil.rmtree(old, ignore_errors=True)
 
     def _discard(self) -> None:
         """Remove what is not finished; after `_finish` nothing is left to remove."""
         self._batch = []
-        if self._environment is not None:
-            self._environment.close()
+        if self._lmdb is not None:
+            self._lmdb.close()
         shutil.rmtree(self._partial, ignore_errors=True)
 
-    def _failed(self, error: Exception) -> UserError:
-        return UserError(
-            f"{self.path}: cannot be written: {error}; see that the disk has room and can be written, then start again"
-        )
 
+def checked_key(store: Path, path: str, data: bytes) -> bytes:
+    """The key under which a file's bytes are written.
 
-def _windows_key(path: str) -> bytes:
-    return path.replace("/", "\\").encode()
-
-
-def _linux_key(path: str) -> bytes:
-    """DeepfakeBench's script joins the data set folder with a backslash whatever the machine's separator is."""
-    return path.replace("/", "\\", 1).encode()
-
-
-KEY_FORMS = (_windows_key, _linux_key, str.encode)
-
-# One environment a path and process: LMDB forbids a second, and stores of one path (FF-DF and FF-NT, say) share it.
-_environments: dict[str, tuple[lmdb.Environment, tuple[int, int]]] = {}
-_lock = threading.Lock()
-
-
-def _environment(real_path: str) -> lmdb.Environment:
-    opened = _environments.get(real_path)
-    if opened is None:
-        with _lock:
-            opened = _environments.get(real_path)
-            if opened is None:
-                opened = _environments[real_path] = (_open_environment(real_path), _identity(real_path))
-    return opened[0]
-
-
-def _open_environment(real_path: str) -> lmdb.Environment:
-    try:
-        # Readahead stays on: a frame spans 25 pages, and page by page from a cold disk it takes ten times as long.
-        environment = lmdb.open(real_path, create=False, readonly=True, lock=False)
-    except (OSError, lmdb.Error) as error:
-        raise UserError(f"{real_path}: not a readable LMDB ({error}); copy or pack it again") from error
-    pages = environment.info()["last_pgno"] + 1
-    shortfall = pages * environment.stat()["psize"] - os.path.getsize(os.path.join(real_path, "data.mdb"))
-    if shortfall > ALLOWED_SHORTFALL:
-        environment.close()
-        raise UserError(f"{real_path}: data.mdb is cut short, {shortfall} bytes are missing; copy or pack it again")
-    return environment
-
-
-def _identity(real_path: str) -> tuple[int, int]:
-    status = os.stat(os.path.join(real_path, "data.mdb"))
-    return status.st_dev, status.st_ino
-
-
-def _forget_if_replaced(real_path: str) -> None:
-    opened = _environments.get(real_path)
-    if opened is not None and opened[1] != _identity(real_path):
-        _forget(real_path)
-
-
-def _forget(real_path: str) -> None:
-    with _lock:
-        opened = _environments.pop(real_path, None)
-        if opened is not None:
-            opened[0].close()
-
-
-def close_all() -> None:
-    """Close every LMDB this process has open. Stores stay valid: the next read opens theirs again."""
-    for real_path in list(_environments):
-        _forget(real_path)
-
-
-def _start_afresh_in_child() -> None:
-    """An environment does not survive fork, and lmdb refuses a second open until the inherited one is closed."""
-    global _lock
-    _lock = threading.Lock()
-    close_all()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_afresh_in_child)
-
-
-def _check_whole(data: bytes, where: str) -> None:
+    Raises:
+        UserError: No bytes, or a path too long for LMDB.
+    """
+    key = windows_key(path)
     if not data:
-        raise UnreadableFrame(f"{where}: has no bytes")
-    png_cut = data.startswith(PNG_START) and PNG_END not in data[-1024:]
-    jpeg_cut = data.startswith(JPEG_START) and data.rfind(JPEG_END) < data.rfind(JPEG_SCAN)
-    if png_cut or jpeg_cut:
-        raise UnreadableFrame(f"{where}: {'PNG' if png_cut else 'JPEG'} of {len(data)} bytes is cut short")
-
-
-def _decode(data: bytes, flags: int, where: str) -> np.ndarray:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise UnreadableFrame(f"{where}: {error}") from error
-    if image is None:
-        raise UnreadableFrame(f"{where}: {len(data)} bytes that are no whole image")
-    return image
+        raise UserError(f"{store}: {path}: no bytes to store")
+    if len(key) > LONGEST_KEY:
+        raise UserError(f"{store}: {path}: {len(key)} bytes; a key has {LONGEST_KEY} at most")
+    return key
 
 
 def _file_names(folder: str) -> frozenset[str]:
@@ -471,7 +376,3 @@ def _file_names(folder: str) -> frozenset[str]:
             return frozenset(entry.name for entry in entries if entry.is_file())
     except OSError:
         return frozenset()
-
-
-def _text(key: bytes) -> str:
-    return key.decode(errors="replace")
