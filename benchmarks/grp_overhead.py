@@ -1,0 +1,237 @@
+"""What ResProto-FD's training step costs beside plain fine-tuning of CLIP: time and peak memory.
+
+    python benchmarks/grp_overhead.py
+
+Four steps on the same model and batch, taken in turn in one process:
+
+- plain: fine-tuning of CLIP's image tower with the same text handling: text features a buffer, cosine logits,
+  cross-entropy;
+- residual: ResProto-FD without its memory, that is with the residual loss (RL) alone;
+- resproto_fd: ResProto-FD collecting prototypes (RL + GRP);
+- released: the recipe of the released code, from its description: model and optimiser deep-copied at every step, a
+  second forward and two backwards on the copy, the gradient norm over all parameters, all prompts encoded anew.
+
+Peak memory is that of fresh processes that take one kind of step only: resident memory on a CPU, without that of the
+libraries, allocated memory on a GPU.
+"""
+
+import copy
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+
+import torch
+from measure import add_model_arguments, autocast, backbone, in_turn, make_parser, parse, ratios, report
+from numpy import median
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from resproto_fd.configs.schema import OptimizerConfig
+from resproto_fd.detectors import create_detector
+from resproto_fd.detectors.clip_tower import FORGED_PROMPTS, REAL_PROMPTS
+from resproto_fd.detectors.kmeans import kmeans
+from resproto_fd.losses.residual import residual_features, similarity_logits, temperature
+from resproto_fd.trainer.optimizers import make_optimizer
+
+KINDS = ("plain", "residual", "resproto_fd", "released")
+PEAK_BF16_TFLOPS = {"H200": 989, "H100 80GB HBM3": 989, "H100 PCIe": 756, "A100": 312}  # dense, as the maker says
+
+
+class Subject:
+    """A model, its optimiser, a batch, and the kinds of step on them.
+
+    Args:
+        args: See `measure.parse`.
+        batch: Images a step, one real to four forged.
+        text_tower: Keep it: the released recipe encodes the prompts at every step.
+    """
+
+    def __init__(self, args: Namespace, batch: int, text_tower: bool = False):
+        torch.manual_seed(0)
+        self.args, device = args, args.device
+        detector = create_detector(
+            "resproto_fd", backbone=backbone(args), pretrained=None, start_epoch=0, keep_text_tower=text_tower
+        )
+        self.detector = detector.to(device).train()
+        self.detector.start_training(torch.tensor([1000, 4000]))
+        self.detector.start_epoch(0)
+        trained = [p for p in self.detector.parameters() if p.requires_grad]
+        recipe = OptimizerConfig(name="adam", lr=5e-7, weight_decay=1e-6)
+        self.optimizer = make_optimizer(recipe, trained, torch.device(device))
+        size = detector.clip.visual.image_size
+        self.images = torch.randn(batch, 3, *(size if isinstance(size, tuple) else (size, size)), device=device)
+        self.labels = (torch.arange(batch, device=device) % 5 > 0).long()
+        if text_tower:
+            prompts = REAL_PROMPTS + FORGED_PROMPTS
+            self.tokens = detector.clip.tokenizer(prompts).to(device)
+
+    def step(self, kind: str) -> Callable[[], None]:
+        return {
+            "plain": self.plain,
+            "residual": lambda: self.ours(collects=False),
+            "resproto_fd": lambda: self.ours(collects=True),
+            "released": self.released,
+        }[kind]
+
+    def plain(self) -> None:
+        with autocast(self.args):
+            features = F.normalize(self.detector.encode(self.images).float(), dim=-1)
+            logits = temperature(self.detector.clip.logit_scale) * (features @ self.detector.text_features.T)
+            loss = F.cross_entropy(logits, self.labels)
+        self._update(loss)
+
+    def ours(self, collects: bool) -> None:
+        self.detector.collects = collects
+        with autocast(self.args):
+            loss = self.detector(self.images, self.labels).losses["total"]
+        self._update(loss)
+
+    def released(self) -> None:
+        with torch.no_grad(), autocast(self.args):
+            embedded = self.detector.clip.text(self.tokens).float()
+            text = F.normalize(embedded.unflatten(0, (2, -1)).mean(1), dim=-1)
+        logits, _ = self._residual_logits(self.detector, text)
+        loss = self.detector.loss(logits, self.labels)
+
+        kept = {id(self.detector.clip.tokenizer): self.detector.clip.tokenizer}  # no part of the released model
+        twin, twin_optimizer = copy.deepcopy((self.detector, self.optimizer), kept)
+        logits, residual = self._residual_logits(twin, text)
+        per_class = twin.loss.per_class(logits, self.labels)
+        for c, candidates in enumerate(self._candidates(residual.detach())):
+            twin_optimizer.zero_grad()
+            per_class[c].backward(retain_graph=c == 0)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in twin.parameters() if p.grad is not None])
+            self.detector.memory.update(c, candidates, norm)
+        self._update(loss)
+
+    def _residual_logits(self, detector, text):
+        with autocast(self.args):
+            features = F.normalize(detector.encode(self.images).float(), dim=-1)
+        residual = residual_features(features, text, self.labels, detector.residual_weight)
+        return similarity_logits(residual, text, temperature(detector.clip.logit_scale)), residual
+
+    def _candidates(self, residual):
+        forged = self.labels == 1
+        yield residual[~forged].mean(0, keepdim=True)
+        yield kmeans(residual, forged, 4)[0]
+
+    def _update(self, loss) -> None:
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.detector.after_step()
+
+
+def peak_memory(args: Namespace, kind: str, batch: int) -> float:
+    """Peak MiB of this process, which has done nothing else, over three steps of one kind; libraries not counted."""
+    before = 0.0 if args.device.startswith("cuda") else peak_resident()
+    step = Subject(args, batch, text_tower=kind == "released").step(kind)
+    for _ in range(3):
+        step()
+    if args.device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(args.device) / 2**20
+    return peak_resident() - before
+
+
+def peak_resident() -> float:
+    """MiB of memory that this process has held at most; not for Windows."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def peak_memory_apart(args: Namespace, kind: str, batch: int) -> float:
+    """`peak_memory` of a fresh process, the median of several."""
+    command = [sys.executable, __file__, "--memory-of", kind, "--batch", str(batch), "--model", args.model]
+    command += ["--device", args.device, "--precision", args.precision, "--threads", str(args.threads)]
+    command += ["--tiny"] if args.tiny else []
+    runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(args.memory_runs)]
+    return float(median([float(run.stdout.split()[-1]) for run in runs]))
+
+
+def floating_operations(subject: Subject) -> int:
+    """Floating-point operations of a plain step: those of its matrix products, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        subject.plain()
+    return counter.get_total_flops()
+
+
+def peak_tflops(args: Namespace) -> float | None:
+    """What the device can do in this precision at most; None where it is not known."""
+    if args.peak_tflops or args.precision != "bf16" or not args.device.startswith("cuda"):
+        return args.peak_tflops
+    name = torch.cuda.get_device_name(args.device)
+    return next((peak for known, peak in PEAK_BF16_TFLOPS.items() if known in name), None)
+
+
+def measure(args: Namespace, batch: int) -> dict[str, dict[str, float | None]]:
+    """Figures of each kind of step."""
+    memory = {kind: peak_memory_apart(args, kind, batch) if args.memory_runs else None for kind in args.kinds}
+    shared = Subject(args, batch)
+    subjects = {kind: Subject(args, batch, True) if kind == "released" else shared for kind in args.kinds}
+    flops, peak = floating_operations(shared), peak_tflops(args)
+    steps = {kind: subject.step(kind) for kind, subject in subjects.items()}
+    seconds = in_turn(steps, args.steps, args.burst, args.device)
+    figures = {}
+    for kind in args.kinds:
+        time = float(median(seconds[kind]))
+        figures[kind] = {
+            "ms": time * 1e3,
+            **ratios(seconds[kind], seconds["plain"]),
+            "images_per_second": batch / time,
+            "model_tflops_per_second": flops / time / 1e12,
+            "mfu": flops / time / 1e12 / peak if peak else None,
+            "peak_mib": memory[kind],
+            "extra_memory": memory[kind] / memory["plain"] - 1 if args.memory_runs else None,
+        }
+    return figures
+
+
+def main() -> None:
+    parser = make_parser(__doc__.splitlines()[0])
+    add_model_arguments(parser)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="plain is always among them")
+    parser.add_argument("--memory-runs", type=int, help="fresh processes per kind of step; 0 leaves memory out")
+    parser.add_argument("--peak-tflops", type=float, help="of the device, for the share of it that is used (MFU)")
+    parser.add_argument("--memory-of", choices=KINDS, help="print the peak MiB of steps of this kind, and nothing else")
+    args = parse(parser)
+    if args.memory_of:
+        print(peak_memory(args, args.memory_of, args.batch[0]))
+        return
+    args.kinds = ["plain", *(kind for kind in KINDS[1:] if kind in args.kinds)]
+    if args.memory_runs is None:
+        args.memory_runs = 1 if args.tiny else 3
+
+    results, rows = [], []
+    for batch in args.batch:
+        kinds = measure(args, batch)
+        results.append({"batch": batch, "kinds": kinds})
+        for kind, figures in kinds.items():
+            memory, extra, mfu = figures["peak_mib"], figures["extra_memory"], figures["mfu"]
+            rows.append(
+                {
+                    "step": kind,
+                    "batch": str(batch),
+                    "ms": f"{figures['ms']:.1f}",
+                    "ratio (quartiles)": "{ratio:.4f} ({ratio_low:.3f}-{ratio_high:.3f})".format(**figures),
+                    "images/s": f"{figures['images_per_second']:.1f}",
+                    "TFLOP/s": f"{figures['model_tflops_per_second']:.2f}",
+                    "MFU": f"{mfu:.1%}" if mfu else "-",
+                    "peak MiB": f"{memory:.0f}" if memory else "-",
+                    "extra": f"{extra:+.1%}" if memory else "-",
+                }
+            )
+    model = "tiny" if args.tiny else args.model
+    figures = {"benchmark": "grp_overhead", "model": model, "precision": args.precision, "rounds": args.steps}
+    report(
+        f"Training step of {model}, {args.precision}, against plain fine-tuning of CLIP",
+        rows,
+        {**figures, "burst": args.burst, "results": results},
+        args,
+    )
+
+
+if __name__ == "__main__":
+    main()

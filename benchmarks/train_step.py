@@ -1,0 +1,162 @@
+"""What the trainer's loop costs beside a bare PyTorch loop on the same model, batch and optimiser.
+
+    python benchmarks/train_step.py
+
+The trainer trains ResProto-FD, prototypes collected, on images in memory, with everything it does in a run: batches
+dealt out and normalised, schedule, gradient norm, checks and TensorBoard at the logging interval. After each burst of
+its steps comes a burst of the bare loop on a copy of the model: forward, backward, optimiser, on one batch that lies
+on the device ready made. Both take turns in one process, so that whatever else the machine does falls on both.
+"""
+
+import contextlib
+import copy
+import sys
+import tempfile
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import add_model_arguments, autocast, backbone, clock, make_parser, parse, ratios, report
+
+from resproto_fd.configs.schema import RunConfig
+from resproto_fd.detectors import create_detector
+from resproto_fd.preprocessing.manifest import Video
+from resproto_fd.trainer.data import FrameDataset, FrameList
+from resproto_fd.trainer.distributed import World
+from resproto_fd.trainer.trainer import Trainer
+from resproto_fd.trainer.transforms import plain_transform
+
+
+class OneImage:
+    """A frame store in which every frame is the same."""
+
+    def __init__(self, size: int):
+        self.image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+    def read(self, path: str) -> np.ndarray:
+        return self.image
+
+
+class BareLoop:
+    """Forward, backward and optimiser on one batch, as one would write them."""
+
+    def __init__(self, detector: torch.nn.Module, batch: int, size: int, args: Namespace):
+        self.detector, self.args = detector.to(args.device).train(), args
+        detector.start_training(torch.tensor([1, 4]))
+        detector.start_epoch(0)
+        trained = [p for p in detector.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, lr=5e-7, weight_decay=1e-6, fused=True)
+        self.images = torch.randn(batch, 3, size, size, device=args.device)
+        self.labels = (torch.arange(batch, device=args.device) % 5 > 0).long()
+
+    def step(self) -> None:
+        with autocast(self.args):
+            loss = self.detector(self.images, self.labels).losses["total"]
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.detector.after_step()
+
+
+class TimedTrainer(Trainer):
+    """Takes turns with a bare loop: its own steps are timed from the end of one bare burst to the start of the next."""
+
+    def take_turns_with(self, bare: BareLoop, burst: int) -> None:
+        self.bare, self.burst = bare, burst
+        self.steps_done, self.since = 0, None
+        self.seconds, self.bare_seconds = [], []
+
+    def _step(self, micro: list[dict]) -> None:
+        super()._step(micro)
+        self.steps_done += 1
+        if self.steps_done % self.burst:
+            return
+        device = self.world.device.type
+        begin = clock(device)
+        for _ in range(self.burst):
+            self.bare.step()
+        end = clock(device)
+        if self.since is not None:  # the first burst warms up
+            self.seconds.append((begin - self.since) / self.burst)
+            self.bare_seconds.append((end - begin) / self.burst)
+        self.since = end
+
+
+def run_config(batch: int, size: int, args: Namespace) -> RunConfig:
+    train = {
+        "epochs": 1,
+        "batch_size": batch,
+        "precision": args.precision,
+        "optimizer": {"name": "adam", "lr": 5e-7, "weight_decay": 1e-6},
+    }
+    return RunConfig.model_validate(
+        {
+            "detector": {"detector": "resproto_fd", "input": {"size": size}, "train": train},
+            "protocol": {"train": ["Memory"], "test": ["Memory"], "selection": {"dataset": "Memory"}},
+            "run": {"workers": args.workers, "progress": False, "save_checkpoints": False},
+        }
+    )
+
+
+def frames_in_memory(count: int, config: RunConfig) -> FrameDataset:
+    """One real to four forged frames, all the same image."""
+    videos = [
+        Video("Memory", "train", name, label, name, name, "real" if label == 0 else "face swap", frames)
+        for label, name in enumerate(("real", "forged"))
+        for frames in [tuple(f"{name}/{i:06d}.png" for i in range(count // 5 if label == 0 else count - count // 5))]
+    ]
+    given = config.detector.input
+    return FrameDataset(FrameList.of(videos, None), {"Memory": OneImage(given.size)}, plain_transform(given))
+
+
+def measure(args: Namespace, batch: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    detector = create_detector("resproto_fd", backbone=backbone(args), pretrained=None, start_epoch=0)
+    size = detector.clip.visual.image_size
+    size = size[0] if isinstance(size, tuple) else size
+    bare = BareLoop(copy.deepcopy(detector), batch, size, args)
+    config = run_config(batch, size, args)
+    data = frames_in_memory(batch * args.burst * (args.steps + 1), config)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = TimedTrainer(detector, data, config, World(0, 1, torch.device(args.device)), Path(folder))
+        trainer.take_turns_with(bare, args.burst)
+        with contextlib.redirect_stdout(sys.stderr):  # the trainer's line at the end of an epoch
+            trainer.fit()
+    ours, theirs = np.median(trainer.seconds).item(), np.median(trainer.bare_seconds).item()
+    return {
+        "batch": batch,
+        "trainer_ms": ours * 1e3,
+        "bare_ms": theirs * 1e3,
+        **ratios(trainer.seconds, trainer.bare_seconds),
+        "images_per_second": batch / ours,
+    }
+
+
+def main() -> None:
+    parser = make_parser(__doc__.splitlines()[0])
+    add_model_arguments(parser)
+    parser.add_argument("--workers", type=int, help="processes that load; 0 on a CPU, 4 on a GPU")
+    args = parse(parser)
+    if args.workers is None:
+        args.workers = 4 if args.device.startswith("cuda") else 0
+    results = [measure(args, batch) for batch in args.batch]
+    rows = [
+        {
+            "batch": str(figures["batch"]),
+            "trainer ms": f"{figures['trainer_ms']:.1f}",
+            "bare loop ms": f"{figures['bare_ms']:.1f}",
+            "ratio (quartiles)": "{ratio:.4f} ({ratio_low:.3f}-{ratio_high:.3f})".format(**figures),
+            "images/s": f"{figures['images_per_second']:.1f}",
+        }
+        for figures in results
+    ]
+    model = "tiny" if args.tiny else args.model
+    figures = {"benchmark": "train_step", "model": model, "precision": args.precision, "rounds": args.steps}
+    title = f"The trainer's step of ResProto-FD, {model}, {args.precision}, against a bare PyTorch loop"
+    report(title, rows, {**figures, "burst": args.burst, "results": results}, args)
+
+
+if __name__ == "__main__":
+    main()
