@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import cv2
@@ -16,10 +17,11 @@ Transform = Callable[[np.ndarray, int], np.ndarray]
 def plain_transform(config: InputConfig) -> Transform:
     """No randomness: the whole face resized (bicubic, as DeepfakeBench does), or its centre cropped."""
 
-    def apply(image: np.ndarray, seed: int = 0) -> np.ndarray:
-        return _fit(image, config)
+    return partial(_plain, config)
 
-    return apply
+
+def _plain(config: InputConfig, image: np.ndarray, seed: int = 0) -> np.ndarray:
+    return _fit(image, config)
 
 
 def _fit(image: np.ndarray, config: InputConfig) -> np.ndarray:
@@ -46,13 +48,13 @@ def train_transform(name: str, config: InputConfig) -> Transform:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A
 
-    pipeline = A.Compose(_recipe(A, name, config))
+    # No inner function: data workers that are not forked (macOS, Windows, Python 3.14) are sent it.
+    return partial(_augmented, A.Compose(_recipe(A, name, config)), config)
 
-    def apply(image: np.ndarray, seed: int) -> np.ndarray:
-        pipeline.set_random_seed(seed)
-        return _fit(pipeline(image=image)["image"], config)
 
-    return apply
+def _augmented(pipeline: Any, config: InputConfig, image: np.ndarray, seed: int) -> np.ndarray:
+    pipeline.set_random_seed(seed)
+    return _fit(pipeline(image=image)["image"], config)
 
 
 def _recipe(A: Any, name: str, config: InputConfig) -> list:
