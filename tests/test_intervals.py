@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from sklearn import metrics as sk
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.clusters import Clusters, source_clusters
 from resproto_fd.training.intervals import (
+    _design_effects,
     auc_covariance,
     auc_interval,
     cluster_components,
     logit_interval,
+    method_auc_intervals,
     metric_intervals,
     table_intervals,
     tpr_interval,
@@ -209,6 +212,51 @@ def test_the_logit_interval_stays_inside_and_leans_to_the_middle():
     assert logit_interval(0.97, 0.02, 5, 30).low < found.low  # fewer degrees of freedom, longer
 
 
+# -------------------------------------------------------------------------------- true positive rate at a fixed rate
+
+
+def test_design_effects_are_those_of_a_loop_over_thresholds():
+    labels, scores, video = clustered(np.random.default_rng(25), 30, frames=7)
+    scores = np.round(scores, 2)
+    ranking, clusters = Ranking(labels, scores), Clusters(video, labels)
+    depth = 60
+    found = _design_effects(ranking, clusters, depth)
+    thresholds = np.unique(scores)[::-1][:depth]
+    real, reals = labels == 0, (labels == 0).sum()
+    seen = 0
+    for level, threshold in enumerate(thresholds):
+        beyond = real & (scores >= threshold)
+        share = beyond.sum() / reals
+        if not 0 < share < 1:
+            continue
+        errors = [beyond[video == v].sum() - share * real[video == v].sum() for v in range(0, 30, 2)]
+        variance = 15 / 14 * np.sum(np.square(errors)) / reals**2
+        assert found[level] == pytest.approx(np.clip(variance / (share * (1 - share) / reals), 1, 7)), level
+        seen += found[level] > 1
+    assert seen > 10
+
+
+def test_independent_frames_have_the_binomial_limits_of_both_rates():
+    """Where the threshold is not in doubt (all fakes above all reals but the top ones), only the own error is left."""
+    reals, fakes = np.linspace(0, 0.5, 4000), np.concatenate([np.linspace(0.6, 1, 300), np.full(100, 0.01)])
+    labels, scores = np.repeat([0, 1], [4000, 400]), np.concatenate([reals, fakes])
+    found = tpr_interval(labels, scores, 0.1)
+    low, high = scipy.stats.beta.ppf([0.025, 0.975], 300.5, 100.5)
+    assert found.value == 0.75
+    assert (found.low, found.high) == pytest.approx((low, high), abs=2e-3)
+
+
+def test_clusters_that_hold_both_classes_move_both_rates_together():
+    """The same scores, each real video in one cluster with a fake that errs as it does: less uncertain than apart."""
+    rng = np.random.default_rng(26)
+    video = np.repeat(np.arange(200), 10)
+    labels = video % 2
+    latent = 1.8 * labels + 0.9 * rng.standard_normal(100)[video // 2] + 0.4 * rng.standard_normal(2000)
+    scores = 1 / (1 + np.exp(-latent))
+    apart, together = (tpr_interval(labels, scores, 0.1, clusters) for clusters in (video, video // 2))
+    assert together.high - together.low < 0.85 * (apart.high - apart.low)
+
+
 # ------------------------------------------------------------------------------------------------------- resampling
 
 
@@ -242,14 +290,23 @@ def test_the_same_seed_gives_the_same_intervals_and_another_seed_others():
     assert first["eer"] != other["eer"] and first["auc"] == other["auc"]
 
 
-def test_draws_that_are_kept_are_those_that_are_made_anew(monkeypatch):
+def test_draws_are_made_once_and_are_those_that_another_object_makes():
     labels, _, video = clustered(np.random.default_rng(12), 30)
-    kept = Resampling(Clusters(video, labels), 150, seed=5)
-    anew = Resampling(Clusters(video, labels), 150, seed=5)
-    anew._batches = None
-    for _ in range(2):
-        assert [b.tolist() for b in kept.batches()] == [b.tolist() for b in anew.batches()]
-    assert sum(b.shape[1] for b in anew.batches()) == 150
+    first, second = (Resampling(Clusters(video, labels), 150, seed=5) for _ in range(2))
+    drawn = [batch.tolist() for batch in first.batches()]
+    assert drawn == [batch.tolist() for batch in first.batches()] == [batch.tolist() for batch in second.batches()]
+    assert sum(len(batch[0]) for batch in drawn) == 150
+
+
+def test_random_groups_of_very_many_clusters_tell_the_same_error(monkeypatch):
+    labels, scores, video = clustered(np.random.default_rng(23), 3000, frames=2)
+    one_by_one = bootstrap(Ranking(labels, scores), Resampling(Clusters(video, labels)))
+    monkeypatch.setattr("resproto_fd.training.resampling.MOST_UNITS", 600)
+    resampling = Resampling(Clusters(video, labels))
+    assert resampling.units.count == 600 and not (resampling.units.strata == 2).any()
+    grouped = bootstrap(Ranking(labels, scores), resampling)
+    for name in ("auc", "ap", "brier", "balanced_acc"):
+        assert grouped.standard_error(name) == pytest.approx(one_by_one.standard_error(name), rel=0.15), name
 
 
 def test_influences_of_replicates_are_those_of_the_closed_form():
@@ -350,6 +407,16 @@ def test_variants_and_aggregations_of_a_table_have_their_own_intervals():
     assert clip["frame_auc"].value == pytest.approx(1 - main["frame_auc"].value)
     median = table_intervals(table, aggregation="median", replicates=50)
     assert median["frame_auc"] == main["frame_auc"] and median["video_brier"] != main["video_brier"]
+
+
+def test_each_method_has_its_own_fakes_and_all_reals():
+    table = ff_table(np.random.default_rng(24))
+    found = method_auc_intervals(table)
+    assert list(found) == ["Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures"]
+    kept = (table.method == "FaceSwap") | (table.label == 0)
+    alone = ScoreTable("T", *(c[kept] for c in (table.video, table.frame, table.label, table.method, table.score)))
+    wanted = table_intervals(alone, replicates=20)
+    assert found["FaceSwap"] == {name: wanted[name] for name in ("frame_auc", "video_auc")}
 
 
 def test_shared_draws_give_what_own_draws_give_and_are_not_used_for_other_frames():

@@ -142,6 +142,37 @@ def table_intervals(
     return result
 
 
+def method_auc_intervals(
+    table: ScoreTable,
+    *,
+    variant: str | None = None,
+    clusters: str | np.ndarray = "source",
+    aggregation: str = "mean",
+    confidence: float = 0.95,
+) -> dict[str, dict[str, Interval]]:
+    """AUC of each forgery method with its interval: its fakes against all reals of the same test set.
+
+    Args:
+        others: As `table_intervals`.
+
+    Returns:
+        By method, in alphabetical order: "frame_auc" and "video_auc".
+    """
+    scores = table.score if variant is None else table.variants[variant]
+    of_video = table_clusters(table, clusters) if isinstance(clusters, str) else np.asarray(clusters)
+    means = aggregate_videos(scores, table.video_index, len(table.videos), aggregation)
+    labels, result = table.label, {}
+    for method in sorted(set(table.video_method[table.video_label == 1].tolist())):
+        videos = (table.video_label == 0) | (table.video_method == method)
+        frames = videos[table.video_index]
+        of_frame = of_video[table.video_index[frames]]
+        result[method] = {
+            "frame_auc": auc_interval(labels[frames], scores[frames], of_frame, confidence),
+            "video_auc": auc_interval(table.video_label[videos], means[videos], of_video[videos], confidence),
+        }
+    return result
+
+
 def auc_interval(
     labels: np.ndarray, scores: np.ndarray, clusters: np.ndarray | None = None, confidence: float = 0.95
 ) -> Interval:

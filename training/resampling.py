@@ -15,43 +15,53 @@ from resproto_fd.training.ranking import Ranking, curve_metrics, point_metrics, 
 REPLICATES = 1000
 LEVELS = 2048  # distinct scores that replicates see; the metric itself sees all
 BATCH = 128  # replicates at a time
+MOST_UNITS = 50_000  # drawn one by one
 
 
 class Resampling:
     """How often each replicate draws each cluster: with replacement, within each stratum, always the same for a seed.
 
     Several detectors of one test set share one object: their replicates then are of the same draws, paired.
+
+    Beyond `MOST_UNITS` clusters, random groups of them are drawn instead, as `units`: groups of independent clusters
+    are independent too, and 50,000 of them tell the error as well as a million frames do.
     """
 
     def __init__(self, clusters: Clusters, replicates: int = REPLICATES, seed: int = 0):
         self.clusters, self.replicates, self.seed = clusters, replicates, seed
-        keep = clusters.count * replicates <= 2**29
-        self._batches: list | None = [None] * math.ceil(replicates / BATCH) if keep else None
+        self.units = clusters if clusters.count <= MOST_UNITS else _random_groups(clusters, seed)
+        self._batches: list[np.ndarray | None] = [None] * math.ceil(replicates / BATCH)
 
     def fits(self, index: np.ndarray, labels: np.ndarray, replicates: int, seed: int) -> bool:
         """Whether these draws serve frames of such clusters and labels too."""
         return (self.replicates, self.seed) == (replicates, seed) and self.clusters.same_as(index, labels)
 
     def batches(self) -> Iterator[np.ndarray]:
-        """Counts of each cluster in the next replicates, float32 [K, up to BATCH]."""
-        for number in range(math.ceil(self.replicates / BATCH)):
-            if self._batches is None:
-                yield self._draw(number)
-            else:
-                if self._batches[number] is None:
-                    self._batches[number] = np.minimum(self._draw(number), 255).astype(np.uint8)
-                yield self._batches[number].astype(np.float32)
+        """Counts of each unit in the next replicates, float32 [K, up to BATCH]."""
+        for number, batch in enumerate(self._batches):
+            if batch is None:
+                batch = self._batches[number] = self._draw(number)
+            yield batch.astype(np.float32)
 
     def _draw(self, number: int) -> np.ndarray:
         generator = np.random.default_rng([self.seed, number])
         width = min(BATCH, self.replicates - number * BATCH)
-        counts = np.zeros((self.clusters.count, width), np.float32)
+        counts = np.zeros((self.units.count, width), np.uint8)
         for stratum in range(3):
-            members = np.flatnonzero(self.clusters.strata == stratum)
-            if len(members):
-                drawn = generator.integers(0, len(members), (len(members), width)) * width + np.arange(width)
-                counts[members] = np.bincount(drawn.ravel(), minlength=counts[members].size).reshape(-1, width)
+            members = np.flatnonzero(self.units.strata == stratum)
+            drawn = generator.integers(0, max(len(members), 1), (len(members), width)) * width + np.arange(width)
+            counts[members] = np.bincount(drawn.ravel(), minlength=len(members) * width).reshape(-1, width)
         return counts
+
+
+def _random_groups(clusters: Clusters, seed: int) -> Clusters:
+    generator, group, first = np.random.default_rng(seed), np.empty(clusters.count, np.int64), 0
+    for stratum in range(3):
+        members = generator.permutation(np.flatnonzero(clusters.strata == stratum))
+        groups = max(MOST_UNITS * len(members) // clusters.count, min(len(members), 100))
+        group[members] = first + np.arange(len(members)) % max(groups, 1)
+        first += groups
+    return Clusters(group[clusters.index], clusters.labels)
 
 
 class Replicates(NamedTuple):
@@ -94,7 +104,7 @@ def bootstrap(ranking: Ranking, resampling: Resampling, levels: int = LEVELS) ->
     """
     from scipy.sparse import coo_matrix
 
-    clusters = resampling.clusters
+    clusters = resampling.units
     level = ranking.coarse(levels)
     used = int(level.max()) + 1
     rows = level + used * ranking.labels
