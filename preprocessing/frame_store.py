@@ -50,6 +50,8 @@ class FrameStore(ABC):
     """Encoded frames by canonical path. The path of a store is the one it was opened with."""
 
     path: Path
+    statement: dict[str, Any] | None = None
+    """What a packed store says of itself (codec, counts, sources, content); None of any other."""
 
     def __str__(self) -> str:
         return str(self.path)
@@ -98,9 +100,9 @@ class FrameStore(ABC):
             MissingFrame: The store holds no mask for it, as for every real frame.
             UnreadableFrame: The mask is not a whole image.
         """
-        mask_path = path.replace("frames", "masks")
-        where = f"{self.path}: {mask_path}"
-        data = self.read_bytes(mask_path)
+        mask = mask_path(path)
+        where = f"{self.path}: {mask}"
+        data = self.read_bytes(mask)
         check_whole(data, where)
         return decode_image(data, cv2.IMREAD_GRAYSCALE, where)
 
@@ -115,24 +117,56 @@ class FrameStore(ABC):
             MissingFrame: The store holds no landmarks for it.
             UnreadableFrame: They have another length or form.
         """
-        landmark_path = str(PurePosixPath(path.replace("frames", "landmarks")).with_suffix(".npy"))
-        data = self.read_bytes(landmark_path)
-        where = f"{self.path}: {landmark_path}"
-        if data.startswith(NPY_START):
-            try:
-                points = np.load(io.BytesIO(data), allow_pickle=False)
-            except (ValueError, EOFError) as error:
-                raise UnreadableFrame(f"{where}: not a whole .npy file ({error})") from error
-        else:
-            kinds = {np.dtype(kind).itemsize * LANDMARKS[0] * LANDMARKS[1]: kind for kind in ("<i4", "<i8")}
-            if len(data) not in kinds:
-                raise UnreadableFrame(
-                    f"{where}: {len(data)} bytes; wants {' or '.join(map(str, kinds))} ({LANDMARKS} int32 or int64)"
-                )
-            points = np.frombuffer(data, kinds[len(data)]).reshape(LANDMARKS)
-        if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind not in "iuf":
-            raise UnreadableFrame(f"{where}: {points.dtype} {list(points.shape)}; wants numbers [K, 2]")
-        return points.astype(np.float32)
+        beside = landmark_path(path)
+        return _landmarks(self.read_bytes(beside), f"{self.path}: {beside}").astype(np.float32)
+
+
+def mask_path(path: str) -> str:
+    """Where DeepfakeBench keeps the mask of a frame.
+
+    >>> mask_path("D/frames/a/000.png")
+    'D/masks/a/000.png'
+    """
+    return path.replace("frames", "masks")
+
+
+def landmark_path(path: str) -> str:
+    """Where DeepfakeBench keeps the landmarks of a frame.
+
+    >>> landmark_path("D/frames/a/000.png")
+    'D/landmarks/a/000.npy'
+    """
+    return str(PurePosixPath(path.replace("frames", "landmarks")).with_suffix(".npy"))
+
+
+def _landmarks(data: bytes, where: str) -> np.ndarray:
+    if data.startswith(NPY_START):
+        try:
+            points = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise UnreadableFrame(f"{where}: not a whole .npy file ({error})") from error
+    else:
+        kinds = {np.dtype(kind).itemsize * LANDMARKS[0] * LANDMARKS[1]: kind for kind in ("<i4", "<i8")}
+        if len(data) not in kinds:
+            raise UnreadableFrame(
+                f"{where}: {len(data)} bytes; wants {' or '.join(map(str, kinds))} ({LANDMARKS} int32 or int64)"
+            )
+        points = np.frombuffer(data, kinds[len(data)]).reshape(LANDMARKS)
+    if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind not in "iuf":
+        raise UnreadableFrame(f"{where}: {points.dtype} {list(points.shape)}; wants numbers [K, 2]")
+    return points
+
+
+def bare_landmarks(data: bytes, where: str) -> bytes:
+    """Landmarks as DeepfakeBench's released LMDBs hold them, bare int32 [81, 2]; of any other shape as they are.
+
+    Raises:
+        UnreadableFrame: They have another length or form than any known one.
+    """
+    points = _landmarks(data, where)
+    if points.shape == LANDMARKS and points.dtype.kind in "iu":
+        return points.astype("<i4").tobytes()
+    return data
 
 
 def open_store(path: str | os.PathLike) -> FrameStore:
@@ -211,7 +245,6 @@ class LmdbStore(FrameStore):
 
     @property
     def statement(self) -> dict[str, Any] | None:
-        """What a packed store says of itself (codec, counts, sources, content); None of any other LMDB."""
         return lmdb_files.opened(self._real_path).statement
 
     def _begin(self) -> lmdb.Transaction:

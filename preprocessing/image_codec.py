@@ -56,6 +56,11 @@ def encode_native(image: np.ndarray) -> bytes:
     return b"".join((head, _NATIVE_CRC.pack(zlib.crc32(pixels, zlib.crc32(head))), pixels))
 
 
+def encode_png(image: np.ndarray) -> bytes:
+    """A PNG of a picture: RGB uint8, [H, W, 3]."""
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
 def is_native(data: bytes | memoryview) -> bool:
     """Whether a stored value says that it is native."""
     return data[:4] == NATIVE_START
@@ -106,13 +111,25 @@ def decode_frame(data: bytes | memoryview, where: str) -> np.ndarray:
     """
     if is_native(data):
         return view_native(data, where)
-    check_whole(data, where)
-    if data[:8] == PNG_START and bytes(data[24:26]) not in PNG_COLOUR:
-        raise UnreadableFrame(f"{where}: PNG of bit depth and colour type {list(data[24:26])}; wants 8-bit RGB, [8, 2]")
+    check_value(data, where)
     image = decode_image(data, cv2.IMREAD_ANYCOLOR, where)
     if image.ndim != 3 or image.shape[2] != 3:
         raise UnreadableFrame(f"{where}: image of shape {list(image.shape)}; wants [H, W, 3]")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def check_value(data: bytes | memoryview, where: str) -> None:
+    """Looks at a frame's stored value without decoding it.
+
+    Raises:
+        UnreadableFrame: A native value that is damaged, an encoded image that is cut, a PNG that is not 8-bit RGB.
+    """
+    if is_native(data):
+        view_native(data, where)
+        return
+    check_whole(data, where)
+    if data[:8] == PNG_START and bytes(data[24:26]) not in PNG_COLOUR:
+        raise UnreadableFrame(f"{where}: PNG of bit depth and colour type {list(data[24:26])}; wants 8-bit RGB, [8, 2]")
 
 
 def check_whole(data: bytes | memoryview, where: str) -> None:

@@ -18,6 +18,8 @@ STATEMENT_KEY = b"resproto_fd"
 STORE_FORMAT = 1
 DIGESTS = b"resproto_fd/digests"
 """Name of the inner database with the SHA-256 of every value, under the value's own key."""
+SEAL = "packed.json"
+"""File beside a packed store's data.mdb: its statement, and the size that data.mdb must have."""
 MAP_SIZE = 1 << 30
 
 
@@ -82,10 +84,7 @@ def _open(real_path: str) -> Opened:
     except (OSError, lmdb.Error) as error:
         raise UserError(f"{real_path}: not a readable LMDB ({error}); copy or pack it again") from error
     try:
-        pages = environment.info()["last_pgno"] + 1
-        shortfall = pages * environment.stat()["psize"] - os.path.getsize(os.path.join(real_path, "data.mdb"))
-        if shortfall > ALLOWED_SHORTFALL:
-            raise UserError(f"{real_path}: data.mdb is cut short, {shortfall} bytes are missing; copy or pack it again")
+        _refuse_cut(environment, real_path)
         statement = read_statement(environment, real_path)
         if statement is not None and not statement["complete"]:
             raise UserError(
@@ -95,6 +94,22 @@ def _open(real_path: str) -> Opened:
         environment.close()
         raise
     return Opened(environment, _identity(real_path), statement)
+
+
+def _refuse_cut(environment: lmdb.Environment, real_path: str) -> None:
+    """A page beyond the end of the file would end this process with a bus error, not an exception."""
+    size = os.path.getsize(os.path.join(real_path, "data.mdb"))
+    shortfall = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"] - size
+    allowed = ALLOWED_SHORTFALL
+    seal = os.path.join(real_path, SEAL)
+    if os.path.exists(seal):
+        try:
+            with open(seal, encoding="utf-8") as file:
+                shortfall, allowed = json.load(file)["bytes"] - size, 0
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{seal}: damaged ({error!r}); copy or pack the store again") from error
+    if shortfall > allowed:
+        raise UserError(f"{real_path}: data.mdb is cut short, {shortfall} bytes are missing; copy or pack it again")
 
 
 def read_statement(environment: lmdb.Environment, where: str) -> dict[str, Any] | None:

@@ -7,22 +7,22 @@ backslashes and the data set folder first (as released), begin with `./datasets/
 "/" between parts, the data set folder first.
 """
 
-import contextlib
 import json
 import os
 import posixpath
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import write_text
 from resproto_fd.configs.loading import nearest
 
 from .taxonomy import Taxonomy, load_taxonomy
 
 SPLITS = ("train", "val", "test")
+COMPRESSIONS = ("raw", "c23", "c40")
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +244,50 @@ def write_manifest(
         table[name] = {"label": video.label_name, "frames": [frame.replace("/", "\\") for frame in video.frames]}
     if not layout:
         raise UserError(f"{json_path}: no videos to write")
-    _write_whole(Path(json_path), json.dumps({dataset: layout}))
+    write_text(json_path, json.dumps({dataset: layout}))
+
+
+def listed_frames(
+    json_path: str | os.PathLike,
+    *,
+    splits: Sequence[str] | None = None,
+    compressions: Sequence[str] | None = None,
+    folder: str | Sequence[str] | None = None,
+) -> list[str]:
+    """Every frame that a dataset JSON names, whatever its labels mean and however it is nested, each once, sorted.
+
+    Args:
+        json_path: The JSON.
+        splits: Only these; all if None.
+        compressions: Only these levels, where the JSON has levels; all if None.
+        folder: Data set folder(s), see `canonical_path`. None: paths have it first, or go through a folder named as
+            the top key.
+
+    Raises:
+        UserError: Missing or unreadable file, a path outside the data set folder, or no frame at all.
+    """
+    left_out = {
+        2: set() if splits is None else set(SPLITS) - set(splits),
+        3: set() if compressions is None else set(COMPRESSIONS) - set(compressions),
+    }
+    found: set[str] = set()
+    for key, tables in _load(json_path).items():
+        paths, waiting = _Paths(folder, key), [(key, 1, tables)]
+        while waiting:
+            where, depth, table = waiting.pop()
+            if not isinstance(table, dict):
+                continue
+            if isinstance(table.get("frames"), list):
+                found.update(_frames_of(table, paths, f"{json_path}: {where}"))
+                continue
+            for name, inner in table.items():
+                is_video = depth == 3 and isinstance(inner, dict) and "frames" in inner
+                if is_video or name not in left_out.get(depth, ()):
+                    waiting.append((f"{where}, {name}", depth + 1, inner))
+    if not found:
+        chosen = [*(splits or ()), *(compressions or ())]
+        raise UserError(f"{json_path}: names no frames{f' under {chosen}' if chosen else ''}")
+    return sorted(found)
 
 
 def _load(json_path: str | os.PathLike) -> Mapping:
@@ -428,27 +471,3 @@ def _natural(text: str) -> tuple[tuple[int, int, str], ...]:
     return tuple(
         (0, int(run), "") if _is_number(run) else (1, 0, run) for run in re.split(r"([0-9]+)", text) if run
     )  # fmt: skip
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

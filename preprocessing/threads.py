@@ -1,0 +1,50 @@
+"""Work on many small items in threads, in order, with a few chunks in hand at a time."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+from tqdm import tqdm
+
+CHUNK = 32
+"""Items a thread takes at once: a future for each would cost as much as the work."""
+
+
+def in_chunks(
+    work: Callable[[Sequence[Any]], Any], items: Sequence[Any], jobs: int, progress: bool, title: str
+) -> Iterator[Any]:
+    """`work` of each run of `CHUNK` items, in order. At most `jobs` + 2 results are waiting to be taken.
+
+    Args:
+        work: Of a sequence of items; worth a thread if it reads files, hashes or decodes, which free the interpreter.
+        items: All of them.
+        jobs: Threads; with 1 the work is done here.
+        progress: Show a bar over items.
+        title: What the bar says.
+    """
+    chunks = (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
+    with tqdm(total=len(items), desc=title, unit="file", disable=None if progress else True) as bar:
+        for chunk, result in _results(work, chunks, jobs):
+            yield result
+            bar.update(len(chunk))
+
+
+def _results(work: Callable, chunks: Iterator, jobs: int) -> Iterator[tuple[Sequence[Any], Any]]:
+    if jobs == 1:
+        for chunk in chunks:
+            yield chunk, work(chunk)
+        return
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        waiting = deque((chunk, pool.submit(work, chunk)) for chunk in islice(chunks, jobs + 2))
+        while waiting:
+            chunk, future = waiting.popleft()
+            result = future.result()
+            following = next(chunks, None)
+            if following is not None:
+                waiting.append((following, pool.submit(work, following)))
+            yield chunk, result
+    finally:
+        pool.shutdown(cancel_futures=True)
