@@ -1,0 +1,46 @@
+"""Arrangers: from a tree of frames, as `resproto faces` or DeepfakeBench's preprocessing leaves it, to labels and
+splits. A data set is a description; `arrange` is the same for all."""
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.loading import nearest
+
+from . import df40, faceforensics, pictures, videos
+from .arranging import LEVELS, SPLIT_KINDS, Arranged, Arrangement, arrange
+from .description import Description
+from .folders import describe_folders
+
+DESCRIPTIONS: dict[str, Description] = {
+    description.name: description
+    for family in (faceforensics, videos, pictures, df40)
+    for description in family.DESCRIPTIONS
+}
+
+
+def find(name: str) -> tuple[Description, ...]:
+    """The description of a name; all of DF40's for "DF40".
+
+    Raises:
+        UserError: No such data set.
+    """
+    if name == "DF40":
+        return df40.DESCRIPTIONS
+    if name not in DESCRIPTIONS:
+        raise UserError(
+            f"no arranger is called '{name}'{nearest(name, [*DESCRIPTIONS, 'DF40', 'folders', 'adopt'])}; there are "
+            f"{', '.join(known for known in DESCRIPTIONS if DESCRIPTIONS[known] not in df40.DESCRIPTIONS)}, DF40 or "
+            "one of its lists (simswap_ff, ...), folders (a folder a class), adopt (lists made elsewhere)"
+        )
+    return (DESCRIPTIONS[name],)
+
+
+__all__ = [
+    "DESCRIPTIONS",
+    "LEVELS",
+    "SPLIT_KINDS",
+    "Arranged",
+    "Arrangement",
+    "Description",
+    "arrange",
+    "describe_folders",
+    "find",
+]

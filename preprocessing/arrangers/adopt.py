@@ -1,0 +1,105 @@
+"""Dataset JSONs made elsewhere, DF40's own lists for example: taken as they are, but for what is not there."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from resproto_fd.configs.errors import UserError
+
+from ..manifest import SPLITS, canonical_path
+from ..video_reader import natural_key
+from .arranging import Arranged, Arrangement
+from .description import Clip, Description
+from .tree import Tree
+
+PEOPLE = (
+    (r"(?P<target>\d{3})_(?P<source>\d{3})", "FaceForensics++", ("DF40", "DF40_train", "FaceForensics++")),
+    (r"(?P<target>id\d+)_(?P<source>id\d+)_\d+", "Celeb-DF-v2", ("DF40", "DF40_train", "Celeb-DF-v2")),
+    (r"(?P<identity>\d{3})", "FaceForensics++", ("FaceForensics++",)),
+    (r"(?P<identity>id\d+)_\d+", "Celeb-DF-v2", ("Celeb-DF-v2",)),
+)
+"""Form of a video's name, whose people it names, and the data set folders in which it means that."""
+
+
+def adopt(path: str | os.PathLike, root: str | os.PathLike) -> Arrangement:
+    """The arrangement a dataset JSON describes, without the frames that the tree does not have.
+
+    Its splits stay as they are, and so do its labels. Masks that it lists are dropped: nothing reads them.
+
+    Args:
+        path: The JSON; its one top key is the data set's name.
+        root: The folder that holds the data set folders its paths go through.
+
+    Raises:
+        UserError: It is no dataset JSON, a path goes through no folder of the root, or no frame is there.
+    """
+    path, root = Path(path), Path(root)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not a readable JSON ({error})") from error
+    if not isinstance(content, dict) or len(content) != 1:
+        raise UserError(f"{path}: wants one top key, the data set's name")
+    name, labels = next(iter(content.items()))
+    folders = tuple(sorted(each.name for each in root.iterdir() if each.is_dir())) if root.is_dir() else ()
+    tree = Tree(root, folders or (str(root),))
+    there: dict[str, frozenset[str]] = {}
+    found: dict[tuple, list[str]] = {}
+    result = Arrangement(
+        Description(name, folders, (), store=f"{name}_lmdb", source=f"the list {path.name}"), "as given"
+    )
+    for label, split, level, video, frames in _entries(labels, path):
+        kept = []
+        for raw in frames:
+            try:
+                frame = canonical_path(raw, folders)
+            except UserError as error:
+                raise UserError(f"{path}: {label}, {split}, '{video}': {error}; --root {root} has {folders}") from error
+            folder, _, file = frame.rpartition("/")
+            if folder not in there:
+                there[folder] = frozenset(each.rpartition("/")[2] for each in tree.pictures(folder))
+            (kept if file in there[folder] else result.not_found).append(frame)
+        if kept:
+            found.setdefault((label, level, video, tuple(sorted(kept, key=natural_key))), []).append(split)
+        else:
+            result.empty.append(f"{label}/{video}")
+    for (label, level, video, frames), splits in found.items():
+        place = "/".join(part for part in os.path.commonpath(frames).split("/") if part != "frames")
+        place = place if len(frames) > 1 else place.rpartition("/")[0]
+        folder = place.rpartition("/")[0] if place.rpartition("/")[2] == video else place
+        clip = Clip(folder, video, frames)
+        result.videos.append(
+            Arranged(clip, label, label, tuple(dict.fromkeys(splits)), level, None, _people(clip), name=video)
+        )
+    if not result.videos:
+        raise UserError(f"{path}: none of its {len(result.not_found)} frames is below {root}")
+    return result
+
+
+def _entries(labels, path: Path):
+    """(label, split, level, name, frames) of every video."""
+    if not isinstance(labels, dict):
+        raise UserError(f"{path}: wants {{data set: {{label: {{split: ...}}}}}}")
+    for label, splits in labels.items():
+        for split in SPLITS:
+            table = splits.get(split, {}) if isinstance(splits, dict) else None
+            if not isinstance(table, dict):
+                raise UserError(f"{path}: {label}, {split}: is not a table of videos")
+            for name, entry in table.items():
+                nested = isinstance(entry, dict) and "frames" not in entry
+                for level, video, inner in (
+                    [(name, *pair) for pair in entry.items()] if nested else [(None, name, entry)]
+                ):
+                    frames = inner.get("frames") if isinstance(inner, dict) else None
+                    if not isinstance(frames, list) or not all(isinstance(frame, str) for frame in frames):
+                        raise UserError(f"{path}: {label}, {split}, '{video}': wants a list of paths under 'frames'")
+                    yield str(inner.get("label", label)), split, level, video, frames
+
+
+def _people(clip: Clip) -> dict[str, str]:
+    for pattern, prefix, folders in PEOPLE:
+        match = re.fullmatch(pattern, clip.name)
+        if match and clip.folder.split("/")[0] in folders:
+            return {role: f"{prefix}/{who}" for role, who in match.groupdict().items()}
+    return {}

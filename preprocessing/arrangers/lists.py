@@ -1,0 +1,195 @@
+"""Readers of the lists that come with the data sets: splits, and labels where the folders do not tell them."""
+
+import csv
+import json
+from pathlib import Path
+
+from resproto_fd.configs.errors import UserError
+
+from .description import SPLIT_WORDS, Catalogue, Said
+
+
+def ffpp_lists(root: Path) -> Catalogue:
+    """FaceForensics++'s train.json, val.json, test.json: pairs of original videos. A pair's two originals and the two
+    fakes made of them, A_B and B_A, are of its split.
+
+    Raises:
+        UserError: A list is missing or has another form, or an original is in two of them.
+    """
+    folder = root / "FaceForensics++"
+    entries: dict[str, Said] = {}
+    for split in ("train", "val", "test"):
+        path = folder / f"{split}.json"
+        pairs = _json(path, "FaceForensics++'s list of pairs, from github.com/ondyari/FaceForensics, dataset/splits")
+        if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
+            raise UserError(f'{path}: wants a list of pairs, [["953", "974"], ...]')
+        for first, second in pairs:
+            for name in (first, second, f"{first}_{second}", f"{second}_{first}"):
+                before = entries.setdefault(name, Said(split))
+                if before.split != split:
+                    raise UserError(f"{path}: '{name}' is in {before.split}.json too; a video has one split")
+    return Catalogue(entries, lambda clip: clip.name, f"{folder}/train.json, val.json, test.json")
+
+
+def celeb_list(root: Path, dataset: str) -> Catalogue:
+    """Celeb-DF's List_of_testing_videos.txt: lines "1 YouTube-real/00170.mp4". What it does not name is for training.
+
+    Raises:
+        UserError: The list is missing or a line has another form.
+    """
+    path = root / dataset / "List_of_testing_videos.txt"
+    entries = {}
+    for number, line in enumerate(_lines(path, "Celeb-DF's list of test videos, part of its archive"), 1):
+        words = line.split()
+        if len(words) != 2 or "/" not in words[1]:
+            raise UserError(f"{path}:{number}: wants '1 YouTube-real/00170.mp4', has '{line}'")
+        entries[_without_suffix(words[1])] = Said("test")
+    return Catalogue(entries, lambda clip: "/".join(clip.path.split("/")[-2:]), str(path))
+
+
+def dfdcp_list(root: Path) -> Catalogue:
+    """DFDCP's dataset.json: {"method_A/ID/VIDEO.mp4": {"label": "fake", "set": "train", "target_id": ..}}. Videos are
+    known by their first folder and name, wherever between them the tree keeps them.
+
+    Raises:
+        UserError: The list is missing or has another form.
+    """
+    path = root / "DFDCP" / "dataset.json"
+    entries = {}
+    for video, said in _table(path, "DFDCP's own list").items():
+        first, name = video.split("/")[0], _without_suffix(video.split("/")[-1])
+        if not isinstance(said, dict) or str(said.get("set")).lower() not in SPLIT_WORDS:
+            raise UserError(f"{path}: '{video}' has set {said.get('set') if isinstance(said, dict) else said!r}")
+        if said.get("label") not in ("real", "fake"):
+            raise UserError(f"{path}: '{video}' has label {said.get('label')!r}; wants 'real' or 'fake'")
+        fake = {"method_A": "DFDCP_FakeA", "method_B": "DFDCP_FakeB"}
+        if said["label"] == "fake" and first not in fake:
+            raise UserError(f"{path}: fake '{video}' lies in neither method_A nor method_B")
+        label = "DFDCP_Real" if said["label"] == "real" else fake[first]
+        roles = {"target": said.get("target_id"), "source": said.get("swapped_id")}
+        if said["label"] == "real":
+            roles = {"identity": said.get("target_id")}
+        people = {role: str(who) for role, who in roles.items() if who not in (None, "")}
+        entries[f"{first}/{name}"] = Said(SPLIT_WORDS[said["set"].lower()], label, people)
+    return Catalogue(entries, lambda clip: f"{clip.folder.split('/')[1]}/{clip.name}", str(path))
+
+
+def dfdc_lists(root: Path) -> Catalogue:
+    """DFDC's train/dfdc_train_part_N/metadata.json ({"VIDEO.mp4": {"label": "FAKE", "original": ..}}), and labels.csv
+    (filename,label with 1 for fake) of the folders test and, where there is one, validation.
+
+    Raises:
+        UserError: A folder lacks its list, or a list has another form.
+    """
+    entries: dict[str, Said] = {}
+    folder = root / "DFDC"
+    parts = [part for part in sorted((folder / "train").glob("*")) if part.is_dir()]
+    for part in parts:
+        path = part / "metadata.json"
+        for video, said in _table(path, "DFDC's own list of this part").items():
+            label = {"REAL": "DFDC_Real", "FAKE": "DFDC_Fake"}.get(said.get("label") if isinstance(said, dict) else 0)
+            if label is None:
+                raise UserError(f"{path}: '{video}' says {said!r}; wants label REAL or FAKE")
+            original = said.get("original")
+            people = {"original": f"DFDC/train/{part.name}/{_without_suffix(original)}"} if original else {}
+            entries[f"train/{part.name}/{_without_suffix(video)}"] = Said("train", label, people)
+    for name, split in (("validation", "val"), ("test", "test")):
+        if not (folder / name).is_dir():
+            continue
+        path = folder / name / "labels.csv"
+        for number, row in enumerate(csv.reader(_lines(path, f"DFDC's labels of its folder {name}")), 1):
+            if row[:2] == ["filename", "label"]:
+                continue
+            if len(row) < 2 or row[1] not in ("0", "1"):
+                raise UserError(f"{path}:{number}: wants 'VIDEO.mp4,1', has '{','.join(row)}'")
+            entries[f"{name}/{_without_suffix(row[0])}"] = Said(split, ("DFDC_Real", "DFDC_Fake")[int(row[1])])
+    return Catalogue(entries, lambda clip: clip.path.partition("/")[2], f"{folder}: metadata.json, labels.csv")
+
+
+def deeperforensics_lists(root: Path) -> Catalogue:
+    """DeeperForensics-1.0's lists/splits: names of fakes, TARGET_ACTOR.mp4; a target video, of FaceForensics++, is of
+    the split of the fakes made of it.
+
+    Raises:
+        UserError: A list is missing, or a target is in two of them.
+    """
+    folder = root / "DeeperForensics-1.0" / "lists" / "splits"
+    entries: dict[str, Said] = {}
+    for split in ("train", "val", "test"):
+        for line in _lines(folder / f"{split}.txt", "DeeperForensics-1.0's own list"):
+            fake = _without_suffix(line.split("/")[-1])
+            for name in (fake, fake.partition("_")[0]):
+                before = entries.setdefault(name, Said(split))
+                if before.split != split:
+                    raise UserError(f"{folder}: '{name}' is in {before.split}.txt and {split}.txt; it has one split")
+    return Catalogue(entries, lambda clip: clip.name, str(folder))
+
+
+FORGERYNET = {
+    1: "FaceShifter", 2: "FSGAN", 3: "DeepFakes", 4: "BlendFace", 5: "MMReplacement", 6: "DeepFakes-StarGAN-Stack",
+    7: "TalkingHeadVideo", 8: "ATVG-Net", 9: "StarGAN-BlendFace-Stack", 10: "FirstOrderMotion", 11: "StyleGAN2",
+    12: "MaskGAN", 13: "StarGAN2", 14: "SC-FEGAN", 15: "DiscoFaceGAN",
+}  # fmt: skip
+"""Its 16-way labels; 0 is real."""
+
+
+def forgerynet_lists(root: Path) -> Catalogue:
+    """ForgeryNet's image_list.txt of the folders Training, Validation, Test: "PATH binary triple sixteen", PATH below
+    FOLDER/image.
+
+    Raises:
+        UserError: A folder lacks its list, or a line has another form.
+    """
+    entries = {}
+    folder = root / "ForgeryNet"
+    for name, split in (("Training", "train"), ("Validation", "val"), ("Test", "test")):
+        if not (folder / name).is_dir():
+            continue
+        path = folder / name / "image_list.txt"
+        for number, line in enumerate(_lines(path, "ForgeryNet's list of the pictures of this folder"), 1):
+            words = line.split()
+            if words[:1] == ["image_name"]:
+                continue
+            numbers = [int(word) for word in words[1:] if word.isascii() and word.isdigit()]
+            sixteen = numbers[-1] if len(words) == 4 and len(numbers) == 3 else -1
+            if sixteen not in {0, *FORGERYNET} or numbers[0] != (sixteen > 0):
+                raise UserError(f"{path}:{number}: wants 'PATH binary triple sixteen', has '{line}'")
+            label = f"ForgeryNet_{FORGERYNET[sixteen]}" if sixteen else "ForgeryNet_Real"
+            entries[f"{name}/image/{_without_suffix(words[0])}"] = Said(split, label)
+    return Catalogue(entries, lambda clip: clip.path.partition("/")[2], f"{folder}: image_list.txt")
+
+
+def _lines(path: Path, what: str) -> list[str]:
+    return [line.strip() for line in _text(path, what).splitlines() if line.strip()]
+
+
+def _table(path: Path, what: str) -> dict:
+    table = _json(path, what)
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: wants a table of videos, holds {type(table).__name__}")
+    return table
+
+
+def _json(path: Path, what: str):
+    try:
+        return json.loads(_text(path, what))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not a whole JSON ({error}); get {what}") from error
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; put {what}, there: without it the official split is not known") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+
+
+def _without_suffix(name: str) -> str:
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and "/" not in suffix else name
+
+
+def _is_pair(pair) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) for name in pair)

@@ -1,0 +1,150 @@
+"""Data sets of videos that stand by themselves."""
+
+from functools import partial
+
+from .description import ALL, EVERYWHERE, VAL_TOO, Description, Source
+from .lists import celeb_list, dfdc_lists, dfdcp_list
+
+
+def _celeb(name: str, version: str, year: str) -> Description:
+    """DeepfakeBench trains on all of the folder it met last of each label, its test videos too; by name that is
+    YouTube-real, and Celeb-synthesis."""
+    real, fake = f"CelebDF{version}_real", f"CelebDF{version}_fake"
+    train_too = {"test": ALL, "unlisted": ("train",)}
+    shared = {"unlisted": ("train",), "people": name}
+    return Description(
+        name,
+        (name,),
+        (
+            Source(
+                f"{name}/Celeb-real",
+                real,
+                names=r"(?P<identity>id\d+)_\d+",
+                peer={**VAL_TOO, "unlisted": ()},
+                required=True,
+                **shared,
+            ),
+            Source(f"{name}/YouTube-real", real, peer=train_too, required=True, **shared),
+            Source(
+                f"{name}/Celeb-synthesis",
+                fake,
+                names=r"(?P<target>id\d+)_(?P<source>id\d+)_(?P<take>\d+)",
+                original=f"{name}/Celeb-real/{{target}}_{{take}}",
+                peer=train_too,
+                required=True,
+                **shared,
+            ),
+        ),
+        partial(celeb_list, dataset=name),
+        peer=True,
+        store=f"{name}_lmdb",
+        source=f"Li et al., Celeb-DF, {year}",
+        layout="DeepfakeBench's preprocessing; github.com/yuezunli/celeb-deepfakeforensics",
+        verified=name == "Celeb-DF-v2",
+        note="Official: test videos by its list, the others are for training; no validation split is published. "
+        "People are in both train and test.",
+    )
+
+
+_KODF = {
+    "original_videos": "KoDF_Real", "real": "KoDF_Real",
+    "synthesized_videos": "KoDF_Fake", "fake": "KoDF_Fake",
+    "faceswap": "KoDF_FaceSwap", "fs": "KoDF_FaceSwap", "dffs": "KoDF_FaceSwap",
+    "deepfacelab": "KoDF_DFL", "dfl": "KoDF_DFL",
+    "fsgan": "KoDF_FSGAN",
+    "fomm": "KoDF_FOMM", "fo": "KoDF_FOMM",
+    "audio-driven": "KoDF_AudioDriven", "audio_driven": "KoDF_AudioDriven",
+    "atfhp": "KoDF_ATFHP",
+    "wav2lip": "KoDF_Wav2Lip",
+}  # fmt: skip
+
+DESCRIPTIONS = (
+    _celeb("Celeb-DF-v1", "v1", "2019 (v1)"),
+    _celeb("Celeb-DF-v2", "v2", "CVPR 2020"),
+    Description(
+        "DFDC",
+        ("DFDC",),
+        (
+            Source("DFDC/train/{part}", "DFDC_Real", peer={"train": ("train", "val")}),
+            Source("DFDC/validation", "DFDC_Real"),
+            Source("DFDC/test", "DFDC_Real"),
+        ),
+        dfdc_lists,
+        peer=True,
+        store="DFDC_lmdb",
+        source="Dolhansky et al., The DeepFake Detection Challenge Dataset, 2020",
+        layout="DeepfakeBench's preprocessing; kaggle.com/c/deepfake-detection-challenge/data. The folder validation, "
+        "by analogy with test, is taken along where there is one.",
+        note="Labels are those of metadata.json and labels.csv. DeepfakeBench's val cannot be read as it writes it; "
+        "with its splits val is train, as its script means.",
+    ),
+    Description(
+        "DFDCP",
+        ("DFDCP",),
+        (
+            Source("DFDCP/original_videos/**", "DFDCP_Real", peer=VAL_TOO),
+            Source("DFDCP/method_A/**", "DFDCP_FakeA", peer=VAL_TOO),
+            Source("DFDCP/method_B/**", "DFDCP_FakeB", peer=VAL_TOO),
+        ),
+        dfdcp_list,
+        peer=True,
+        store="DFDCP_lmdb",
+        source="Dolhansky et al., The Deepfake Detection Challenge Preview Dataset, 2019",
+        layout="DeepfakeBench's preprocessing; dataset.json of the data set",
+    ),
+    Description(
+        "UADFV",
+        ("UADFV",),
+        (
+            Source(
+                "UADFV/real",
+                "UADFV_Real",
+                listed=False,
+                unlisted=None,
+                names=r"(?P<identity>\d+)",
+                peer=EVERYWHERE,
+                required=True,
+            ),
+            Source(
+                "UADFV/fake",
+                "UADFV_Fake",
+                listed=False,
+                unlisted=None,
+                names=r"(?P<target>\d+)(_fake)?",
+                original="UADFV/real/{target}",
+                peer=EVERYWHERE,
+                required=True,
+            ),
+        ),
+        peer=True,
+        store="UADFV_lmdb",
+        source="Li, Chang, Lyu, In Ictu Oculi, WIFS 2018; Yang, Li, Lyu, ICASSP 2019",
+        layout="DeepfakeBench's preprocessing",
+        note="No split is published: all for testing, unless shares are given.",
+    ),
+    Description(
+        "WildDeepfake",
+        ("WildDeepfake", "deepfake_in_the_wild"),
+        tuple(
+            Source(f"{folder}/{kind}_{split}/**", f"WildDeepfake_{kind.capitalize()}", split=split)
+            for folder in ("WildDeepfake", "deepfake_in_the_wild")
+            for kind in ("real", "fake")
+            for split in ("train", "test")
+        ),
+        store="WildDeepfake_lmdb",
+        source="Zi et al., WildDeepfake, ACM MM 2020",
+        layout="github.com/OpenTAI/wild-deepfake, README: folders real_train, real_test, fake_train, fake_test of "
+        "archives, in them one folder of face pictures a sequence",
+        note="No validation split is published.",
+    ),
+    Description(
+        "KoDF",
+        ("KoDF", "kodf_release"),
+        tuple(Source(f"{folder}/**", _KODF, listed=False, unlisted=None) for folder in ("KoDF", "kodf_release")),
+        store="KoDF_lmdb",
+        source="Kwon et al., KoDF, ICCV 2021",
+        layout="The two top folders original_videos and synthesized_videos are those that public loaders of it read; "
+        "its methods are those of the paper, the names of their folders are not described in public and guessed.",
+        note="No split is known: all for testing, unless shares or folders train, val, test are given.",
+    ),
+)
