@@ -1,9 +1,13 @@
-"""From a stored face crop to the square the detector is fed; random parts are a function of one seed per sample."""
+"""From a stored face crop to the square the detector is fed; random parts are a function of one seed per sample.
 
-import os
+What is drawn (`View`) is apart from what is done with it, so that the same draw can be carried out here, picture by
+picture, or on the device in batches (`device_transforms`).
+"""
+
+import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,26 +17,71 @@ from resproto_fd.configs.schema import InputConfig
 Transform = Callable[[np.ndarray, int], np.ndarray]
 """(image uint8 [H, W, 3] RGB, seed) -> image uint8 [S, S, 3]"""
 
+RESIZED = 300 / 224
+"""ResProto-FD: side of the resized face by side of the crop."""
+CROP_SCALE = (0.8, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+CROP_ATTEMPTS = 10
+BLUR_SIGMA = (0.1, 1.5)
+BLUR_PROBABILITY = 0.3
+ERASED_SCALE = (0.02, 0.2)
+ERASED_RATIO = (0.3, 3.3)
+ERASING_PROBABILITY = 0.3
 
-def plain_transform(config: InputConfig) -> Transform:
+
+class View(NamedTuple):
+    """How a stored frame is looked at, in this order.
+
+    Attributes:
+        resized: Side of the square that the whole frame is resized to first; 0 leaves it as it is.
+        top, left, height, width: The part that is cut out, and resized to the detector's square.
+        flipped: Left and right exchanged.
+        sigma: Deviation of a 3 x 3 Gaussian blur, in pixels; 0 for none.
+        erased_top, erased_left, erased_height, erased_width: The part set to black.
+    """
+
+    resized: int
+    top: int
+    left: int
+    height: int
+    width: int
+    flipped: bool = False
+    sigma: float = 0.0
+    erased_top: int = 0
+    erased_left: int = 0
+    erased_height: int = 0
+    erased_width: int = 0
+
+
+@dataclass(frozen=True)
+class Viewing:
+    """A transform that looks at each frame through a `View`; of this class, a plain one: no randomness.
+
+    Args:
+        config: The detector's input.
+    """
+
+    config: InputConfig
+
+    def draw(self, seed: int, height: int, width: int) -> View:
+        """The view of a frame of a size: the whole face, or its centre.
+
+        Args:
+            seed: The sample's.
+            height, width: Of the stored frame.
+        """
+        size = self.config.size
+        if self.config.fit == "crop" and min(height, width) >= size:
+            return View(0, (height - size) // 2, (width - size) // 2, size, size)
+        return View(0, 0, 0, height, width)
+
+    def __call__(self, image: np.ndarray, seed: int = 0) -> np.ndarray:
+        return look(image, self.draw(seed, *image.shape[:2]), self.config.size)
+
+
+def plain_transform(config: InputConfig) -> Viewing:
     """No randomness: the whole face resized (bicubic, as DeepfakeBench does), or its centre cropped."""
-
-    return partial(_plain, config)
-
-
-def _plain(config: InputConfig, image: np.ndarray, seed: int = 0) -> np.ndarray:
-    return _fit(image, config)
-
-
-def _fit(image: np.ndarray, config: InputConfig) -> np.ndarray:
-    height, width = image.shape[:2]
-    size = config.size
-    if config.fit == "crop" and min(height, width) >= size:
-        top, left = (height - size) // 2, (width - size) // 2
-        return np.ascontiguousarray(image[top : top + size, left : left + size])
-    if (height, width) == (size, size):
-        return image
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+    return Viewing(config)
 
 
 def train_transform(name: str, config: InputConfig) -> Transform:
@@ -40,58 +89,107 @@ def train_transform(name: str, config: InputConfig) -> Transform:
 
     Args:
         name: `none` (the test transform), `flip`, `crop` (a random crop of the input's size, and a flip), `resproto_fd`
-            (the paper's), or `deepfakebench` (its default recipe, parameters meant as in albumentations 1.1.0).
+            (the paper's), or `deepfakebench` (its default recipe, see `deepfakebench_recipe`).
         config: The detector's input; its size is what comes out.
     """
-    if name == "none":
-        return plain_transform(config)
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    import albumentations as A
-
-    # No inner function: data workers that are not forked (macOS, Windows, Python 3.14) are sent it.
-    return partial(_augmented, A.Compose(_recipe(A, name, config)), config)
-
-
-def _augmented(pipeline: Any, config: InputConfig, image: np.ndarray, seed: int) -> np.ndarray:
-    pipeline.set_random_seed(seed)
-    return _fit(pipeline(image=image)["image"], config)
-
-
-def _recipe(A: Any, name: str, config: InputConfig) -> list:
-    size = config.size
-    if name == "flip":
-        return [A.HorizontalFlip(p=0.5)]
-    if name == "crop":
-        return [A.RandomCrop(size, size), A.HorizontalFlip(p=0.5)]
-    if name == "resproto_fd":
-        large = round(size * 300 / 224)
-        crops = [
-            A.RandomCrop(size, size),
-            A.RandomResizedCrop((size, size), scale=(0.8, 1.0), interpolation=cv2.INTER_CUBIC),
-        ]
-        return [
-            A.Resize(large, large, interpolation=cv2.INTER_CUBIC),
-            A.OneOf(crops, p=1.0),
-            A.GaussianBlur(blur_limit=(3, 3), sigma_limit=(0.1, 1.5), p=0.3),
-            A.Erasing(scale=(0.02, 0.2), ratio=(0.3, 3.3), p=0.3),
-        ]
     if name == "deepfakebench":
-        colour = [
-            A.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.1),
-            A.FancyPCA(alpha=0.1),
-            A.HueSaturationValue(hue_shift_limit=20, sat_shift_limit=30, val_shift_limit=20),
-        ]
-        return [
-            A.HorizontalFlip(p=0.5),
-            A.Rotate(limit=10, border_mode=cv2.BORDER_REFLECT_101, p=0.5),
-            A.OneOf([_blur(A, size) for size in (3, 5, 7)], p=0.5),
-            A.OneOf(colour, p=0.5),
-            A.ImageCompression(quality_range=(40, 100), p=0.5),
-        ]
-    raise ValueError(f"no augmentation is called '{name}'")
+        from .deepfakebench_recipe import DeepfakeBenchRecipe
+
+        return DeepfakeBenchRecipe(config)
+    return {"none": Viewing, "flip": Flip, "crop": Crop, "resproto_fd": ResProtoFD}[name](config)
 
 
-def _blur(A: Any, kernel: int) -> Any:
-    """Gaussian blur of one kernel size with the deviation that OpenCV derives from it, as albumentations 1.1.0 did."""
-    sigma = 0.3 * ((kernel - 1) * 0.5 - 1) + 0.8
-    return A.GaussianBlur(blur_limit=(kernel, kernel), sigma_limit=(sigma, sigma))
+class Flip(Viewing):
+    """The plain view, flipped half the time."""
+
+    def draw(self, seed: int, height: int, width: int) -> View:
+        return super().draw(seed, height, width)._replace(flipped=uniforms(seed, 1)[0] < 0.5)
+
+
+class Crop(Viewing):
+    """A random crop of the input's size, flipped half the time; a frame smaller than that is resized to it."""
+
+    def draw(self, seed: int, height: int, width: int) -> View:
+        u, size = uniforms(seed, 3), self.config.size
+        if min(height, width) < size:
+            return View(0, 0, 0, height, width, u[0] < 0.5)
+        return View(0, _below(u[1], height - size + 1), _below(u[2], width - size + 1), size, size, u[0] < 0.5)
+
+
+class ResProtoFD(Viewing):
+    """ResProto-FD's recipe: the face resized to 300 (for an input of 224), then a random crop of 224 or, as often, a
+    random part of 0.8 to 1 of the area resized to 224; blurred and erased each with probability 0.3.
+    """
+
+    def draw(self, seed: int, height: int, width: int) -> View:
+        u, size = iter(uniforms(seed, 9 + 4 * CROP_ATTEMPTS)), self.config.size
+        resized = round(size * RESIZED)
+        sigma = _between(next(u), BLUR_SIGMA) if next(u) < BLUR_PROBABILITY else 0.0
+        erased = (0, 0, 0, 0)
+        if next(u) < ERASING_PROBABILITY:
+            erased = _part(size, next(u), next(u), ERASED_SCALE, ERASED_RATIO, next(u), next(u))
+        if next(u) < 0.5:
+            top, left = _below(next(u), resized - size + 1), _below(next(u), resized - size + 1)
+            return View(resized, top, left, size, size, False, sigma, *erased)
+        for _ in range(CROP_ATTEMPTS):
+            part = _part(resized, next(u), next(u), CROP_SCALE, CROP_RATIO, next(u), next(u))
+            if max(part[2:]) <= resized:
+                return View(resized, *part, False, sigma, *erased)
+        return View(resized, 0, 0, resized, resized, False, sigma, *erased)
+
+
+def uniforms(seed: int, count: int) -> list[float]:
+    """Numbers in [0, 1), a function of the seed alone: NumPy keeps its bit streams from version to version."""
+    return ((np.random.PCG64(seed).random_raw(count) >> 11) * 2.0**-53).tolist()
+
+
+def _between(u: float, limits: tuple[float, float]) -> float:
+    return limits[0] + u * (limits[1] - limits[0])
+
+
+def _below(u: float, count: int) -> int:
+    return min(int(u * count), count - 1)
+
+
+def _part(
+    side: int, scale: float, ratio: float, scales: tuple, ratios: tuple, down: float, right: float
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a part of a square: its share of the area uniform, its width by height uniform in
+    the logarithm, its place uniform. It may be too large; its place is then nought."""
+    area = side * side * _between(scale, scales)
+    aspect = math.exp(_between(ratio, (math.log(ratios[0]), math.log(ratios[1]))))
+    height, width = max(1, round(math.sqrt(area / aspect))), max(1, round(math.sqrt(area * aspect)))
+    return _below(down, max(side - height, 0) + 1), _below(right, max(side - width, 0) + 1), height, width
+
+
+def look(image: np.ndarray, view: View, size: int) -> np.ndarray:
+    """A frame through a view. It is not written to, and may be what is returned.
+
+    Args:
+        image: RGB uint8, [H, W, 3].
+        view: Drawn for its height and width.
+        size: Side S of the square that comes out.
+
+    Returns:
+        uint8 [S, S, 3], not always contiguous.
+    """
+    stored = image
+    if view.resized:
+        image = _resized(image, view.resized)
+    part = image[view.top : view.top + view.height, view.left : view.left + view.width]
+    image = _resized(part, size)
+    if view.flipped:
+        image = cv2.flip(image, 1)
+    if view.sigma:
+        image = cv2.GaussianBlur(image, (3, 3), view.sigma)
+    if view.erased_height:
+        image = image.copy() if np.shares_memory(image, stored) else image
+        bottom, right = view.erased_top + view.erased_height, view.erased_left + view.erased_width
+        image[view.erased_top : bottom, view.erased_left : right] = 0
+    return image
+
+
+def _resized(image: np.ndarray, side: int) -> np.ndarray:
+    if image.shape[:2] == (side, side):
+        return image
+    return cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)
