@@ -35,6 +35,8 @@ def run_tasks(
     Raises:
         Exception: What make_worker or the worker raised; no further task is begun.
     """
+    if not tasks:
+        return
     if processes <= 0:
         work = make_worker(*arguments)
         yield from ((number, work(task)) for number, task in enumerate(tasks))

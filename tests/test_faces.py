@@ -1,4 +1,4 @@
-"""Face extraction as a whole: layout, resuming, processes that die, faults that are named; mostly without a detector."""
+"""Face extraction as a whole: layout, resuming, processes that die, faults named; mostly without a detector."""
 
 import argparse
 import errno
