@@ -87,8 +87,17 @@ def stored(folder: Path) -> list[Path]:
 
 
 def save_step(folder: Path, step: int, contents: dict[str, Any], keep: int) -> None:
-    """Saves a checkpoint of a step, then removes all but the last `keep`."""
-    save(folder / f"step_{step:08d}.pt", contents)
+    """Saves a checkpoint of a step, then removes all but the last `keep`.
+
+    Raises:
+        UserError: As `save`; it says which older checkpoint survives.
+    """
+    try:
+        save(folder / f"step_{step:08d}.pt", contents)
+    except UserError as error:
+        older = stored(folder)
+        kept = f"{older[-1].name} is whole, the run will go on from it" if older else "there is no older checkpoint"
+        raise UserError(f"{error}; {kept}") from error
     for path in stored(folder)[:-keep]:
         path.unlink(missing_ok=True)
 

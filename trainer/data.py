@@ -5,6 +5,7 @@ on workers, ranks or where an interrupted run was taken up again.
 """
 
 import hashlib
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.frame_store import FrameStore
 from resproto_fd.preprocessing.manifest import Video, evenly_spaced
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -226,10 +229,15 @@ class EvaluationBatches:
             yield [(0, index) for index in range(start, min(start + self.batch_size, self.count))]
 
 
-def _cap_threads(worker: int) -> None:
-    """One thread a worker: OpenCV's and BLAS's own pools would fight for the cores."""
+def _settle(worker: int) -> None:
+    """One thread a worker: OpenCV's and BLAS's own pools would fight for the cores.
+
+    Stop signals are for the main process, which still needs its workers; batch systems send them to all.
+    """
     import cv2
 
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
@@ -246,7 +254,7 @@ def make_loader(dataset: FrameDataset, batches, workers: int, device: torch.devi
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
-        worker_init_fn=_cap_threads,
+        worker_init_fn=_settle,
         generator=torch.Generator().manual_seed(0),
     )
 

@@ -1,15 +1,17 @@
 """Scores of many frames: sharded over the ranks, gathered exactly, in the order of the frame list."""
 
+import signal
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.detectors.base import Detector
 
-from .data import BadFrame, EvaluationBatches, FrameDataset, Normaliser, make_loader, watched
+from .data import STOP_SIGNALS, BadFrame, EvaluationBatches, FrameDataset, Normaliser, make_loader, watched
 from .distributed import World, gather_objects
 
 
@@ -30,6 +32,26 @@ class Scored:
     skipped: list[BadFrame]
 
 
+@contextmanager
+def interruptible():
+    """Within it a stop signal raises Interrupted at once: nothing is lost but what can be computed again."""
+
+    def stop(signum, frame):
+        raise Interrupted("stopped while scoring")
+
+    try:
+        before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@interruptible()
 @torch.no_grad()
 def score_frames(
     detector: Detector,
@@ -47,6 +69,7 @@ def score_frames(
 
     Raises:
         UserError: A frame cannot be read and `skip_bad` is off; or a score is not a finite number: its frame is named.
+        Interrupted: A stop signal came.
     """
     was_training = detector.training
     detector.eval()

@@ -6,7 +6,7 @@ The detector computes its loss in `forward`; nothing here knows a detector by na
 import signal
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from resproto_fd.configs.errors import Interrupted, UserError
+from resproto_fd.configs.files import DISK_FULL
 from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors.base import Detector, Output
 
 from . import checkpoint
-from .data import FrameDataset, Normaliser, TrainBatches, make_loader, watched
+from .data import STOP_SIGNALS, FrameDataset, Normaliser, TrainBatches, make_loader, watched
 from .distributed import World, any_rank, average_gradients, barrier, copy_buffers_from_main, gather_objects
 from .optimizers import WeightAverage, make_optimizer, make_schedule
 
@@ -32,7 +33,6 @@ Validate = Callable[[Detector], dict[str, float | None]]
 
 LOWER_IS_BETTER = ("frame_eer", "video_eer")
 PATIENCE_WITH_FP16 = 50
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass
@@ -129,7 +129,7 @@ class Trainer:
         self.progress = Progress()
         self.best_state: dict[str, Tensor] | None = None
         self.model = self._data_parallel()
-        self._stop = self._interruptible = False
+        self._stop = False
         self._since_check: list[dict[str, Any]] = []
         self._latest = "resumed"
         self._misses_in_a_row = 0
@@ -230,17 +230,19 @@ class Trainer:
         if not progress.unvalidated:
             progress.unvalidated = True
             self._save(train_log)
+        if any_rank(self.world, self._stop):
+            raise Interrupted(f"stopped after step {progress.step}")
         self._validate(val_log)
         progress.epoch, progress.step_in_epoch, progress.unvalidated = progress.epoch + 1, 0, False
         self._save(train_log, val_log)
+        if any_rank(self.world, self._stop):
+            raise Interrupted(f"stopped after epoch {progress.epoch}")
 
     def _validate(self, log: SummaryWriter | None) -> None:
         progress = self.progress
         copy_buffers_from_main(self.world, self.detector)
         with self._averaged_weights():
-            self._interruptible = True
             metrics = self.validate(self.detector) if self.validate else {}
-            self._interruptible = False
             value = metrics.get(self.metric)
             better = value is not None and (
                 progress.best_value is None
@@ -420,8 +422,6 @@ class Trainer:
     def _signals(self):
         def note(signum, frame):
             self._stop = True
-            if self._interruptible:
-                raise Interrupted("stopped while validating")
 
         try:
             before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
@@ -442,16 +442,22 @@ class Trainer:
             return
         step = self.progress.step
         began = (self.folder / "tb").exists()  # also without a checkpoint: scalars may have come to the disk before it
-        train = SummaryWriter(str(self.folder / "tb" / "train"), purge_step=step + 1 if began else None)
-        val = SummaryWriter(
-            str(self.folder / "tb" / "val"),
-            purge_step=(step if self.progress.unvalidated else step + 1) if began else None,
-        )
+        purge = {"train": step + 1, "val": step if self.progress.unvalidated else step + 1}
         try:
-            yield train, val
-        finally:
-            train.close()
-            val.close()
+            with ExitStack() as stack:
+                yield [
+                    stack.enter_context(
+                        SummaryWriter(str(self.folder / "tb" / name), purge_step=first if began else None)
+                    )
+                    for name, first in purge.items()
+                ]
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            raise UserError(
+                f"{self.folder / 'tb'}: cannot be written ({error.strerror}); "
+                "free some space and run the same command again: it goes on from the last checkpoint"
+            ) from error
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
