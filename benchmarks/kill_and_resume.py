@@ -15,6 +15,7 @@ import json
 import logging
 import multiprocessing
 import os
+import platform
 import random
 import signal
 import subprocess
@@ -47,14 +48,19 @@ model:
   top_k: 4
 input: {size: 32}
 train:
-  epochs: 3
+  epochs: 2
   batch_size: 8
   optimizer: {lr: 1e-3}
   schedule: {name: cosine, warmup_steps: 2}
   augment: resproto_fd
   ema: 0.9
 """
-
+PROTOCOL = """
+train: [Demo-A]
+frames: {train: 3, val: 1, test: 1}
+selection: {rule: best, dataset: Demo-A, split: val, metric: frame_auc}
+test: [Demo-A, Demo-B]
+"""
 
 # --- a run that kills itself ----------------------------------------------------------------------------------------
 
@@ -142,14 +148,26 @@ class _TickingFile:
         return self.file.write(data)
 
 
-def run_here(argv: list[str], fuse: tuple | None, log: str, environment: dict[str, str] | None = None) -> None:
+def run_here(
+    argv: list[str],
+    fuse: tuple | None,
+    log: str,
+    environment: dict[str, str] | None = None,
+    file_limit: int | None = None,
+) -> None:
     """The command line in this process, what it prints in a file; ends the process with its exit status."""
+    import resource
+
     from tqdm import tqdm
 
     from resproto_fd.training import cli
 
+    multiprocessing.set_start_method(None, force=True)  # the default again, as in a process of its own
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that outlives a killed process
     os.environ.update(environment or {})
+    os.setpgid(0, 0)
+    if file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -171,6 +189,7 @@ class Run:
         fuse: Arguments of its `Fuse`; None lays none.
         forked: From a process that has everything imported already, instead of a new interpreter.
         environment: Changes of its environment.
+        file_limit: The largest file that it may write, bytes; for forked ones.
     """
 
     def __init__(
@@ -180,12 +199,13 @@ class Run:
         fuse: tuple | None = None,
         forked: bool = False,
         environment: dict[str, str] | None = None,
+        file_limit: int | None = None,
     ):
         self.log, self.forked = Path(log), forked
         if forked:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(PRELOADED)
-            self.process = context.Process(target=run_here, args=(argv, fuse, str(log), environment))
+            self.process = context.Process(target=run_here, args=(argv, fuse, str(log), environment, file_limit))
             self.process.start()
             return
         command = [sys.executable, "-m", "resproto_fd.training.cli"]
@@ -291,17 +311,18 @@ class Bench:
     def __init__(self, work: Path, data: Path, forked: bool, settings: list[str] = ()):
         self.work, self.data, self.forked, self.settings = Path(work), Path(data), forked, list(settings)
         self.work.mkdir(parents=True, exist_ok=True)
-        self.detector = self.work / "tiny.yaml"
+        self.detector, self.protocol = self.work / "tiny.yaml", self.work / "kill.yaml"
         self.detector.write_text(DETECTOR)
+        self.protocol.write_text(PROTOCOL)
 
     def argv(self, name: str, *settings: str) -> list[str]:
         own = [f"data.root={self.data}", f"run.out={self.work / name}", "run.progress=false", "run.device=cpu"]
-        own += ["run.workers=0", "run.log_every=1", "run.save_every=2", "run.test_batch_size=16"]
-        chosen = ["--detector_path", str(self.detector), "--protocol", "demo_cross"]
+        own += ["run.workers=0", "run.log_every=1", "run.save_every=2", "run.test_batch_size=4"]
+        chosen = ["--detector_path", str(self.detector), "--protocol", str(self.protocol)]
         return ["train", *chosen, *own, *self.settings, *settings]
 
     def folder(self, name: str) -> Path:
-        return self.work / name / "demo_cross" / "tiny" / "seed0"
+        return self.work / name / "kill" / "tiny" / "seed0"
 
     def start(self, name: str, *settings: str, **options) -> Run:
         return Run(self.argv(name, *settings), self.work / f"{name}.log", forked=self.forked, **options)
@@ -379,6 +400,8 @@ def measure(kills: int, seed: int, forked: bool, settings: list[str], work: Path
         differing["relay"] = found[:5]
     report(f"one run killed {relay} times, always before its 4th step: {'; '.join(found[:3]) or 'no difference'}")
     return {
+        "benchmark": "kill_and_resume",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "kills": sum(kinds.values()),
         "kills_by_place": dict(kinds),
         "relay_kills": relay,

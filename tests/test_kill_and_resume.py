@@ -1,0 +1,159 @@
+"""Runs of the command line that are killed, stopped, starved of disk or poisoned, and what they leave behind.
+
+The runs are processes forked from one that has imported everything; the slow tier starts each anew.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+from resproto_fd.preprocessing.demo import make_demo
+from resproto_fd.trainer import checkpoint
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from kill_and_resume import PLACES, Bench, differences  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its runs")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """Runs of a tiny ResProto-FD on the tiny demo data; one is done and was left alone."""
+    data = tmp_path_factory.getbasetemp() / "tiny_demo"
+    make_demo(data, size="tiny", workers=1)
+    bench = Bench(tmp_path_factory.mktemp("runs"), data, forked=True)
+    bench.left_alone()
+    return bench
+
+
+def checkpoints(folder):
+    return {path.name: path.read_bytes() for path in checkpoint.stored(folder / "checkpoints")}
+
+
+def refused(run):
+    """The message of a run that ended with a fault the user can mend."""
+    assert run.wait() == 2, run.output()
+    assert "Traceback" not in run.output()
+    return run.output()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_killed_anywhere_and_resumed_ends_with_the_bits_of_the_one_left_alone(bench, place):
+    moment = bench.kill(f"killed_{place}", place, random.Random(place))
+    assert bench.finish(f"killed_{place}") == [], moment
+
+
+def test_scalars_logged_before_the_first_checkpoint_are_not_there_twice(bench):
+    bench.start("early", fuse=("write", bench.passed["write"] // 50)).wait()
+    assert not checkpoints(bench.folder("early"))
+    assert list(bench.folder("early").glob("tb/train/*"))
+    assert list(bench.folder("early").rglob(".*.part"))
+    assert bench.finish("early") == []
+
+
+def test_a_run_killed_again_and_again_gets_through(bench):
+    kills = 0
+    while (run := bench.start("relay", fuse=("step", 3))).wait() == -signal.SIGKILL:
+        kills += 1
+    assert run.wait() == 0, run.output()
+    assert kills >= 3
+    assert bench.finish("relay") == []
+
+
+def test_the_comparison_sees_a_single_bit():
+    a = {"x": [torch.ones(3), (1, 2.0)], "y": np.zeros(2), "z": b"ab"}
+    same = {"x": [torch.ones(3), (1, 2.0)], "y": np.zeros(2), "z": b"ab"}
+    assert differences(a, same) == []
+    same["x"][0][1] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
+    assert differences(a, same) == ["/x[0]: differs"]
+    assert differences(a, {**a, "y": -np.zeros(2)}) == ["/y: differs"]
+    assert differences(a, {**a, "z": b"ac"}) == ["/z: differs"]
+    assert differences(a, {"x": [torch.ones(3), (1, 2.5)], "z": b"ab"}) == [
+        "/y: only in one",
+        "/x[1][1]: 2.0 against 2.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "number"), [("step", signal.SIGUSR1), ("score", signal.SIGTERM), ("last score", signal.SIGUSR1)]
+)
+def test_a_stop_signal_while_training_validating_or_testing_ends_with_75_and_loses_nothing(bench, place, number):
+    name = f"stopped_{place.replace(' ', '_')}"
+    count = bench.passed["score"] if place == "last score" else 3
+    run = bench.start(name, fuse=(place.removeprefix("last "), count, number))
+    assert run.wait() == 75, run.output()
+    assert "the same command goes on from there" in run.output()
+    assert "Traceback" not in run.output()
+    assert bench.finish(name) == []
+
+
+def test_a_stop_signal_to_the_whole_process_group_spares_the_data_workers(bench):
+    run = bench.start("group", "train.epochs=500", "run.workers=2")
+    while not checkpoints(bench.folder("group")) and not run.ended():
+        time.sleep(0.01)
+    os.killpg(run.process.pid, signal.SIGTERM)
+    assert run.wait() == 75, run.output()
+
+
+def test_a_full_disk_ends_the_run_and_the_older_checkpoint_goes_on(bench):
+    assert bench.start("full", fuse=("step", 3, signal.SIGTERM)).wait() == 75
+    folder = bench.folder("full")
+    before = checkpoints(folder)
+    size = max(len(contents) for contents in before.values())
+    message = refused(bench.start("full", file_limit=size // 2))
+    newest = list(before)[-1]
+    assert f"{folder}/checkpoints/step_" in message
+    assert "cannot be written (File too large)" in message
+    assert f"{newest} is whole" in message
+    assert checkpoints(folder) == before
+    assert not list(folder.rglob("*.part"))
+    assert bench.finish("full") == []
+
+
+def test_a_disk_that_is_full_when_scalars_are_logged_ends_the_run_with_a_message(bench):
+    config = (bench.folder("alone") / "config.yaml").stat().st_size
+    settings = ["train.batch_size=2", "run.save_every=null"]
+    run = bench.start("full_log", *settings, file_limit=max(2048, config) + 500)
+    assert run.wait() == 2, run.output()
+    message = run.output().splitlines()[-1]  # TensorBoard's own thread has its say before
+    assert f"{bench.folder('full_log')}/tb: cannot be written (File too large); free some space" in message
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_frames(bench):
+    message = refused(bench.start("nan", "train.optimizer.lr=1e30"))
+    assert "loss or gradient is not finite (total" in message
+    assert "frames of the batch: Demo-A/" in message
+    assert "The last good checkpoint is" in message
+
+
+def test_a_run_folder_in_use_is_refused(bench):
+    folder = bench.folder("locked")
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"):
+        assert f"{folder}: another process is at work" in refused(bench.start("locked"))
+    assert os.listdir(folder) == [".lock"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["--kills", "25"], ["--kills", "14", "--forked", "--seed", "1", "run.workers=2"]])
+def test_kills_of_the_whole_command_line_change_no_bit(options):
+    command = [sys.executable, str(BENCHMARKS / "kill_and_resume.py"), "--json-only", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["differences"] == {}
+    assert figures["kills"] == int(options[1])
+    assert set(figures["kills_by_place"]) == set(PLACES)
+    assert figures["relay_kills"] > 2
+    assert done.returncode == 0
