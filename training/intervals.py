@@ -90,7 +90,8 @@ def _ece_interval(value: float, replicates: np.ndarray, se: float, df: float, co
     from scipy.special import stdtrit
 
     centre, half = 2 * value - float(replicates.mean()), stdtrit(df, (1 + confidence) / 2) * se
-    return Interval(value, max(min(centre - half, value), 0.0), min(max(centre + half, value), 1.0), se, df)
+    low, high = min(centre - half, value), max(centre + half, value)
+    return Interval(value, float(max(low, 0)), float(min(high, 1)), se, df)
 
 
 def table_intervals(
@@ -298,8 +299,6 @@ def _tpr_intervals(ranking: Ranking, clusters: Clusters, rates: Sequence[float],
     # The threshold is not to be looked for further in than this.
     depth = min(int(np.searchsorted(beyond, max(20 * max(rates) * reals, 10 * DESIGN_COUNT))) + 1, len(beyond))
     beyond, effect = beyond[:depth], _design_effects(ranking, clusters, depth)
-    settled = int(np.searchsorted(beyond, DESIGN_COUNT))
-    effect[:settled] = effect[min(settled, len(effect) - 1)]
     effective = reals / effect
 
     result = []
@@ -351,7 +350,10 @@ def _errors_at(ranking: Ranking, clusters: Clusters, at: int) -> tuple[np.ndarra
 
 
 def _design_effects(ranking: Ranking, clusters: Clusters, depth: int) -> np.ndarray:
-    """How many times larger clustering makes the variance of the false positive rate, at the first `depth` levels."""
+    """How many times larger clustering makes the variance of the false positive rate, at the first `depth` levels.
+
+    Too few reals lie beyond the first to tell: those have the value of the level with `DESIGN_COUNT` reals beyond.
+    """
     order = ranking.order[ranking.labels[ranking.order] == 0]
     level = ranking.level[order]
     order = order[: np.searchsorted(level, depth)]
@@ -371,4 +373,6 @@ def _design_effects(ranking: Ranking, clusters: Clusters, depth: int) -> np.ndar
     variance = errors / reals**2 * real_clusters / max(real_clusters - 1, 1)
     independent = share * (1 - share) / reals
     effect = np.divide(variance, independent, out=np.ones(depth), where=independent > 0)
+    settled = min(int(np.searchsorted(share * reals, DESIGN_COUNT)), depth - 1)
+    effect[:settled] = effect[settled]
     return np.clip(effect, 1, sizes @ sizes / reals)
