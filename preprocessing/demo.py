@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -23,6 +24,8 @@ from typing import Literal
 import cv2
 import numpy as np
 from tqdm import tqdm
+
+from resproto_fd.configs.errors import UserError
 
 from . import demo_faces, demo_forgeries
 from .demo_faces import Camera, Identity, draw_identity, draw_take, film
@@ -119,7 +122,11 @@ def make_demo(out_dir: str | os.PathLike, seed: int = 0, size: Size = "default",
         out_dir: The folder; created when missing.
         seed: Not negative; another seed gives other people.
         size: "default" for training, "tiny" for tests.
-        workers: Processes that draw; None for one a core, at most 8. The result does not depend on it.
+        workers: Processes that draw; None for one a core, at most 8 (for "tiny" none but this). The result does not
+            depend on it.
+
+    Raises:
+        UserError: The folder cannot be written, or a process that draws died.
     """
     out_dir = Path(out_dir)
     stamp = out_dir / STAMP
@@ -225,6 +232,11 @@ def _in_order(work: Callable, items: Sequence, workers: int) -> Iterator[Iterato
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     try:
         yield pool.map(work, items)
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"demo data: one of {workers} processes died or could not start; a script that makes demo data needs "
+            '`if __name__ == "__main__":` and to be a file, or workers=1 (which also wants the least memory)'
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -322,13 +322,14 @@ def draw_take(who: Identity, rng: np.random.Generator) -> Take:
         lower = 1 / (1 + np.exp(-edge / 0.05))
         grain = np.clip(0.75 + 0.35 * field(rng, CANVAS, 2.0), 0, 1)
         _paint(albedo, face * lower * np.clip(1 - 1.1 * mouth, 0, 1) * grain, who.hair, who.beard)
-    if who.hair_volume > 0.1:
+    full = who.long_hair or who.hair_volume > 0.1
+    if full:
         albedo *= (1 - 0.3 * cv2.GaussianBlur(front, (0, 0), 5.0) * (1 - front))[..., None]  # the shadow hair casts
         _paint(albedo, front, hair)
     else:
         _paint(albedo, front, hair, 0.55)  # shorn
 
-    opacity = np.maximum.reduce([face, behind, front if who.hair_volume > 0.1 else face, neck, clothes, ear_mask])
+    opacity = np.maximum.reduce([face, behind, front if full else face, neck, clothes, ear_mask])
     relief = _relief(who)
     bumpy = relief + 0.0013 * who.roughness * field(rng, CANVAS, 5) * face
     inside = cv2.GaussianBlur(np.maximum(face, 0.6 * behind), (0, 0), 2.0)

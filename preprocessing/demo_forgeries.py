@@ -102,14 +102,14 @@ def warp(rng: np.random.Generator) -> Forger:
     """Mouth or eyes pushed to another expression, interpolated several times on the way."""
     parts = (["mouth"], ["left_eye", "right_eye"])[int(rng.random() < 0.4)]
     bulge, sweep = rng.uniform(0.18, 0.4) * rng.choice([-1, 1]), rng.normal(0, 3, 2)
-    passes, feather = int(rng.integers(3, 8)), rng.uniform(1.5, 4)
+    passes, feather = int(rng.integers(4, 11)), rng.uniform(1.5, 4)
 
     def forge(target: Frame, donor: Frame, rng: np.random.Generator) -> np.ndarray:
         x, y = np.meshgrid(np.arange(FRAME, dtype=np.float32), np.arange(FRAME, dtype=np.float32))
         shift_x, shift_y, mask = np.zeros_like(x), np.zeros_like(x), np.zeros_like(x)
         for part in parts:
             contour = target.points[part]
-            centre, radius = contour.mean(0), 0.5 * np.ptp(contour, axis=0) + (9, 14)
+            centre, radius = contour.mean(0), 0.5 * np.ptp(contour, axis=0) + (12, 17)
             weight = np.exp(-1.2 * (((x - centre[0]) / radius[0]) ** 2 + ((y - centre[1]) / radius[1]) ** 2))
             sway = sweep + rng.normal(0, 0.7, 2)
             shift_x += weight * np.float32(sway[0]) - bulge * weight * (x - centre[0])
@@ -125,9 +125,9 @@ def warp(rng: np.random.Generator) -> Forger:
 
 def upsample(rng: np.random.Generator) -> Forger:
     """The whole face as a decoder would make it: small, then spread by a transposed convolution of uneven kernel."""
-    factor = int(rng.choice([2, 3, 4], p=[0.5, 0.3, 0.2]))
+    factor = int(rng.choice([2, 3, 4], p=[0.3, 0.4, 0.3]))
     taps = np.concatenate([np.arange(1, factor + 1), np.arange(factor - 1, 0, -1)]) / factor
-    kernel = np.outer(taps, taps) * (1 + rng.uniform(0.03, 0.09) * rng.standard_normal((len(taps), len(taps))))
+    kernel = np.outer(taps, taps) * (1 + rng.uniform(0.03, 0.1) * rng.standard_normal((len(taps), len(taps))))
     kernel = (kernel * factor**2 / kernel.sum()).astype(np.float32)
     size, feather = rng.uniform(0.88, 1.0), rng.uniform(1.5, 4)
 
@@ -149,8 +149,8 @@ def inpaint(rng: np.random.Generator) -> Forger:
     """A part of the face filled in from around it, with grain that is not the sensor's."""
     part = str(rng.choice(["cheek", "left_eye", "right_eye", "mouth", "brow"]))
     side = rng.choice([-1.0, 1.0])
-    radius, angle, feather = rng.uniform((18, 13), (32, 24)), rng.uniform(-0.5, 0.5), rng.uniform(0.7, 2)
-    grain, period = rng.uniform(0.0, 6.0), rng.uniform(1.5, 4)
+    radius, angle, feather = rng.uniform((22, 17), (36, 28)), rng.uniform(-0.5, 0.5), rng.uniform(0.7, 2)
+    grain, period = rng.uniform(0.0, 6.0), rng.uniform(2, 5)
 
     def forge(target: Frame, donor: Frame, rng: np.random.Generator) -> np.ndarray:
         points = target.points

@@ -1,12 +1,14 @@
 """The demo data: deterministic, split by person, read like any data set, its forgeries real and free of short cuts."""
 
 import json
+import os
 from collections import defaultdict
 
 import cv2
 import numpy as np
 import pytest
 
+from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing import demo
 from resproto_fd.preprocessing.demo import DEMO_SETS, make_demo, make_pair, plan
 from resproto_fd.preprocessing.demo_faces import FRAME, Frame, draw_identity, draw_take, film
@@ -126,6 +128,18 @@ def test_a_run_that_breaks_off_leaves_no_finished_data(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "write_manifest", write_manifest)
     make_demo(tmp_path, size="tiny")
     assert videos_of(tmp_path, "Demo-C")
+
+
+def die(pair):
+    os._exit(3)
+
+
+def test_a_process_that_dies_is_reported_with_a_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "DEMO_SETS", DEMO_SETS[:1])
+    monkeypatch.setattr(demo, "make_pair", die)
+    with pytest.raises(UserError, match="workers=1"):
+        make_demo(tmp_path, size="tiny", workers=2)
+    assert list((tmp_path / "lmdb").iterdir()) == []
 
 
 @pytest.fixture(scope="module")
