@@ -1,5 +1,7 @@
 """Small things made for tests: frames in memory, a tiny detector, a configuration of a run."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors.base import Detector, Output, two_class_output
 from resproto_fd.detectors.prototype_memory import PrototypeMemory
 from resproto_fd.losses.residual import ResidualLoss
+from resproto_fd.preprocessing.frame_store import FrameStore
 from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.trainer.data import FrameDataset, FrameList
 from resproto_fd.trainer.transforms import plain_transform, train_transform
@@ -16,11 +19,22 @@ from resproto_fd.trainer.transforms import plain_transform, train_transform
 SIZE = 8
 
 
-class MadeStore:
+class MadeStore(FrameStore):
     """Frames as a function of their path: fakes carry a faint checkerboard. Paths in `broken` cannot be read."""
+
+    path = Path("made")
 
     def __init__(self, broken=()):
         self.broken = set(broken)
+
+    def read_bytes(self, path: str) -> bytes:
+        return self.read(path).tobytes()
+
+    def __contains__(self, path: str) -> bool:
+        return True
+
+    def missing(self, paths) -> list[str]:
+        return []
 
     def read(self, path: str) -> np.ndarray:
         if path in self.broken:

@@ -7,8 +7,11 @@ on workers, ranks or where an interrupted run was taken up again.
 import hashlib
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -16,6 +19,10 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.frame_store import FrameStore
 from resproto_fd.preprocessing.manifest import Video, evenly_spaced
+
+from .batch_memory import BatchMemory, ByValue, batch_memory
+from .device_transforms import OnDevice, Unaugmented
+from .transforms import Transform
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -86,7 +93,12 @@ class BadFrame:
 
 
 class FrameDataset(Dataset):
-    """Reads frames: {"image" uint8 [3, S, S], "label", "index"}; a frame that cannot be read comes as a BadFrame.
+    """Reads frames, a batch at a time: in the order of their keys, each store in one transaction, every picture put
+    straight into its place in the batch.
+
+    A batch is {"image" uint8 [B, 3, S, S], "label" int64 [B], "index" int64 [B], "bad" list of BadFrame} with the
+    readable samples in the order asked for; without the first three when no sample is readable. With an `OnDevice`
+    transform, "image" is `Unaugmented`.
 
     Args:
         frames: What to read.
@@ -94,14 +106,14 @@ class FrameDataset(Dataset):
         transform: From the stored image and a seed to the square that the detector is fed.
         seed: With epoch and index, fixes each sample's augmentation.
         replace_bad: A frame that cannot be read gives way to the next one that can, and is reported beside it;
-            otherwise it comes alone, as a BadFrame.
+            otherwise it is only reported.
     """
 
     def __init__(
         self,
         frames: FrameList,
         stores: Mapping[str, FrameStore],
-        transform: Callable[[np.ndarray, int], np.ndarray],
+        transform: Transform | OnDevice,
         seed: int = 0,
         replace_bad: bool = False,
     ):
@@ -111,60 +123,113 @@ class FrameDataset(Dataset):
         self.transform = transform
         self.seed = seed
         self.being_read = torch.full((256,), -1, dtype=torch.int64).share_memory_()
+        self.memory: BatchMemory | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, key: tuple[int, int]) -> dict | BadFrame:
-        epoch, index = key
-        sample = self._read(epoch, index)
-        if not (isinstance(sample, BadFrame) and self.replace_bad):
-            return sample
-        for other in range(index + 1, index + len(self)):
-            replacement = self._read(epoch, other % len(self))
-            if not isinstance(replacement, BadFrame):
-                return replacement | {"replaces": sample}
-        return sample
+        """One sample: as a batch of one, without the batch dimension."""
+        batch = self.__getitems__([key])
+        if "image" not in batch:
+            return batch["bad"][0]
+        return {name: batch[name][0] for name in ("image", "label", "index")}
 
-    def _read(self, epoch: int, index: int) -> dict | BadFrame:
-        worker = get_worker_info()
-        slot = worker.id if worker else 0
-        self.being_read[slot] = index
-        frames = self.frames
-        store = self.stores[frames.videos[frames.video_index[index]].dataset]
-        try:
-            image = store.read(frames.paths[index])
-        except UserError as error:
-            return BadFrame(index, str(error))
-        sample_seed = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0]
-        image = self.transform(image, int(sample_seed))
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict:
+        """The batch of some (epoch, index)."""
+        epochs, chosen = [epoch for epoch, _ in keys], [index for _, index in keys]
+        batch, bad = _Canvas(len(keys), self._empty), {}
+        for place, image in self._read_in_key_order(chosen):
+            if isinstance(image, UserError):
+                bad[place] = BadFrame(chosen[place], str(image))
+            else:
+                self._put(batch, place, image, epochs[place], chosen[place])
+        lost = [place for place in bad if not (self.replace_bad and self._replaced(batch, place, epochs, chosen))]
+        found: dict = {"bad": [bad[place] for place in sorted(bad)]}
+        good = [place for place in range(len(keys)) if place not in lost]
+        if good:
+            index = torch.tensor([chosen[place] for place in good])
+            image = batch.images if not lost else batch.images[good]
+            if isinstance(self.transform, OnDevice):
+                image = self.transform.batch(image, [batch.views[place] for place in good])
+            found |= {"image": image, "label": torch.from_numpy(self.frames.labels[index.numpy()]), "index": index}
+        return found
+
+    def _read_in_key_order(self, chosen: Sequence[int]) -> Iterator[tuple[int, np.ndarray | UserError]]:
+        """(place in the batch, its stored image, valid until the next is asked for; or why there is none)."""
+        frames, slot = self.frames, self._worker()
+        names = [frames.videos[frames.video_index[index]].dataset for index in chosen]
+        paths = [frames.paths[index] for index in chosen]
+        order = sorted(range(len(chosen)), key=lambda place: (names[place], paths[place]))
+        for name, group in groupby(order, key=names.__getitem__):
+            places = list(group)
+            images = self.stores[name].read_each([paths[place] for place in places])
+            for place in places:
+                self.being_read[slot] = chosen[place]
+                yield place, next(images)
         self.being_read[slot] = -1
-        return {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "label": int(frames.labels[index]),
-            "index": index,
-        }
+
+    def _put(self, batch: "_Canvas", place: int, image: np.ndarray, epoch: int, index: int) -> None:
+        seed = int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
+        if isinstance(self.transform, OnDevice):
+            batch.views[place] = self.transform.draw(seed, *image.shape[:2])
+        else:
+            image = self.transform(image, seed)
+        batch.put(place, image)
+
+    def _replaced(self, batch: "_Canvas", place: int, epochs: Sequence[int], chosen: list[int]) -> bool:
+        """Puts the next readable frame into a place; whether there is one."""
+        first = chosen[place]
+        for other in range(first + 1, first + len(self)):
+            index = other % len(self)
+            reading = self._read_in_key_order([index])
+            _, image = next(reading)
+            if not isinstance(image, UserError):
+                self._put(batch, place, image, epochs[place], index)
+                chosen[place] = index
+                return True
+        return False
+
+    def _worker(self) -> int:
+        worker = get_worker_info()
+        return worker.id if worker else 0
+
+    def _empty(self, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.memory.empty(self._worker(), shape) if self.memory else torch.empty(shape, dtype=torch.uint8)
 
     def frames_in_hand(self) -> list[str]:
         """The frames that workers were reading just now: the suspects when one has died."""
         return [self.frames.paths[i] for i in self.being_read.tolist() if 0 <= i < len(self.frames)]
 
 
-def collate(samples: list[dict | BadFrame]) -> dict:
-    """A batch of the readable samples, the unreadable beside it.
+class _Canvas:
+    """The pictures of a batch, uint8 [B, 3, H, W], as large as the largest; what is beside a smaller one is undefined.
 
-    Returns:
-        {"image" uint8 [B, 3, S, S], "label" int64 [B], "index" int64 [B], "bad" list of BadFrame}; without the first
-        three when no sample is readable.
+    Args:
+        count: Pictures.
+        empty: Makes room for a shape.
     """
-    good = [sample for sample in samples if not isinstance(sample, BadFrame)]
-    bad = [sample if isinstance(sample, BadFrame) else sample.get("replaces") for sample in samples]
-    batch = {"bad": [frame for frame in bad if frame is not None]}
-    if good:
-        batch["image"] = torch.stack([sample["image"] for sample in good])
-        batch["label"] = torch.tensor([sample["label"] for sample in good])
-        batch["index"] = torch.tensor([sample["index"] for sample in good])
-    return batch
+
+    def __init__(self, count: int, empty: Callable[[tuple[int, ...]], torch.Tensor]):
+        self.images: torch.Tensor | None = None
+        self.views: list = [None] * count
+        self._count, self._empty = count, empty
+
+    def put(self, place: int, image: np.ndarray) -> None:
+        """A picture, RGB uint8 [H, W, 3], into its place."""
+        height, width = image.shape[:2]
+        if self.images is None or height > self.images.shape[2] or width > self.images.shape[3]:
+            self._grow(height, width)
+        cv2.split(image, list(self._array[place, :, :height, :width]))
+
+    def _grow(self, height: int, width: int) -> None:
+        old = self.images
+        if old is not None:
+            height, width = max(height, old.shape[2]), max(width, old.shape[3])
+        self.images = self._empty((self._count, 3, height, width))
+        if old is not None:
+            self.images[:, :, : old.shape[2], : old.shape[3]] = old.clone()
+        self._array = self.images.numpy()
 
 
 class TrainBatches:
@@ -229,17 +294,31 @@ class EvaluationBatches:
             yield [(0, index) for index in range(start, min(start + self.batch_size, self.count))]
 
 
-def _settle(worker: int) -> None:
-    """One thread a worker: OpenCV's and BLAS's own pools would fight for the cores.
+def _settle(memory: BatchMemory | None, worker: int) -> None:
+    """One thread a worker: OpenCV's, BLAS's and torch's own pools would fight for the cores.
 
     Stop signals are for the main process, which still needs its workers; batch systems send them to all.
     """
-    import cv2
+    from threadpoolctl import threadpool_limits
 
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    threadpool_limits(1)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    get_worker_info().dataset.memory = memory
+
+
+def _as_sent(memory: BatchMemory | None, batch: dict) -> dict:
+    """A batch as it leaves the dataset; a worker's as it travels to the main process."""
+    if memory is None or get_worker_info() is None or "image" not in batch:
+        return batch
+    image = batch["image"]
+    if isinstance(image, Unaugmented):
+        sent = replace(image, images=memory.send(image.images), views=ByValue(image.views))
+    else:
+        sent = memory.send(image)
+    return batch | {"image": sent, "label": ByValue(batch["label"]), "index": ByValue(batch["index"])}
 
 
 def make_loader(dataset: FrameDataset, batches, workers: int, device: torch.device) -> DataLoader:
@@ -247,14 +326,16 @@ def make_loader(dataset: FrameDataset, batches, workers: int, device: torch.devi
 
     It draws from a random generator of its own: the global one must not depend on how often a loader was started.
     """
+    side = getattr(dataset.transform, "side", 0)
+    memory = batch_memory(workers, getattr(batches, "batch_size", 0) * 3 * side * side)
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=partial(_as_sent, memory),
         num_workers=workers,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
-        worker_init_fn=_settle,
+        worker_init_fn=partial(_settle, memory),
         generator=torch.Generator().manual_seed(0),
     )
 
@@ -278,7 +359,10 @@ def watched(loader: DataLoader) -> Iterator[dict]:
 
 
 class Normaliser:
-    """Images as the detector wants them, made on the device: uint8 [B, 3, S, S] -> (x / 255 - mean) / std."""
+    """Images as the detector wants them, made on the device: uint8 [B, 3, S, S] -> (x / 255 - mean) / std.
+
+    Those that were left to the device to augment are augmented first.
+    """
 
     def __init__(
         self, mean: Sequence[float], std: Sequence[float], device: torch.device, dtype: torch.dtype, channels_last: bool
@@ -292,6 +376,8 @@ class Normaliser:
             .to(device, dtype)
         )
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor | Unaugmented) -> torch.Tensor:
         images = images.to(self.device, non_blocking=True)
+        if isinstance(images, Unaugmented):
+            images = images.augmented()
         return images.to(self.dtype, memory_format=self.format).mul_(self.scale).sub_(self.shift)

@@ -67,6 +67,11 @@ class DeepfakeBenchRecipe:
 
     config: InputConfig
 
+    @property
+    def side(self) -> int:
+        """Of the square that comes out, in pixels."""
+        return self.config.size
+
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
         return carry_out(plain_transform(self.config)(image), draw(seed))
 

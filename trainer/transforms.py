@@ -7,12 +7,16 @@ picture, or on the device in batches (`device_transforms`).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
+from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import InputConfig
+
+if TYPE_CHECKING:
+    from .device_transforms import OnDevice
 
 Transform = Callable[[np.ndarray, int], np.ndarray]
 """(image uint8 [H, W, 3] RGB, seed) -> image uint8 [S, S, 3]"""
@@ -63,6 +67,16 @@ class Viewing:
 
     config: InputConfig
 
+    @property
+    def side(self) -> int:
+        """Of the square that comes out, in pixels."""
+        return self.config.size
+
+    @property
+    def resized(self) -> int:
+        """`View.resized` of every view that is drawn."""
+        return 0
+
     def draw(self, seed: int, height: int, width: int) -> View:
         """The view of a frame of a size: the whole face, or its centre.
 
@@ -84,19 +98,33 @@ def plain_transform(config: InputConfig) -> Viewing:
     return Viewing(config)
 
 
-def train_transform(name: str, config: InputConfig) -> Transform:
+def train_transform(name: str, config: InputConfig, on: str = "host") -> "Transform | OnDevice":
     """The named augmentation.
 
     Args:
         name: `none` (the test transform), `flip`, `crop` (a random crop of the input's size, and a flip), `resproto_fd`
             (the paper's), or `deepfakebench` (its default recipe, see `deepfakebench_recipe`).
         config: The detector's input; its size is what comes out.
+        on: Carried out on the `host`, picture by picture, or on the `device` in batches: the same draws, and the same
+            pictures but for rounding.
+
+    Raises:
+        UserError: `deepfakebench` on the device.
     """
     if name == "deepfakebench":
         from .deepfakebench_recipe import DeepfakeBenchRecipe
 
+        if on == "device":
+            raise UserError(
+                "train.augment 'deepfakebench' ends in JPEG, which is OpenCV's and on the host; say run.augment_on=host"
+            )
         return DeepfakeBenchRecipe(config)
-    return {"none": Viewing, "flip": Flip, "crop": Crop, "resproto_fd": ResProtoFD}[name](config)
+    viewing = {"none": Viewing, "flip": Flip, "crop": Crop, "resproto_fd": ResProtoFD}[name](config)
+    if on == "host":
+        return viewing
+    from .device_transforms import OnDevice
+
+    return OnDevice(viewing)
 
 
 class Flip(Viewing):
@@ -121,9 +149,13 @@ class ResProtoFD(Viewing):
     random part of 0.8 to 1 of the area resized to 224; blurred and erased each with probability 0.3.
     """
 
+    @property
+    def resized(self) -> int:
+        return round(self.config.size * RESIZED)
+
     def draw(self, seed: int, height: int, width: int) -> View:
         u, size = iter(uniforms(seed, 9 + 4 * CROP_ATTEMPTS)), self.config.size
-        resized = round(size * RESIZED)
+        resized = self.resized
         sigma = _between(next(u), BLUR_SIGMA) if next(u) < BLUR_PROBABILITY else 0.0
         erased = (0, 0, 0, 0)
         if next(u) < ERASING_PROBABILITY:
