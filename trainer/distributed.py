@@ -46,7 +46,11 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 @contextmanager
 def joined(device_name: str = "auto", timeout_minutes: int = 30):
-    """The World of this process; joins the others when torchrun's environment names them, leaves them at the end."""
+    """The World of this process; joins the others when torchrun's environment names them, leaves them at the end.
+
+    Raises:
+        UserError: Another process left while this one was waiting for it.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     device = choose_device(device_name, local_rank)
@@ -60,6 +64,12 @@ def joined(device_name: str = "auto", timeout_minutes: int = 30):
     dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
     try:
         yield World(dist.get_rank(), size, device)
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise UserError(
+            f"process {dist.get_rank()} of {size}: another process of this run has ended; its message says why"
+        ) from error
     finally:
         dist.destroy_process_group()
 

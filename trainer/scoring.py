@@ -100,7 +100,8 @@ def score_frames(
     names = sorted({name for part in everyone for name in part[2]})
     scores = np.concatenate([part[1] for part in everyone])[order]
     variants = {name: np.concatenate([part[2][name] for part in everyone if name in part[2]])[order] for name in names}
-    result = Scored(index[order], scores, variants, [frame for part in everyone for frame in part[3]])
+    bad = sorted((frame for part in everyone for frame in part[3]), key=lambda frame: frame.index)
+    result = Scored(index[order], scores, variants, bad)
     _refuse_unusable(result, dataset)
     return result
 

@@ -492,6 +492,8 @@ class Trainer:
     def _save(self, *logs: SummaryWriter | None) -> None:
         """A checkpoint of this moment; scalars logged so far reach the disk first."""
         self._refuse_non_finite()
+        everyone = gather_objects(self.world, self.progress.bad_frames)
+        self.progress.bad_frames = sorted({index for part in everyone for index in part})
         if not self.settings.save_checkpoints:
             return
         for log in logs:
