@@ -3,6 +3,7 @@
 import json
 import os
 from collections import defaultdict
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from resproto_fd.preprocessing.demo import DEMO_SETS, make_demo, make_pair, plan
 from resproto_fd.preprocessing.demo_faces import FRAME, Frame, draw_identity, draw_take, film
 from resproto_fd.preprocessing.demo_forgeries import METHODS, face_mask
 from resproto_fd.preprocessing.frame_store import open_store
-from resproto_fd.preprocessing.manifest import SPLITS, read_manifest, write_manifest
+from resproto_fd.preprocessing.manifest import SPLITS, read_manifest
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
 
 NAMES = [demo_set.name for demo_set in DEMO_SETS]
@@ -53,7 +54,7 @@ def test_the_bytes_depend_on_the_seed_and_not_on_the_number_of_processes(folder,
     monkeypatch.setattr(demo, "DEMO_SETS", DEMO_SETS[:1])
     make_demo(tmp_path, seed=3, size="tiny", workers=2)
     assert content(tmp_path, NAMES[:1]) == content(folder, NAMES[:1])
-    mine, other = (make_pair(plan(DEMO_SETS[0], seed, "tiny")[0]) for seed in (0, 1))
+    mine, other = (make_pair(replace(plan(DEMO_SETS[0], seed, "tiny")[0], frames=1)) for seed in (0, 1))
     assert [video for video, _ in mine] == [video for video, _ in other]
     assert all(a != b for (_, frames), (_, others) in zip(mine, other) for a, b in zip(frames, others))
 
@@ -96,37 +97,42 @@ def test_demo_c_has_only_methods_that_demo_a_lacks_and_demo_b_has_some():
     assert a | b | c == set(METHODS)
 
 
-def test_finished_data_is_reused_and_half_made_data_is_made_again(tmp_path, monkeypatch):
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """Makes Demo-C the only data set and draws it once; the list holds each pair that was asked for."""
     monkeypatch.setattr(demo, "DEMO_SETS", DEMO_SETS[2:])
-    made = []
-    monkeypatch.setattr(demo, "make_pair", lambda pair: made.append(pair) or make_pair(pair))
+    asked = []
+    result = make_pair(replace(plan(DEMO_SETS[2], 0, "tiny")[0], frames=1))
+    monkeypatch.setattr(demo, "make_pair", lambda pair: asked.append(pair) or result)
+    return asked
+
+
+def test_finished_data_is_reused_and_half_made_data_is_made_again(tmp_path, drawn):
     (tmp_path / "mine.txt").write_text("a file of the user's")
     make_demo(tmp_path, size="tiny")
     make_demo(tmp_path, size="tiny")
-    assert len(made) == 1
+    assert len(drawn) == 1
     whole = (tmp_path / "dataset_json" / "Demo-C.json").read_bytes()
     (tmp_path / "demo.json").unlink()
     (tmp_path / "dataset_json" / "Demo-C.json").write_text("{")
     make_demo(tmp_path, size="tiny")
-    assert len(made) == 2
+    assert len(drawn) == 2
     assert (tmp_path / "dataset_json" / "Demo-C.json").read_bytes() == whole
     make_demo(tmp_path, size="tiny", seed=1)
-    assert len(made) == 3
+    assert len(drawn) == 3
     assert (tmp_path / "mine.txt").exists()
 
 
-def test_a_run_that_breaks_off_leaves_no_finished_data(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "DEMO_SETS", DEMO_SETS[2:])
-
+def test_a_run_that_breaks_off_leaves_no_finished_data(tmp_path, drawn, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "write_manifest", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(demo, "write_manifest", stop)
         make_demo(tmp_path, size="tiny")
     assert not (tmp_path / "demo.json").exists()
-    monkeypatch.setattr(demo, "write_manifest", write_manifest)
     make_demo(tmp_path, size="tiny")
+    assert (tmp_path / "demo.json").exists()
     assert videos_of(tmp_path, "Demo-C")
 
 
@@ -209,7 +215,7 @@ def test_size_of_file_mean_colour_and_border_do_not_tell_real_from_fake():
     """A fake's figure is as often above as below a real one's: the share, which is its AUC, stays near 1/2."""
     figures = defaultdict(list)
     for number in range(2):
-        pair = plan(DEMO_SETS[0], number, "tiny")[0]
+        pair = replace(plan(DEMO_SETS[0], number, "tiny")[0], frames=1)
         for video, frames in make_pair(pair):
             image = cv2.imdecode(np.frombuffer(frames[0], np.uint8), cv2.IMREAD_COLOR).astype(float)
             border = np.r_[image[:8].ravel(), image[-8:].ravel(), image[:, :8].ravel(), image[:, -8:].ravel()]
