@@ -216,3 +216,18 @@ def test_all_golden_cases_are_looked_at():
     assert len(GOLDEN) == 21
     references = sum(bool(case["reference_not_theirs"]) for case in GOLDEN.values())
     assert references + len(["only_fake", "only_real", "single_frame", "nan_score"]) == 21
+
+
+def test_perfect_scores_of_any_number_of_videos_do_not_exceed_one_by_rounding():
+    """Average precision of perfect scores is 1.0000000000000002 for some counts; a result refuses that."""
+    from sklearn.metrics import average_precision_score
+
+    beyond = 0
+    for fakes in range(1, 60):
+        labels = np.repeat([0, 1], [3, fakes])
+        scores = np.linspace(0, 1, len(labels))
+        beyond += average_precision_score(labels, scores) > 1
+        metrics = binary_metrics(labels, scores)
+        assert metrics["ap"] <= 1
+        assert metrics["auc"] <= 1
+    assert beyond

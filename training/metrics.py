@@ -46,8 +46,9 @@ def binary_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | 
     if fake.all() or not fake.any():
         return result
     fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
-    result["auc"] = float(auc(fpr, tpr))
-    result["ap"] = float(average_precision_score(labels, scores))
+    # Sums of rounded shares can end at 1.0000000000000002.
+    result["auc"] = min(1.0, float(auc(fpr, tpr)))
+    result["ap"] = min(1.0, float(average_precision_score(labels, scores)))
     result["eer"] = equal_error_rate(fpr, tpr)
     result["balanced_acc"] = float((right[fake].mean() + right[~fake].mean()) / 2)
     return result
