@@ -45,6 +45,18 @@ def test_all_golden_cases_are_covered():
     assert all("auc" in case["result"] or "raises" in case["result"] for case in GOLDEN.values())
 
 
+def test_a_key_with_one_real_frame_counts_as_real():
+    labels, scores = np.array([0, 1, 1, 1, 1, 0]), np.array([0.9, 0.9, 0.9, 0.9, 0.5, 0.1])
+    assert deepfakebench_metrics(labels, scores, ["c"] * 4 + ["a", "b"]).video_auc == 0.5
+
+
+def test_float32_scores_pass_through_text():
+    """0.1 + 0.2 > 0.15 + 0.15 in decimals read as float64, but not in the float32 scores themselves."""
+    labels, scores = np.array([1, 1, 0, 0]), np.array([0.1, 0.2, 0.15, 0.15], np.float32)
+    assert scores[:2].astype(float).sum() < scores[2:].astype(float).sum()
+    assert deepfakebench_metrics(labels, scores, ["a", "a", "b", "b"]).video_auc == 1
+
+
 def test_labels_of_the_caller_are_left_alone():
     labels, scores, keys = columns(GOLDEN["multiclass_labels"])
     before = labels.copy()

@@ -237,7 +237,9 @@ def test_perfect_separation_has_the_limit_of_a_share_never_missed():
     assert found["eer"].low == 0 and found["eer"].high == pytest.approx(1 - 0.025 ** (1 / 20))
     assert found["tpr_at_fpr_1_in_100"].low < 0.9
     mixed = metric_intervals(labels, labels * 0.8 + 0.1, np.tile(np.arange(20), 4), replicates=100)
-    assert mixed["auc"].low == pytest.approx(0.025 ** (1 / 10))  # 20 clusters of both classes make 10 separate pairs
+    assert (
+        mixed["auc"].low == mixed["ap"].low == pytest.approx(0.025 ** (1 / 10))
+    )  # 20 clusters of both classes make 10 separate pairs
 
 
 def test_a_constant_classifier_is_known_to_be_at_chance():

@@ -108,11 +108,13 @@ def compare_aucs(
         for j in range(i + 1, len(names)):
             difference = aucs[names[i]] - aucs[names[j]]
             variance = covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]
-            # Equal scores leave a variance of rounding errors.
-            se = math.sqrt(variance) if variance > 1e-12 * (covariance[i, i] + covariance[j, j]) else 0.0
+            se = math.sqrt(max(variance, 0))
             free = degrees_of_freedom(errors[i] - errors[j], found)
             half = stdtrit(free, (1 + confidence) / 2) * se
-            p = 2 * stdtr(free, -abs(difference) / se) if se else 1.0 if abs(difference) < 1e-12 else _least_p(found)
+            if abs(difference) < 1e-12:  # both that and the variance may be rounding errors
+                p = 1.0
+            else:
+                p = 2 * stdtr(free, -abs(difference) / se) if se else _least_p(found)
             low, high = max(difference - half, -1.0), min(difference + half, 1.0)
             pairs.append(Difference(names[i], names[j], difference, float(low), float(high), float(p), float(p)))
     return Comparison(aucs, _corrected(pairs))
