@@ -3,6 +3,7 @@
 The detector computes its loss in `forward`; nothing here knows a detector by name.
 """
 
+import inspect
 import signal
 import time
 from collections.abc import Callable
@@ -159,7 +160,10 @@ class Trainer:
         if self.world.size == 1 or self._whole_batch_loss:
             return self.detector
         devices = [self.world.device] if self.world.device.type == "cuda" else None
-        return DistributedDataParallel(self.detector, device_ids=devices, broadcast_buffers=False)
+        # torch renamed the switch, and warns of the old name where it has the new one.
+        names = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        return DistributedDataParallel(self.detector, device_ids=devices, **{name: False})
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
