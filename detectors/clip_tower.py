@@ -117,7 +117,7 @@ def load_clip(backbone: Backbone, pretrained: str | None = "openai", quick_gelu:
     state = None if path is None else read_state_dict(path)
     if state is not None and stated is None:
         stated = _activation_of_file(path, state)
-        if stated is None and quick_gelu is None and "quick_gelu" not in layout and _has_choice(layout):
+        if stated is None and quick_gelu is None and "quick_gelu" not in layout:
             warnings.warn(
                 f"{path} does not say which activation it was trained with: taking GELU, as {_title(backbone)} does. "
                 "Weights made from OpenAI's need model.quick_gelu=true",
@@ -156,11 +156,6 @@ def _layout(backbone: Backbone) -> dict[str, Any]:
     for key in ("custom_text", "init_logit_bias"):  # of open_clip's factory, of SigLIP's loss
         layout.pop(key, None)
     return layout
-
-
-def _has_choice(layout: dict[str, Any]) -> bool:
-    vision = layout["vision_cfg"]
-    return not vision.get("timm_model_name") and not isinstance(vision.get("layers"), list)
 
 
 def _build(layout: dict[str, Any], backbone: Backbone) -> CustomTextCLIP:

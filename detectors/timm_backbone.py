@@ -1,5 +1,6 @@
 """Any backbone of timm with a linear classifier: the plain baselines (Xception, EfficientNet, ResNet, ...)."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class TimmClassifier(Detector):
 def _build(name: str, pretrained: bool | str | None, options: dict[str, Any]) -> nn.Module:
     published = _published_weights(name) if pretrained is True else {}
     try:
-        model = timm.create_model(name, num_classes=0, **published, **options)
+        model = timm.create_model(name, num_classes=0, **published, **deepcopy(options))  # timm writes into them
     except Exception as error:
         raise UserError(f"timm cannot build '{name}' with options {options}: {error}") from error
     if isinstance(pretrained, str):

@@ -246,6 +246,13 @@ def test_unknown_timm_models_and_options_are_named():
         create_detector("timm", backbone="botnet50ts_256")
 
 
+def test_options_reach_timm_and_stay_as_they_were_given():
+    blocks = [{"in_chs": 64, "out_chs": 96, "stride": 2}]
+    detector = create_detector("timm", backbone="xception41", pretrained=None, options={"block_cfg": blocks})
+    assert detector.encode(IMAGES).shape == (6, 96)
+    assert blocks == [{"in_chs": 64, "out_chs": 96, "stride": 2}]
+
+
 @pytest.fixture
 def imagenet_file(tmp_path):
     """Weights of a timm model with its 1000 classes, as timm publishes them."""
