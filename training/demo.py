@@ -15,7 +15,7 @@ from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 
 PROTOCOL = "demo_cross"
-DETECTORS = ["resproto_fd_tiny", "clip_tiny", "clip_zero_shot_tiny", "resnet10t_tiny"]
+DETECTORS = ["resproto_fd_tiny", "clip_tiny", "resnet_tiny", "clip_zero_shot_tiny"]
 _EPOCH = re.compile(r"epoch (\d+)/\d+: (.*)")
 
 
