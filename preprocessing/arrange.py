@@ -99,7 +99,7 @@ def write(
     known = load("datasets", description.name) if description.name in names("datasets") else None
     own = {**(known.labels if known else {}), **(labels or {})}
     taxonomy = load_taxonomy().extended(own, f"labels of {description.name}") if own else load_taxonomy()
-    media = _Media(Path(root))
+    media = Media(Path(root))
     paths, used = [], set() if used is None else used
     for name, wanted in {description.name: None, **description.parts}.items():
         videos = [video for video in arrangement.videos if wanted is None or video.label in wanted]
@@ -294,7 +294,7 @@ def _records(
     videos: Sequence[Arranged],
     found: Mapping[str, Video],
     taxonomy: Taxonomy,
-    media: "_Media",
+    media: "Media",
     captions: Mapping[str, Mapping[str, str]],
     used: set[str],
 ) -> Iterable[SideRecord]:
@@ -330,7 +330,7 @@ def _first(video: Arranged, found: Mapping[str, Video]) -> str:
     return next(frame for frame in video.clip.frames if frame in found)
 
 
-class _Media:
+class Media:
     """What `resproto faces` recorded of the videos, if the frames are its."""
 
     def __init__(self, root: Path):
