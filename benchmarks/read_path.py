@@ -1,0 +1,257 @@
+"""From the frame store to a batch in memory: processor time an image, images a second, memory, and packing.
+
+    python benchmarks/read_path.py              # 2000 frames, two minutes on two cores
+    python benchmarks/read_path.py --size 256   # a detector's input as large as the stored crops: no resizing
+
+Frames of 256 x 256 are made on the fly, their PNGs as large as those of FF++ c23 crops (93 KiB), packed in both codecs,
+and read in batches of 32 by the data set and loader that training and testing use, from a warm page cache. `test` is
+the plain transform on frames in order; `train` shuffles and augments. Processor time is user and system time of all
+threads and of the data workers.
+
+Beside them, DeepfakeBench's figures through its LMDB loader on the same kind of frames and machine (two shared cores),
+the best of three set-ups: current packages, current packages with one BLAS thread, and the versions it pins. There the
+input is 256, so that nothing is resized; and normalisation is on the host, here it is left to the device: what it costs
+on this CPU, where there is no GPU, is given apart.
+
+The last line is one JSON object; with --json-only it is the only one.
+"""
+# ruff: noqa: E402  (threads are capped before NumPy and torch are imported)
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+import cv2
+import numpy as np
+import torch
+from measure import make_parser, report
+
+from resproto_fd.configs.schema import InputConfig
+from resproto_fd.preprocessing.frame_store import close_all, open_store
+from resproto_fd.preprocessing.manifest import Video, read_manifest, write_manifest
+from resproto_fd.preprocessing.pack import pack
+from resproto_fd.trainer.data import EvaluationBatches, FrameDataset, FrameList, Normaliser, TrainBatches, make_loader
+from resproto_fd.trainer.transforms import plain_transform, train_transform
+
+SIDE = 256
+FRAMES_OF_A_VIDEO = 32
+PICTURES = 64
+TRANSFORMS = {"test": None, "train resproto_fd": "resproto_fd", "train deepfakebench": "deepfakebench"}
+PEER = {
+    ("test", 0): (1.3, 808),
+    ("test", 2): (2.0, 986),
+    ("train", 0): (2.1, 475),
+    ("train", 2): (3.0, 655),
+}
+"""DeepfakeBench: (CPU ms an image, images a second) by mode and workers."""
+PEER_PACKING = 1574
+
+
+def draw_picture(rng: np.random.Generator) -> np.ndarray:
+    """Smooth shapes with a grain whose PNG is as large as that of a compressed video's face."""
+    layers = [(6, 60.0), (64, 6.0), (SIDE, 1.0)]
+    image = np.full((SIDE, SIDE, 3), 125.0)
+    for points, strength in layers:
+        colours = 1 if points == SIDE else 3
+        noise = rng.normal(0, strength, (points, points, colours)).astype(np.float32)
+        image += cv2.resize(noise, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).reshape(SIDE, SIDE, -1)
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def make_frames(root: Path, count: int) -> tuple[Path, float]:
+    """Writes frames and their manifest; (the manifest, mean size of a PNG in KiB)."""
+    rng = np.random.default_rng(0)
+    pictures = [draw_picture(rng) for _ in range(min(PICTURES, count))]
+    videos, size = [], 0
+    for first in range(0, count, FRAMES_OF_A_VIDEO):
+        label = first // FRAMES_OF_A_VIDEO % 2
+        kind = ("UADFV_Real", "UADFV_Fake")[label]
+        folder = f"Made/{kind}/frames/{first:06d}"
+        (root / "rgb" / folder).mkdir(parents=True)
+        paths = []
+        for i in range(first, min(first + FRAMES_OF_A_VIDEO, count)):
+            picture = np.roll(pictures[i % len(pictures)], rng.integers(0, SIDE, 2), axis=(0, 1))
+            data = cv2.imencode(".png", picture)[1].tobytes()
+            paths.append(f"{folder}/{i - first:03d}.png")
+            (root / "rgb" / paths[-1]).write_bytes(data)
+            size += len(data)
+        videos.append(Video("Made", "test", f"Made/{kind}/{first:06d}", label, kind, "", "", tuple(paths)))
+    manifest = root / "dataset_json" / "Made.json"
+    write_manifest(manifest, "Made", videos)
+    return manifest, size / count / 1024
+
+
+def processor_seconds(pid: int) -> float:
+    """User and system time of all threads of a process, to the nanosecond (Linux's clock of another process)."""
+    return time.process_time() if pid == os.getpid() else time.clock_gettime((~pid << 3) | 2)
+
+
+def own_mib(pid: int) -> float:
+    """Memory that is the process's own or shared between processes: without the pages of files, the store's."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem")) / 1024
+
+
+class Reading:
+    """The loader of one kind of reading."""
+
+    def __init__(self, store: Path, frames: FrameList, transform: str, workers: int, args):
+        given = InputConfig(size=args.size)
+        augment = TRANSFORMS[transform]
+        made = train_transform(augment, given, args.augment_on) if augment else plain_transform(given)
+        data = FrameDataset(frames, {"Made": open_store(store)}, made)
+        self.batches = (
+            TrainBatches(len(frames), args.batch, 1, 0, 1, 0)
+            if augment
+            else EvaluationBatches(len(frames), args.batch, 0, 1)
+        )
+        self.loader = make_loader(data, self.batches, workers, torch.device("cpu"))
+        self.epoch = 0
+
+    def go_through(self) -> tuple[int, float, float]:
+        """One epoch: (images, wall seconds, processor seconds)."""
+        if isinstance(self.batches, TrainBatches):
+            self.batches.start(self.epoch)
+        self.epoch += 1
+        before, begin = self._processor(), time.perf_counter()
+        images = sum(len(batch["label"]) for batch in self.loader)
+        return images, time.perf_counter() - begin, self._processor() - before
+
+    def processes(self) -> list[int]:
+        """This one and its workers."""
+        iterator = self.loader._iterator
+        return [os.getpid(), *(worker.pid for worker in (iterator._workers if iterator else []))]
+
+    def _processor(self) -> float:
+        return sum(map(processor_seconds, self.processes()))
+
+
+def timed(reading: Reading, passes: int) -> dict[str, float]:
+    """The best of some passes after one that warms up."""
+    reading.go_through()
+    runs = [reading.go_through() for _ in range(passes)]
+    return {
+        "cpu_ms": min(1000 * processor / images for images, _, processor in runs),
+        "images_per_second": max(images / wall for images, wall, _ in runs),
+    }
+
+
+def memory_over(reading: Reading, epochs: int) -> list[float]:
+    """MiB of this process and its workers after each epoch."""
+    found = []
+    for _ in range(epochs):
+        reading.go_through()
+        found.append(sum(map(own_mib, reading.processes())))
+    return found
+
+
+def time_packing(root: Path, manifest: Path, jobs: int) -> dict[str, dict[str, float]]:
+    """Packs in both codecs: frames a second, MiB of the store."""
+    figures = {}
+    for codec in ("png", "native"):
+        summary = pack([manifest], root / f"{codec}_lmdb", codec=codec, jobs=jobs)
+        figures[codec] = {"frames_per_second": summary.added / summary.seconds, "store_mib": summary.size / 2**20}
+    return figures
+
+
+def normalisation_ms(args) -> float:
+    """Processor time an image of (x / 255 - mean) / std on this CPU."""
+    images = torch.zeros((args.batch, 3, args.size, args.size), dtype=torch.uint8)
+    normalise = Normaliser([0.5] * 3, [0.5] * 3, torch.device("cpu"), torch.float32, False)
+    normalise(images)
+    times = []
+    for _ in range(10):
+        begin = time.process_time()
+        normalise(images)
+        times.append(time.process_time() - begin)
+    return 1000 * min(times) / args.batch
+
+
+def main() -> int:
+    parser = make_parser(__doc__.splitlines()[0])
+    parser.set_defaults(device="cpu", threads=1)
+    parser.add_argument("--frames", type=int, help="how many (default: 2000)")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--size", type=int, default=224, help="side of the detector's input")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--passes", type=int, help="the best is reported (default: 4)")
+    parser.add_argument("--epochs", type=int, help="over which memory is watched (default: 10)")
+    parser.add_argument(
+        "--augment-on", choices=("host", "device"), default="host", help="device: drawn, not carried out"
+    )
+    parser.add_argument("--dir", help="where the frames are made (default: the system's folder for such)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    args.frames = args.frames or (96 if args.tiny else 2000)
+    args.passes = args.passes or (1 if args.tiny else 4)
+    args.epochs = args.epochs or (2 if args.tiny else 10)
+    if args.augment_on == "device":
+        del TRANSFORMS["train deepfakebench"]
+    with tempfile.TemporaryDirectory(dir=args.dir) as folder:
+        root = Path(folder)
+        manifest, kib = make_frames(root, args.frames)
+        packing = time_packing(root, manifest, jobs=2)
+        frames = FrameList.of(read_manifest(manifest, "Made", split="test"), None)
+        results, rows = [], []
+        for codec in ("png", "native"):
+            for transform in TRANSFORMS:
+                for workers in args.workers:
+                    reading = Reading(root / f"{codec}_lmdb", frames, transform, workers, args)
+                    figures = timed(reading, args.passes)
+                    del reading
+                    peer = PEER.get((transform.split()[0], workers))
+                    results.append(
+                        {"codec": codec, "transform": transform, "workers": workers, **figures, "peer": peer}
+                    )
+                    rows.append(row_of(results[-1]))
+        watched = Reading(root / "native_lmdb", frames, "train resproto_fd", max(args.workers), args)
+        memory = memory_over(watched, args.epochs)
+        del watched
+        close_all()
+    rate = packing["png"]["frames_per_second"]
+    normalising = normalisation_ms(args)
+    title = (
+        f"{args.frames} frames of {SIDE} x {SIDE} (PNG {kib:.0f} KiB, native 192 KiB), batch {args.batch}, input "
+        f"{args.size}, augmented on the {args.augment_on}\n"
+        f"packed: png {rate:.0f} frames/s (peer {PEER_PACKING}), native {packing['native']['frames_per_second']:.0f}\n"
+        f"memory after each of {args.epochs} epochs, MiB: {' '.join(f'{mib:.0f}' for mib in memory)}\n"
+        f"normalisation, not in the table: {normalising:.3f} ms an image on this CPU"
+    )
+    figures = {
+        "benchmark": "read_path",
+        "frames": args.frames,
+        "png_kib": kib,
+        "batch": args.batch,
+        "size": args.size,
+        "augment_on": args.augment_on,
+        "results": results,
+        "packing": packing,
+        "memory_mib": memory,
+        "normalisation_ms": normalising,
+    }
+    report(title, rows, figures, args)
+    return 0
+
+
+def row_of(result: dict) -> dict[str, str]:
+    """A line of the table."""
+    peer = result["peer"] or (None, None)
+    return {
+        "store": result["codec"],
+        "transform": result["transform"],
+        "workers": str(result["workers"]),
+        "CPU ms/image": f"{result['cpu_ms']:.3f}",
+        "peer": f"{peer[0]:.1f}" if peer[0] else "",
+        "images/s": f"{result['images_per_second']:.0f}",
+        "peer's": f"{peer[1]}" if peer[1] else "",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
