@@ -1,10 +1,13 @@
 """n processes as one: the same losses, weights, memory and scores; the same refusals, on all of them."""
 
+import json
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -26,8 +29,9 @@ from resproto_fd.trainer.distributed import World
 from resproto_fd.trainer.scoring import score_frames
 from resproto_fd.trainer.trainer import Trainer, exclusive
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+sys.path.append(str(BENCHMARKS))
 
 from kill_and_resume import PRELOADED, Bench, Run, differences, traces  # noqa: E402
 
@@ -215,9 +219,7 @@ def scored(world, shapes, broken=(), skip_bad=False):
     config, results = made_config(), []
     for videos, frames in shapes:
         data = made_dataset(config, videos=videos, frames=frames, split="test", store=MadeStore(broken))
-        results.append(
-            score_frames(detector, data, normaliser, world, batch_size=4, skip_bad=skip_bad, progress=False)
-        )
+        results.append(score_frames(detector, data, normaliser, world, batch_size=4, skip_bad=skip_bad, progress=False))
     return results
 
 
@@ -412,3 +414,77 @@ def stopped_while_waiting(world):
 def test_a_process_that_waits_for_the_others_scores_stops_with_them(tmp_path):
     results = together(2, stopped_while_waiting, tmp_path)
     assert [type(result) for result in results] == [Interrupted, Interrupted]
+
+
+# --- launchers --------------------------------------------------------------------------------------------------------
+
+
+def torchrun(bench, name, *script, options=()):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1"]
+    command += [f"--master_port={free_port()}", *options, *script, *bench.argv(name)[1:]]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=bench.work, env=os.environ | {"GLOO_SOCKET_IFNAME": LOOPBACK}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_torchrun_trains_two_processes_as_two(bench, pair):
+    shown = torchrun(bench, "torchrun", str(ROOT / "training" / "train.py"))
+    assert shown.count("test set") == 1
+    assert differences(pair, traces(bench.folder("torchrun"))) == []
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_run_of_which_a_process_was_killed(bench, pair):
+    fuse = json.dumps([["step", 5], str(bench.work / "restarted.log")])  # eight steps in all: it burns once
+    script = [str(BENCHMARKS / "kill_and_resume.py"), "--fuse", fuse, "train"]
+    torchrun(bench, "restarted", *script, options=["--max_restarts=1"])
+    assert differences(pair, traces(bench.folder("restarted"))) == []
+
+
+SRUN = """#!{python}
+import os, signal, subprocess, sys, time
+from pathlib import Path
+tasks = [
+    subprocess.Popen(sys.argv[1:], env=os.environ | {{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}}) for i in (0, 1)
+]
+if {stop}:
+    while not list(Path("{folder}").glob("checkpoints/*.pt")):
+        time.sleep(0.05)
+    for task in tasks:
+        task.send_signal(signal.SIGUSR1)
+codes = [task.wait() for task in tasks]
+sys.exit(max(128 - code if code < 0 else code for code in codes))
+"""
+SCONTROL = """#!/bin/bash
+case $1 in
+    show) echo 127.0.0.1; echo 127.0.0.2 ;;
+    requeue) echo "$2" >> "{requeued}" ;;
+esac
+"""
+
+
+@pytest.mark.slow
+def test_the_slurm_script_of_the_docs_requeues_a_stopped_run_until_it_is_done(bench, pair, tmp_path):
+    (script,) = re.findall("```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "distributed.md").read_text(), re.S)
+    requeued, folder = tmp_path / "requeued", bench.folder("slurm")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    found = os.environ | {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "GLOO_SOCKET_IFNAME": LOOPBACK}
+    found |= {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "a[1-2]", "SLURM_JOB_ID": "4711"}
+    if sys.prefix != sys.base_prefix:
+        found["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if "site-packages" in path)
+    stubs = {"srun": SRUN, "scontrol": SCONTROL}
+    for stop, status in ((True, 75), (False, 0)):
+        for name, text in stubs.items():
+            stub = tmp_path / "bin" / name
+            stub.write_text(text.format(python=sys.executable, stop=stop, folder=folder, requeued=requeued))
+            stub.chmod(0o755)
+        command = ["bash", "-c", script, "train.slurm", *bench.argv("slurm", "run.save_every=1")[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=found)
+        assert done.returncode == status, done.stderr
+        assert requeued.read_text() == "4711\n"
+        assert (folder / "result.json").exists() == (status == 0)
+    assert differences(pair, traces(folder)) == []

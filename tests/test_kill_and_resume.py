@@ -21,7 +21,7 @@ from resproto_fd.preprocessing.demo import make_demo
 from resproto_fd.trainer import checkpoint
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.append(str(BENCHMARKS))
 
 from kill_and_resume import PLACES, Bench, differences  # noqa: E402
 
