@@ -12,6 +12,8 @@ from .near_duplicates import LIMIT, RADIUS, near_pairs, thumb_difference
 
 SHOWN = 12
 """Names and pictures that a finding lists."""
+MOST_PAIRS = 200_000
+"""Candidates for near duplicates after which the search ends."""
 LEAST_MINORITY = 0.1
 """Share of the rarer class below which a split is unbalanced."""
 
@@ -86,11 +88,12 @@ def near_duplicates(case: Case) -> Iterable[Finding]:
         np.array(sorted(i for i, of in owners.items() if not blank[i] and any(place[1] in splits for place in of)), int)
         for splits in (("train", "val"), ("test",))
     ]
-    seen, pairs = set(), defaultdict(list)
+    seen, pairs, cut = set(), defaultdict(list), ""
     for look, mirror in ((case.facts.look, False), (case.facts.mirrored, True)):
         if not len(sides[0]) or not len(sides[1]):
             return
-        left, right, _ = near_pairs(look[sides[0]], case.facts.look[sides[1]], RADIUS)
+        left, right, _ = near_pairs(look[sides[0]], case.facts.look[sides[1]], RADIUS, MOST_PAIRS)
+        cut = ", or more: too many to look at all" if len(left) == MOST_PAIRS else cut
         left, right = sides[0][left], sides[1][right]
         thumbs = case.facts.thumbs[left][:, :, ::-1] if mirror else case.facts.thumbs[left]
         differences = _in_parts(thumb_difference, thumbs, case.facts.thumbs[right])
@@ -112,9 +115,7 @@ def near_duplicates(case: Case) -> Iterable[Finding]:
         pictures = []
         for i, j, caption in list(shown.values())[: SHOWN // 2]:
             pictures += [(case.facts.paths[i], f"train or val; differ by {caption}"), (case.facts.paths[j], "test")]
-        text = (
-            f"pairs of frames of train or val and test that are nearly the same: {len(found)}; of videos: {len(videos)}"
-        )
+        text = f"pairs of frames of train or val and test that are nearly the same: {len(found)}; of videos: {len(videos)}{cut}"
         yield Finding("near duplicates", "error", where, text, len(found), _some(videos), tuple(pictures))
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SIDE = 112
 """Pixels of a thumbnail's longer side."""
+OPEN = 3
+"""Names up to which a list is shown without asking."""
 HEADS = ("data set", "split", "videos", "frames", "frames a video", "fake", "methods", "people", "frame sizes")
 
 
@@ -50,7 +52,8 @@ def _section(audit: "Audit", finding: "Finding") -> str:
     figures = "".join(_figure(audit, path, caption) for path, caption in finding.pictures)
     names = "".join(f"<li>{escape(name)}</li>" for name in finding.names)
     more = finding.count - len(finding.names)
-    listed = f"<details><summary>{finding.count} in all</summary><ul>{names}" if names else ""
+    state = " open" if finding.count <= OPEN else ""
+    listed = f"<details{state}><summary>{finding.count} in all</summary><ul>{names}" if names else ""
     closing = ("<li>...</li>" if more > 0 else "") + "</ul></details>" if names else ""
     return (
         f'<section class="{finding.severity}"><h2><span>{finding.severity}</span> {escape(finding.check)} '

@@ -462,6 +462,14 @@ def test_many_equal_codes_end_the_search_instead_of_filling_the_memory():
     assert len(near_pairs(none, codes)[0]) == len(near_pairs(codes, none)[0]) == 0
 
 
+def test_too_many_duplicates_are_said_to_be_too_many(made, tmp_path, monkeypatch):
+    for i in range(FRAMES):
+        made["train", 1][i].frames = made["test", 1][i].frames
+    monkeypatch.setattr("resproto_fd.preprocessing.audit_checks.MOST_PAIRS", 10)
+    (finding,) = found(made, tmp_path).findings
+    assert finding.count == 10 and "nearly the same: 10; of videos: 3, or more" in finding.text
+
+
 def test_pictures_are_known_again_after_what_is_usually_done_to_them():
     image = picture(5, 256)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
