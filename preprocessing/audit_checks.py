@@ -115,7 +115,8 @@ def near_duplicates(case: Case) -> Iterable[Finding]:
         pictures = []
         for i, j, caption in list(shown.values())[: SHOWN // 2]:
             pictures += [(case.facts.paths[i], f"train or val; differ by {caption}"), (case.facts.paths[j], "test")]
-        text = f"pairs of frames of train or val and test that are nearly the same: {len(found)}; of videos: {len(videos)}{cut}"
+        count = f"{len(found)}; of videos: {len(videos)}{cut}"
+        text = f"pairs of frames of train or val and test that are nearly the same: {count}"
         yield Finding("near duplicates", "error", where, text, len(found), _some(videos), tuple(pictures))
 
 
