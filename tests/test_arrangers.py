@@ -3,7 +3,9 @@
 import argparse
 import csv
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -907,3 +909,12 @@ def test_lists_are_read_with_dos_line_ends_and_a_mark_at_the_start(tmp_path):
     (tmp_path / "DFDC/test/labels.csv").write_bytes("\r\n".join(",".join(row) for row in rows).encode())
     assert counts(arrange(DESCRIPTIONS["Celeb-DF-v2"], tmp_path)) == MADE["Celeb-DF-v2"][1]
     assert counts(arrange(DESCRIPTIONS["DFDC"], tmp_path)) == MADE["DFDC"][1]
+
+
+def test_the_page_on_data_sets_names_every_one_of_them_and_whether_it_was_tried():
+    page = (Path(__file__).resolve().parents[1] / "docs/data_sets.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    for name, description in DESCRIPTIONS.items():
+        if "DF40" not in description.folders:
+            (row,) = [row for row in rows if re.search(rf"\b{re.escape(name)}(?![\w-])", row.split("|")[1])]
+            assert ("tried" in row.split("|")[-2]) == description.verified or name == "Celeb-DF-v1"
