@@ -22,7 +22,7 @@ from argparse import Namespace
 from collections.abc import Callable
 
 import torch
-from measure import add_model_arguments, autocast, backbone, in_turn, make_parser, parse, ratios, report
+from measure import add_model_arguments, autocast, backbone, in_turn, make_parser, parse, report
 from numpy import median
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -124,10 +124,10 @@ class Subject:
 
 
 def peak_memory(args: Namespace, kind: str, batch: int) -> float:
-    """Peak MiB of this process, which has done nothing else, over three steps of one kind; libraries not counted."""
+    """Peak MiB of this process, which has done nothing else, over two steps of one kind; libraries not counted."""
     before = 0.0 if args.device.startswith("cuda") else peak_resident()
     step = Subject(args, batch, text_tower=kind == "released").step(kind)
-    for _ in range(3):
+    for _ in range(2):  # the first one makes the state of the optimiser
         step()
     if args.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(args.device) / 2**20
@@ -176,10 +176,10 @@ def measure(args: Namespace, batch: int) -> dict[str, dict[str, float | None]]:
     seconds = in_turn(steps, args.steps, args.burst, args.device)
     figures = {}
     for kind in args.kinds:
-        time = float(median(seconds[kind]))
+        time = float(median(seconds[kind].wall))
         figures[kind] = {
             "ms": time * 1e3,
-            **ratios(seconds[kind], seconds["plain"]),
+            **seconds[kind].ratios(seconds["plain"]),
             "images_per_second": batch / time,
             "model_tflops_per_second": flops / time / 1e12,
             "mfu": flops / time / 1e12 / peak if peak else None,
@@ -216,6 +216,7 @@ def main() -> None:
                     "batch": str(batch),
                     "ms": f"{figures['ms']:.1f}",
                     "ratio (quartiles)": "{ratio:.4f} ({ratio_low:.3f}-{ratio_high:.3f})".format(**figures),
+                    "CPU ratio": f"{figures['ratio_cpu']:.4f}",
                     "images/s": f"{figures['images_per_second']:.1f}",
                     "TFLOP/s": f"{figures['model_tflops_per_second']:.2f}",
                     "MFU": f"{mfu:.1%}" if mfu else "-",

@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,20 +64,42 @@ def autocast(args: argparse.Namespace):
     return torch.autocast(args.device.split(":")[0], torch.bfloat16) if args.precision == "bf16" else nullcontext()
 
 
-def clock(device: str) -> float:
-    """Seconds, once all that the device was given is done."""
+@dataclass
+class Seconds:
+    """Per step, one number a round: by the clock on the wall, and of processor time that this process used.
+
+    The second is the steadier one on a CPU that others use too; it says nothing about a GPU.
+    """
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def add(self, begin: tuple[float, float], end: tuple[float, float], steps: int) -> None:
+        """Note a number of steps between two readings of `clock`."""
+        self.wall.append((end[0] - begin[0]) / steps)
+        self.cpu.append((end[1] - begin[1]) / steps)
+
+    def ratios(self, base: "Seconds") -> dict[str, float]:
+        """Median of the per-round ratios to the base's, its quartiles, and the median in processor time."""
+        low, middle, high = np.quantile(np.divide(self.wall, base.wall), [0.25, 0.5, 0.75]).tolist()
+        processor = np.median(np.divide(self.cpu, base.cpu)).item()
+        return {"ratio": middle, "ratio_low": low, "ratio_high": high, "ratio_cpu": processor}
+
+
+def clock(device: str) -> tuple[float, float]:
+    """(wall, processor) seconds, once all that the device was given is done."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return time.perf_counter(), time.process_time()
 
 
-def in_turn(steps: dict[str, Callable[[], None]], rounds: int, burst: int, device: str) -> dict[str, list[float]]:
-    """Seconds per step of each kind, one number a round.
+def in_turn(steps: dict[str, Callable[[], None]], rounds: int, burst: int, device: str) -> dict[str, Seconds]:
+    """Seconds per step of each kind.
 
     Every round takes each kind once, the first one changing, so that whatever else the machine does falls on all of
     them; one more round warms up.
     """
-    seconds = {name: [] for name in steps}
+    seconds = {name: Seconds() for name in steps}
     names = list(steps)
     for r in range(rounds + 1):
         turn = r % len(names)
@@ -85,14 +108,8 @@ def in_turn(steps: dict[str, Callable[[], None]], rounds: int, burst: int, devic
             for _ in range(burst):
                 steps[name]()
             if r:
-                seconds[name].append((clock(device) - begin) / burst)
+                seconds[name].add(begin, clock(device), burst)
     return seconds
-
-
-def ratios(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """Median of the per-round ratios ours / theirs, and their quartiles."""
-    low, middle, high = np.quantile(np.divide(ours, theirs), [0.25, 0.5, 0.75]).tolist()
-    return {"ratio": middle, "ratio_low": low, "ratio_high": high}
 
 
 def machine(args: argparse.Namespace) -> str:

@@ -13,12 +13,13 @@ import copy
 import sys
 import tempfile
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from measure import add_model_arguments, autocast, backbone, clock, make_parser, parse, ratios, report
+from measure import Seconds, add_model_arguments, autocast, backbone, clock, make_parser, parse, report
 
 from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors import create_detector
@@ -35,8 +36,8 @@ class OneImage:
     def __init__(self, size: int):
         self.image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
-    def read(self, path: str) -> np.ndarray:
-        return self.image
+    def read_each(self, paths: Sequence[str]) -> Iterator[np.ndarray]:
+        return (self.image for _ in paths)
 
 
 class BareLoop:
@@ -66,7 +67,7 @@ class TimedTrainer(Trainer):
     def take_turns_with(self, bare: BareLoop, burst: int) -> None:
         self.bare, self.burst = bare, burst
         self.steps_done, self.since = 0, None
-        self.seconds, self.bare_seconds = [], []
+        self.seconds, self.bare_seconds = Seconds(), Seconds()
 
     def _step(self, micro: list[dict]) -> None:
         super()._step(micro)
@@ -79,8 +80,8 @@ class TimedTrainer(Trainer):
             self.bare.step()
         end = clock(device)
         if self.since is not None:  # the first burst warms up
-            self.seconds.append((begin - self.since) / self.burst)
-            self.bare_seconds.append((end - begin) / self.burst)
+            self.seconds.add(self.since, begin, self.burst)
+            self.bare_seconds.add(begin, end, self.burst)
         self.since = end
 
 
@@ -124,12 +125,12 @@ def measure(args: Namespace, batch: int) -> dict[str, Any]:
         trainer.take_turns_with(bare, args.burst)
         with contextlib.redirect_stdout(sys.stderr):  # the trainer's line at the end of an epoch
             trainer.fit()
-    ours, theirs = np.median(trainer.seconds).item(), np.median(trainer.bare_seconds).item()
+    ours, theirs = np.median(trainer.seconds.wall).item(), np.median(trainer.bare_seconds.wall).item()
     return {
         "batch": batch,
         "trainer_ms": ours * 1e3,
         "bare_ms": theirs * 1e3,
-        **ratios(trainer.seconds, trainer.bare_seconds),
+        **trainer.seconds.ratios(trainer.bare_seconds),
         "images_per_second": batch / ours,
     }
 
@@ -148,6 +149,7 @@ def main() -> None:
             "trainer ms": f"{figures['trainer_ms']:.1f}",
             "bare loop ms": f"{figures['bare_ms']:.1f}",
             "ratio (quartiles)": "{ratio:.4f} ({ratio_low:.3f}-{ratio_high:.3f})".format(**figures),
+            "CPU ratio": f"{figures['ratio_cpu']:.4f}",
             "images/s": f"{figures['images_per_second']:.1f}",
         }
         for figures in results
