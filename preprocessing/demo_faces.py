@@ -146,6 +146,7 @@ def _mirrored(points) -> np.ndarray:
 
 
 def face_contour(who: Identity) -> np.ndarray:
+    """Outline of the face in face units, closed, [N, 2]."""
     w, jaw, chin = who.width, who.jaw, who.chin
     half = [(0.25, -1.42), (0.72, -1.2), (0.97 * w, -0.6), (w, 0.05), (0.97 * w, 0.5)]
     half += [(jaw, 1.02), (0.6 * jaw, chin - 0.1), (0.2, chin)]
@@ -163,6 +164,7 @@ def eye_contour(who: Identity, side: int, openness: float) -> np.ndarray:
 
 
 def brow_contour(who: Identity, side: int, lift: float) -> np.ndarray:
+    """Outline of one brow in face units, closed, [N, 2]; `lift` raises it."""
     d, s, t = who.eye_distance, who.eye_size, who.brow_weight
     y = -who.brow_height - lift
     shape = [(d - 1.3 * s, y + 0.02), (d, y - 0.04), (d + 0.9 * s, y - 0.02), (d + 1.5 * s, y + 0.1)]

@@ -153,7 +153,7 @@ def test_a_detector_with_nothing_to_train_is_tested_as_it_is(demo, tmp_path):
 
 def test_resproto_fd_stores_both_its_scores(demo, tmp_path):
     detector = ["--detector", "resproto_fd_tiny"]
-    assert train(demo, tmp_path, "model.start_epoch=0", "input.size=64", detector=detector) == 0
+    assert train(demo, tmp_path, "model.start_epoch=0", detector=detector) == 0
     table = ScoreTable.load(run_folder(tmp_path) / "scores" / "Demo-A.npz")
     assert set(table.variants) == {"clip", "grp"}
     assert np.array_equal(table.score, table.variants["grp"])
