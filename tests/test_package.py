@@ -58,7 +58,18 @@ def test_no_folder_of_modules_lacks_an_init():
 
 
 @pytest.mark.parametrize(
-    "words", [["list"], ["--help"], ["list", "detectors"], ["train", "--help"], ["test", "--help"]]
+    "words",
+    [
+        ["list"],
+        ["--help"],
+        ["manifest", "--help"],
+        ["pack", "--help"],
+        ["check", "--help"],
+        ["faces", "--help"],
+        ["list", "detectors"],
+        ["train", "--help"],
+        ["test", "--help"],
+    ],
 )
 def test_light_commands_import_nothing_heavy(words):
     code = (

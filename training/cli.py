@@ -8,12 +8,15 @@ import sys
 from resproto_fd.configs.errors import Interrupted, UserError
 
 COMMANDS = {
-    "faces": ("resproto_fd.preprocessing.faces", "cut aligned face crops out of videos and pictures"),
     "demo": ("resproto_fd.training.demo", "make the demo data, fit and test the demo detectors, build the leaderboard"),
     "list": ("resproto_fd.training.listing", "list detectors, data sets and protocols"),
     "train": ("resproto_fd.training.train", "fit a detector under a protocol and test it"),
     "test": ("resproto_fd.training.test", "test a run's or any other weights under a protocol"),
     "leaderboard": ("resproto_fd.training.board", "build the leaderboard from the result files of runs"),
+    "faces": ("resproto_fd.preprocessing.faces", "cut aligned face crops out of videos and pictures"),
+    "manifest": ("resproto_fd.preprocessing.arrange", "write a data set's manifest from its tree of frames"),
+    "pack": ("resproto_fd.preprocessing.pack", "put a manifest's frames into one LMDB, and verify it"),
+    "check": ("resproto_fd.preprocessing.audit", "audit manifests and their frames, as a reviewer would"),
 }
 """Command -> (module with `add_arguments(parser)` and `run(args)`, what it does)."""
 
