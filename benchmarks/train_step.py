@@ -13,6 +13,7 @@ import copy
 import sys
 import tempfile
 from argparse import Namespace
+from collections.abc import Iterable
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from measure import Seconds, add_model_arguments, autocast, backbone, clock, mak
 
 from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors import create_detector
+from resproto_fd.preprocessing.frame_store import FrameStore
 from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.trainer.data import FrameDataset, FrameList
 from resproto_fd.trainer.distributed import World
@@ -30,8 +32,10 @@ from resproto_fd.trainer.trainer import Trainer
 from resproto_fd.trainer.transforms import plain_transform
 
 
-class OneImage:
+class OneImage(FrameStore):
     """A frame store in which every frame is the same."""
+
+    path = Path("memory")
 
     def __init__(self, size: int):
         self.image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
