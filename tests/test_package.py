@@ -107,3 +107,11 @@ def test_public_functions_and_classes_say_what_they_are():
                 if named and node.name not in ("add_arguments", "run") and not ast.get_docstring(node):
                     silent.append(f"{path.relative_to(ROOT)}: {node.name}")
     assert not silent
+
+
+def test_ci_runs_the_readmes_two_commands():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [line for line in readme.splitlines() if line.startswith("python3 -m venv .venv")]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert len(commands) == 2
+    assert all(command in ci for command in commands)
