@@ -50,7 +50,7 @@ class FrameFacts:
 
     def blank(self) -> np.ndarray:
         """Which frames show nothing, [N] bool."""
-        return self.thumbs.reshape(len(self.paths), -1).std(1) < BLANK
+        return self.thumbs.std(axis=tuple(range(1, self.thumbs.ndim))) < BLANK
 
 
 def read_facts(store: FrameStore, paths: Sequence[str], jobs: int = 1, progress: bool = False) -> FrameFacts:

@@ -176,7 +176,7 @@ def open_store(path: str | os.PathLike) -> FrameStore:
         path: Folder of an LMDB; or the folder that holds the data set folders (`datasets/rgb`), or a data set folder.
 
     Raises:
-        UserError: No such folder.
+        UserError: No such folder, or one that holds LMDBs and nothing else.
     """
     path = Path(path)
     if path.name == "data.mdb" and path.is_file():
@@ -186,7 +186,13 @@ def open_store(path: str | os.PathLike) -> FrameStore:
         raise UserError(
             f"{path}: no such frame store{nearest(path.name, beside)}; wants a folder with data.mdb, or one of frames"
         )
-    return LmdbStore(path) if (path / "data.mdb").is_file() else FileStore(path)
+    if (path / "data.mdb").is_file():
+        return LmdbStore(path)
+    folders = [other for other in path.iterdir() if other.is_dir()]
+    stores = sorted(other.name for other in folders if (other / "data.mdb").is_file())
+    if stores and len(stores) == len(folders):
+        raise UserError(f"{path}: holds stores ({', '.join(stores[:5])}) and is none itself; name one of them")
+    return FileStore(path)
 
 
 class FileStore(FrameStore):

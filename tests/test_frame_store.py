@@ -460,3 +460,11 @@ def test_deepfakebenchs_own_data_reads_alike_whichever_json_goes_with_whichever_
                     np.testing.assert_array_equal(store.read_mask(frame), mask)
                 seen += 1
     assert seen > 70
+
+
+def test_a_folder_of_stores_is_not_taken_for_a_folder_of_frames(tmp_path):
+    for name in ("A_lmdb", "B_lmdb"):
+        with LmdbWriter(tmp_path / name) as writer:
+            writer.put("A/frames/v/000.png", b"x")
+    with pytest.raises(UserError, match="holds stores .A_lmdb, B_lmdb. and is none itself; name one"):
+        open_store(tmp_path)
