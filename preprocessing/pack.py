@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not args.manifests and not args.verify:
         raise UserError("name a MANIFEST to pack, or say --verify to re-read the store")
-    jobs = args.jobs or min(os.cpu_count() or 1, 8)
+    jobs = min(os.cpu_count() or 1, 8) if args.jobs is None else args.jobs
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: wants 1 or more")
     from .packed_store import verify
