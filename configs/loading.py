@@ -150,6 +150,10 @@ def load(kind: str, name: str) -> Any:
     return validated(KINDS[kind], values, str(path))
 
 
+class _Whole(dict):
+    """A mapping written out as one value: it takes the place of what it changes, nothing of that is kept."""
+
+
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     """Nested mapping of `key.sub=value` words; values are read as YAML.
 
@@ -170,19 +174,20 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise UserError(f"'{pair}': '{parent}' already has a value on this command line")
-        node[last] = parse_yaml(text, f"value of {key}")
+        value = parse_yaml(text, f"value of {key}")
+        node[last] = _Whole(value) if isinstance(value, dict) else value
     return tree
 
 
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """`base` with `change` laid over it, mapping by mapping; neither is altered.
 
-    A mapping under `model` that stands for one thing (a backbone's layout) is replaced, not mixed.
+    A mapping that a command line writes out, `model.backbone={...}`, replaces; `model.backbone.embed_dim=8` changes one.
     """
     result = dict(base)
     for key, value in change.items():
-        inside = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if inside else value
+        inside = isinstance(value, dict) and not isinstance(value, _Whole) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if inside else dict(value) if isinstance(value, _Whole) else value
     return result
 
 

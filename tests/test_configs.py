@@ -98,6 +98,18 @@ def test_precedence_is_default_then_yaml_then_command_line(tmp_path):
     assert changed.detector.train.optimizer.name == "adam"
 
 
+def test_a_mapping_written_out_replaces_and_a_dotted_key_changes_one_value(tmp_path):
+    path = write(tmp_path, "detector: clip\nmodel: {backbone: {embed_dim: 8, vision_cfg: {layers: 2, width: 16}}}\n")
+
+    def backbone(word):
+        return loading.resolve(path, "demo_cross", loading.parse_overrides([word])).detector.model["backbone"]
+
+    changed = {"embed_dim": 8, "vision_cfg": {"layers": 2, "width": 32}}
+    assert backbone("model.backbone.vision_cfg.width=32") == changed
+    assert backbone("model.backbone={embed_dim: 4}") == {"embed_dim": 4}
+    assert backbone("model.backbone=ViT-B-16") == "ViT-B-16"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
