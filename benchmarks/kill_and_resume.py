@@ -165,7 +165,8 @@ def run_here(
     multiprocessing.set_start_method(None, force=True)  # the default again, as in a process of its own
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that outlives a killed process
     os.environ.update(environment or {})
-    os.setpgid(0, 0)
+    if os.getpgid(0) != os.getpid():  # torchrun has done it
+        os.setpgid(0, 0)
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -13,7 +13,6 @@ import copy
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterable
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any

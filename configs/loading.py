@@ -182,7 +182,8 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """`base` with `change` laid over it, mapping by mapping; neither is altered.
 
-    A mapping that a command line writes out, `model.backbone={...}`, replaces; `model.backbone.embed_dim=8` changes one.
+    A mapping that a command line writes out, `model.backbone={...}`, replaces; `model.backbone.embed_dim=8` changes
+    one value.
     """
     result = dict(base)
     for key, value in change.items():

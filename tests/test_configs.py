@@ -19,7 +19,7 @@ def test_every_protocol_names_data_sets_that_exist():
     for name in loading.names("protocols"):
         protocol = loading.load("protocols", name)
         chosen = [protocol.selection.dataset] if protocol.selection.dataset else []
-        assert set([*protocol.train, *protocol.test, *chosen]) <= set(loading.names("datasets")), name
+        assert {*protocol.train, *protocol.test, *chosen} <= set(loading.names("datasets")), name
 
 
 def test_no_protocol_here_selects_on_a_test_split():

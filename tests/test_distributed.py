@@ -451,12 +451,15 @@ tasks = [
     subprocess.Popen(sys.argv[1:], env=os.environ | {{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}}) for i in (0, 1)
 ]
 if {stop}:
-    while not list(Path("{folder}").glob("checkpoints/*.pt")):
+    while not list(Path("{folder}").glob("checkpoints/*.pt")) and all(task.poll() is None for task in tasks):
         time.sleep(0.05)
     for task in tasks:
         task.send_signal(signal.SIGUSR1)
 codes = [task.wait() for task in tasks]
 sys.exit(max(128 - code if code < 0 else code for code in codes))
+"""
+PYTHON = """#!/bin/bash
+exec {python} "$@"
 """
 SCONTROL = """#!/bin/bash
 case $1 in
@@ -471,18 +474,15 @@ def test_the_slurm_script_of_the_docs_requeues_a_stopped_run_until_it_is_done(be
     (script,) = re.findall("```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "distributed.md").read_text(), re.S)
     requeued, folder = tmp_path / "requeued", bench.folder("slurm")
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").symlink_to(sys.executable)
     found = os.environ | {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "GLOO_SOCKET_IFNAME": LOOPBACK}
     found |= {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "a[1-2]", "SLURM_JOB_ID": "4711"}
-    if sys.prefix != sys.base_prefix:
-        found["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if "site-packages" in path)
-    stubs = {"srun": SRUN, "scontrol": SCONTROL}
-    for stop, status in ((True, 75), (False, 0)):
+    stubs = {"srun": SRUN, "scontrol": SCONTROL, "python": PYTHON}
+    for stop, status, settings in ((True, 75, ["run.save_every=1"]), (False, 0, [])):
         for name, text in stubs.items():
             stub = tmp_path / "bin" / name
             stub.write_text(text.format(python=sys.executable, stop=stop, folder=folder, requeued=requeued))
             stub.chmod(0o755)
-        command = ["bash", "-c", script, "train.slurm", *bench.argv("slurm", "run.save_every=1")[1:]]
+        command = ["bash", "-c", script, "train.slurm", *bench.argv("slurm", *settings)[1:]]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=found)
         assert done.returncode == status, done.stderr
         assert requeued.read_text() == "4711\n"

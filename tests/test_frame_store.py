@@ -466,5 +466,5 @@ def test_a_folder_of_stores_is_not_taken_for_a_folder_of_frames(tmp_path):
     for name in ("A_lmdb", "B_lmdb"):
         with LmdbWriter(tmp_path / name) as writer:
             writer.put("A/frames/v/000.png", b"x")
-    with pytest.raises(UserError, match="holds stores .A_lmdb, B_lmdb. and is none itself; name one"):
+    with pytest.raises(UserError, match=r"holds stores .A_lmdb, B_lmdb. and is none itself; name one"):
         open_store(tmp_path)
