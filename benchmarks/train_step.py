@@ -23,7 +23,6 @@ from measure import Seconds, add_model_arguments, autocast, backbone, clock, mak
 
 from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors import create_detector
-from resproto_fd.preprocessing.frame_store import FrameStore
 from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.trainer.data import FrameDataset, FrameList
 from resproto_fd.trainer.distributed import World
@@ -31,10 +30,8 @@ from resproto_fd.trainer.trainer import Trainer
 from resproto_fd.trainer.transforms import plain_transform
 
 
-class OneImage(FrameStore):
+class OneImage:
     """A frame store in which every frame is the same."""
-
-    path = Path("memory")
 
     def __init__(self, size: int):
         self.image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
