@@ -63,6 +63,7 @@ def test_scalars_logged_before_the_first_checkpoint_are_not_there_twice(bench):
     assert bench.finish("early") == []
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_gets_through(bench):
     kills = 0
     while (run := bench.start("relay", fuse=("step", 3))).wait() == -signal.SIGKILL:
