@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ class PackedWriter:
         self._lock: FileLock | None = None
         self._batch: list[tuple[Any, bytes, bytes]] = []
         self._held = 0
+        self._background = ThreadPoolExecutor(1)  # the next batch is read while one goes to the disk
+        self._being_written: Future | None = None
 
     def __enter__(self) -> "PackedWriter":
         if self.path.exists() and self.partial.exists():
@@ -149,8 +152,15 @@ class PackedWriter:
             self._commit()
 
     def _commit(self) -> None:
-        self._lmdb.write(self._batch)
+        """Begins to write what was put, once what was put before is written."""
+        self._wait()
+        self._being_written = self._background.submit(self._lmdb.write, self._batch)
         self._batch, self._held = [], 0
+
+    def _wait(self) -> None:
+        if self._being_written is not None:
+            self._being_written.result()
+            self._being_written = None
 
     def __exit__(self, kind, error, traceback) -> None:
         try:
@@ -161,6 +171,7 @@ class PackedWriter:
 
     def _finish(self) -> None:
         self._commit()
+        self._wait()
         del self.statement["packing"]
         sources = [other for other in self.statement["sources"] if other["request"] != self.request]
         values, content = content_of(self._lmdb.environment, self._digests)
@@ -184,6 +195,7 @@ class PackedWriter:
 
     def _let_go(self) -> None:
         self._batch = []
+        self._background.shutdown()
         if self._lmdb is not None:
             self._lmdb.close()
         if self._lock is not None:
