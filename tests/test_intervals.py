@@ -206,12 +206,10 @@ def test_degrees_of_freedom_read_off_replicates_are_near_those_of_the_closed_for
     assert closed < 100 and drawn == pytest.approx(closed, rel=0.3)
 
 
-def test_the_bias_of_a_calibration_error_is_taken_off_its_interval_but_not_off_its_value():
-    replicates = np.array([0.11, 0.12, 0.13])
-    found = _ece_interval(0.1, replicates, 0.02, 100, 0.95)
-    assert found.value == 0.1 and (found.low + found.high) / 2 == pytest.approx(0.08)
-    stretched = _ece_interval(0.02, np.array([0.06, 0.07]), 0.01, 100, 0.95)
-    assert stretched.low == 0 and stretched.high == 0.02
+def test_the_bias_of_a_calibration_error_is_taken_off_its_lower_limit_only():
+    found = _ece_interval(0.1, np.array([0.11, 0.12, 0.13]), 0.02, 1e6, 0.95)
+    assert found[:3] == pytest.approx((0.1, 0.1 - 0.02 - 0.0392, 0.1 + 0.0392), abs=1e-4)
+    assert _ece_interval(0.02, np.array([0.06, 0.07]), 0.01, 100, 0.95).low == 0
 
 
 def test_repeating_every_frame_changes_the_naive_interval_but_not_the_clustered_one():
@@ -279,8 +277,8 @@ def test_design_effects_are_those_of_a_loop_over_thresholds():
         variance = 15 / 14 * np.sum(np.square(errors)) / reals**2
         wanted.append(np.clip(variance / (share * (1 - share) / reals), 1, 7))
         counts.append(beyond.sum())
-    settled = int(np.argmax(np.array(counts) >= 20))
-    assert settled > 3 and max(wanted[settled:]) > 2
+    settled = int(np.argmax(np.array(counts) >= 10))
+    assert settled > 1 and max(wanted[settled:]) > 2
     assert found[settled:] == pytest.approx(wanted[settled:])
     assert found[:settled] == pytest.approx([wanted[settled]] * settled)  # too few to tell
 

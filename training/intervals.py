@@ -85,13 +85,12 @@ def _metric_intervals(ranking: Ranking, resampling: Resampling, confidence: floa
 
 
 def _ece_interval(value: float, replicates: np.ndarray, se: float, df: float, confidence: float) -> Interval:
-    """An interval about value - (mean of replicates - value): noise in a bin always adds to a calibration error, and
-    replicates add it twice. Stretched to hold the value, which that of a nearly calibrated detector would not."""
+    """Noise in a bin always adds to a calibration error, and replicates add it twice: their mean shows how much. That
+    is taken off the lower limit, and, being uncertain itself, not off the upper one."""
     from scipy.special import stdtrit
 
-    centre, half = 2 * value - float(replicates.mean()), stdtrit(df, (1 + confidence) / 2) * se
-    low, high = min(centre - half, value), max(centre + half, value)
-    return Interval(value, float(max(low, 0)), float(min(high, 1)), se, df)
+    bias, half = max(float(replicates.mean()) - value, 0), float(stdtrit(df, (1 + confidence) / 2)) * se
+    return Interval(value, max(value - bias - half, 0.0), min(value + half, 1.0), se, df)
 
 
 def table_intervals(
@@ -285,11 +284,11 @@ def tpr_interval(
     return _tpr_intervals(ranking, Clusters(clusters, ranking.labels), [fpr], confidence)[0]
 
 
-DESIGN_COUNT = 20  # reals beyond a threshold from which their clustering can be measured
+DESIGN_COUNT = 10  # reals beyond a threshold from which their clustering can be measured
 
 
 def _tpr_intervals(ranking: Ranking, clusters: Clusters, rates: Sequence[float], confidence: float) -> list[Interval]:
-    from scipy.special import betainc, betaincinv
+    from scipy.special import betainc, betaincinv, ndtri, stdtrit
 
     if not ranking.defined:
         return [UNDEFINED] * len(rates)
@@ -299,7 +298,7 @@ def _tpr_intervals(ranking: Ranking, clusters: Clusters, rates: Sequence[float],
     # The threshold is not to be looked for further in than this.
     depth = min(int(np.searchsorted(beyond, max(20 * max(rates) * reals, 10 * DESIGN_COUNT))) + 1, len(beyond))
     beyond, effect = beyond[:depth], _design_effects(ranking, clusters, depth)
-    effective = reals / effect
+    settled = int(np.searchsorted(beyond, DESIGN_COUNT))
 
     result = []
     for rate in rates:
@@ -308,6 +307,9 @@ def _tpr_intervals(ranking: Ranking, clusters: Clusters, rates: Sequence[float],
         if clusters.fewest < 2:
             result.append(Interval(value, None, None))
             continue
+        free = degrees_of_freedom(_errors_at(ranking, clusters, max(at, settled))[1], clusters)
+        # As Korn and Graubard: fewer frames, where their effective number is itself little known.
+        effective = reals / effect * (ndtri(tail) / stdtrit(free, tail)) ** 2
         seen = beyond / reals * effective
         chance = betainc(seen + 0.5, effective - seen + 0.5, rate)  # that the false positive rate is below `rate`
         possible = np.flatnonzero((chance >= tail) & (chance <= 1 - tail))
