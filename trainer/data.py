@@ -305,7 +305,7 @@ def _settle(memory: BatchMemory | None, worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     threadpool_limits(1)
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)  # not 1: that joins the threads of a pool which a forked process does not have, and hangs
     get_worker_info().dataset.memory = memory
 
 
