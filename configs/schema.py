@@ -197,11 +197,15 @@ class DataConfig(Strict):
 
 
 class RunSettings(Strict):
-    """How this machine runs it; nothing here changes what is learnt beyond rounding."""
+    """How this machine runs it; nothing here changes what is learnt beyond rounding.
+
+    `augment_on`: the same random views are taken by data workers picture by picture, or by the device in batches.
+    """
 
     out: str = "runs"
     device: str = "auto"
     workers: NonNegative = 2
+    augment_on: Literal["host", "device"] = "host"
     test_batch_size: Positive = 64
     log_every: Positive = 20
     save_every: Positive | None = None

@@ -64,7 +64,7 @@ def train(config: RunConfig) -> RunResult | None:
         if config.run.shuffle_labels:
             frames = frames.with_labels(np.random.default_rng(config.seed).permutation(frames.labels))
         skip = config.data.on_bad_frame == "skip"
-        augment = train_transform(config.detector.train.augment, config.detector.input)
+        augment = train_transform(config.detector.train.augment, config.detector.input, config.run.augment_on)
         data = FrameDataset(frames, resolved.stores, augment, config.seed, replace_bad=skip)
         validate = bench.validate if resolved.selection else None
         trainer = Trainer(detector, data, config, world, folder, validate, resolved.fingerprint)
