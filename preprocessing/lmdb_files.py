@@ -180,14 +180,16 @@ class GrowingLmdb:
         name: What messages call it.
         durable: Each transaction is on the disk when `write` returns, so that a crash of the machine costs no more
             than the last; otherwise call `sync` before trusting it.
+        kept: Whether the folder stays after a failure, to be gone on from; messages say so.
         map_size: First size of the map in bytes.
 
     Raises:
         UserError: It cannot be made or opened.
     """
 
-    def __init__(self, folder: Path, name: Path, *, durable: bool, map_size: int = MAP_SIZE):
+    def __init__(self, folder: Path, name: Path, *, durable: bool, kept: bool = False, map_size: int = MAP_SIZE):
         self.name = name
+        self._kept = folder if kept else None
         self._map_size = map_size
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +197,7 @@ class GrowingLmdb:
                 str(folder), map_size=map_size, max_dbs=1, lock=False, sync=durable, metasync=durable, mode=0o644
             )
         except (OSError, lmdb.Error) as error:
-            raise failed(name, error) from error
+            raise failed(name, error, self._kept) from error
         self._map_size = self.environment.info()["map_size"]
 
     def write(self, items: Iterable[tuple[Any, bytes, bytes]], replace: bool = False) -> None:
@@ -216,14 +218,14 @@ class GrowingLmdb:
             except lmdb.MapFullError:
                 self._grow()
             except (OSError, lmdb.Error) as error:
-                raise failed(self.name, error) from error
+                raise failed(self.name, error, self._kept) from error
 
     def _grow(self) -> None:
         self._map_size *= 2
         try:
             self.environment.set_mapsize(self._map_size)
         except (OSError, MemoryError, OverflowError, lmdb.Error) as error:
-            raise failed(self.name, error) from error
+            raise failed(self.name, error, self._kept) from error
 
     def sync(self) -> None:
         """Bring everything to the disk.
@@ -234,15 +236,14 @@ class GrowingLmdb:
         try:
             self.environment.sync(True)
         except (OSError, lmdb.Error) as error:
-            raise failed(self.name, error) from error
+            raise failed(self.name, error, self._kept) from error
 
     def close(self) -> None:
         """Let go of the files; what was written stays."""
         self.environment.close()
 
 
-def failed(path: str | os.PathLike, error: Exception) -> UserError:
-    """The error of a store that could not be written."""
-    return UserError(
-        f"{path}: cannot be written: {error}; see that the disk has room and can be written, then start again"
-    )
+def failed(path: str | os.PathLike, error: Exception, kept: Path | None = None) -> UserError:
+    """The error of a store that could not be written; `kept` is what is left of it, to be gone on from."""
+    again = f"run the same command again: it goes on from {kept}" if kept else "start again"
+    return UserError(f"{path}: cannot be written: {error}; see that the disk has room and can be written, then {again}")

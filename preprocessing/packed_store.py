@@ -90,15 +90,15 @@ class PackedWriter:
             self.partial.mkdir(parents=True, exist_ok=True)
             self._take_lock()
         except OSError as error:
-            raise failed(self.path, error) from error
+            raise failed(self.path, error, self.partial) from error
         try:
-            self._lmdb = GrowingLmdb(self.partial, self.path, durable=True)
+            self._lmdb = GrowingLmdb(self.partial, self.path, durable=True, kept=True)
             self._digests = self._lmdb.environment.open_db(DIGESTS)
             self._begin()
         except BaseException as error:
             self._let_go()
             if isinstance(error, lmdb.Error):
-                raise failed(self.path, error) from error
+                raise failed(self.path, error, self.partial) from error
             raise
         return self
 
@@ -191,7 +191,7 @@ class PackedWriter:
             os.rename(self.partial, self.path)
             sync_folder(self.path.parent)
         except OSError as error:
-            raise failed(self.path, error) from error
+            raise failed(self.path, error, self.partial) from error
 
     def _let_go(self) -> None:
         self._batch = []

@@ -371,6 +371,7 @@ def test_a_full_disk_leaves_no_store_and_is_gone_on_from(data):
     code = [sys.executable, "-c", FILE_SIZE_LIMIT, *arguments]
     result = subprocess.run(code, capture_output=True, text=True, check=True)
     assert "cannot be written" in result.stdout
+    assert f"goes on from {data / '.X_lmdb.partial'}" in result.stdout
     assert not (data / "X_lmdb").exists()
     summary = packed(data)
     assert 0 < summary.added < 40
