@@ -1,8 +1,12 @@
 """From store to batch: every sample in its place, whatever the order of reading, the workers and the memory used."""
 
+import json
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -290,3 +294,19 @@ def test_a_frame_of_the_detectors_size_is_copied_and_another_resized(stores, sid
     stored = picture(FRAMES.paths[4])
     wanted = stored if side == 16 else cv2.resize(stored, (12, 12), interpolation=cv2.INTER_CUBIC)
     np.testing.assert_array_equal(image, wanted)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the processor time of other processes")
+def test_the_benchmark_prints_a_table_and_last_a_line_of_figures(tmp_path):
+    program = Path(__file__).resolve().parents[1] / "benchmarks" / "read_path.py"
+    arguments = ["--tiny", "--frames", "64", "--size", "32", "--workers", "0", "1", "--dir", str(tmp_path)]
+    ran = subprocess.run([sys.executable, str(program), *arguments], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    figures = json.loads(lines[-1])
+    assert len(figures["results"]) == 2 * 3 * 2
+    assert all(result["cpu_ms"] > 0 and result["images_per_second"] > 0 for result in figures["results"])
+    assert sum(line.startswith(("png ", "native ")) for line in lines) == 12
+    assert len(figures["memory_mib"]) == 2
+    assert figures["packing"]["png"]["frames_per_second"] > 0
+    assert not list(tmp_path.iterdir())
