@@ -40,7 +40,7 @@ title: ResProto-FD, tiny
 model:
   backbone:
     embed_dim: 16
-    vision_cfg: {image_size: 32, patch_size: 8, width: 32, layers: 2, head_width: 16}
+    vision_cfg: {image_size: 32, patch_size: 8, width: 32, layers: 2, head_width: 16, patch_dropout: 0.3}
     text_cfg: {context_length: 32, vocab_size: 49408, width: 16, heads: 2, layers: 1}
   pretrained: null
   start_epoch: 0

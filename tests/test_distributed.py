@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from unittest import mock
 
@@ -152,10 +153,13 @@ def fitted(world, folder, name, accumulate, **changes):
 
 
 CASES = [(name, accumulate) for name in DETECTORS for accumulate in (1, 2)]
+OF_FOUR = [case for case in CASES if case[0] == "resproto_fd"]
+PAIRS = [(2, case) for case in CASES] + [(4, case) for case in OF_FOUR]
 
 
 def all_fitted(world, folder):
-    return {case: fitted(world, f"{folder}/{'-'.join(map(str, case))}", *case) for case in CASES}
+    cases = OF_FOUR if world.size == 4 else CASES
+    return {case: fitted(world, f"{folder}/{'-'.join(map(str, case))}", *case) for case in cases}
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +168,7 @@ def alone(tmp_path_factory):
     return result
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids="{} processes".format)
+@pytest.fixture(scope="module")
 def ranks(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"world{request.param}")
     results = together(request.param, all_fitted, folder, folder=str(folder / "runs"))
@@ -172,7 +176,7 @@ def ranks(request, tmp_path_factory):
     return results
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("ranks", "case"), PAIRS, indirect=["ranks"], ids=str)
 def test_losses_weights_memory_and_scores_are_those_of_one_process(alone, ranks, case):
     one, main = alone[case], ranks[0][case]
     losses = [entry for entry in main["scalars"] if entry[1] == "loss/total"]
@@ -186,7 +190,7 @@ def test_losses_weights_memory_and_scores_are_those_of_one_process(alone, ranks,
     assert main["best"] == one["best"]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("ranks", "case"), PAIRS, indirect=["ranks"], ids=str)
 def test_all_processes_hold_the_same_bits_and_select_the_same_epoch(ranks, case):
     results = [result[case] for result in ranks]
     for other in results[1:]:
@@ -201,10 +205,11 @@ def test_the_memory_of_resproto_fd_is_filled_in_these_runs(alone):
     assert state["memory.dwell"].max() > 0
 
 
+@pytest.mark.parametrize("ranks", [2, 4], indirect=True)
 def test_each_process_takes_its_share_of_the_order_and_each_epoch_has_its_own_order(alone, ranks):
-    shares = zip(*(result["tiny", 1]["order"] for result in ranks))
+    shares = zip(*(result["resproto_fd", 1]["order"] for result in ranks))
     joined = [[index for share in step for index in share] for step in shares]
-    assert joined == alone["tiny", 1]["order"]
+    assert joined == alone["resproto_fd", 1]["order"]
     epochs = [tuple(index for step in joined[4 * e : 4 * e + 4] for index in step) for e in range(5)]
     assert len(set(epochs)) == 5
     assert all(len(set(epoch)) == 32 for epoch in epochs)
@@ -257,6 +262,13 @@ def all_ended(errors, message):
 def test_a_frame_that_one_process_cannot_read_ends_all_with_its_name(tmp_path):
     path = made_dataset(made_config(), videos=5, frames=5, split="test").frames.paths[6]
     assert all_ended(together(2, scored, tmp_path, shapes=[(5, 5)], broken=[path]), f"{path} is broken")
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "crop", "resproto_fd", "deepfakebench"])
+def test_a_data_set_can_be_sent_to_workers_that_are_not_forked(augment):
+    data = made_dataset(made_config(augment=augment))
+    sent = pickle.loads(ForkingPickler.dumps(data))
+    assert torch.equal(sent[(1, 4)]["image"], data[(1, 4)]["image"])
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -312,7 +324,8 @@ def bench(tmp_path_factory):
     """Runs of a tiny ResProto-FD on the tiny demo data, in float64; one of one process is done."""
     data = tmp_path_factory.getbasetemp() / "tiny_demo"
     make_demo(data, size="tiny", workers=1)
-    bench = Bench(tmp_path_factory.mktemp("runs"), data, forked=True, settings=["train.precision=fp64"])
+    settings = ["train.precision=fp64", "model.backbone.vision_cfg.patch_dropout=0.0"]
+    bench = Bench(tmp_path_factory.mktemp("runs"), data, forked=True, settings=settings)
     bench.left_alone()
     return bench
 
@@ -377,23 +390,25 @@ def test_a_run_of_two_whose_main_process_is_killed_resumes_to_the_same_bits(benc
 
 
 @pytest.mark.parametrize(
-    "fuses",
+    ("fuses", "log_every"),
     [
-        [("step", 3, signal.SIGTERM), ("step", 3, signal.SIGTERM)],
-        [None, ("step", 3, signal.SIGUSR1)],
-        [("score", 1, signal.SIGTERM), ("score", 1, signal.SIGTERM)],
+        ([("step", 3, signal.SIGTERM), ("step", 3, signal.SIGTERM)], 1),
+        ([None, ("step", 3, signal.SIGUSR1)], 1),
+        ([None, ("step", 3, signal.SIGUSR1)], 20),  # they ask each other at these steps, and at the end of an epoch
+        ([("score", 1, signal.SIGTERM), ("score", 1, signal.SIGTERM)], 1),
     ],
-    ids=["all", "one", "validating"],
+    ids=["all", "one", "one-epoch", "validating"],
 )
-def test_a_stop_signal_makes_all_processes_end_with_75_and_one_checkpoint(bench, pair, fuses, request):
+def test_a_stop_signal_makes_all_processes_end_with_75_and_one_checkpoint(bench, pair, fuses, log_every, request):
     name = f"stopped_{request.node.callspec.id}"
-    runs = start(bench, name, "run.save_every=null", fuses=fuses)
+    runs = start(bench, name, "run.save_every=null", f"run.log_every={log_every}", fuses=fuses)
     assert statuses(runs) == [75, 75], said(runs)
     assert "Traceback" not in said(runs)
     assert len(checkpoint.stored(bench.folder(name) / "checkpoints")) == 1
     runs = start(bench, name)
     assert statuses(runs) == [0, 0], said(runs)
-    assert differences(pair, traces(bench.folder(name))) == []
+    found = differences(pair, traces(bench.folder(name)))
+    assert [line for line in found if log_every == 1 or not line.startswith("/tb train")] == []
 
 
 def stopped_while_waiting(world):

@@ -4,6 +4,7 @@ The runs are processes forked from one that has imported everything; the slow ti
 """
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -16,9 +17,11 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from made import made_config, made_dataset
 
 from resproto_fd.preprocessing.demo import make_demo
 from resproto_fd.trainer import checkpoint
+from resproto_fd.trainer.data import EvaluationBatches, make_loader, watched
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
@@ -106,6 +109,18 @@ def test_a_stop_signal_to_the_whole_process_group_spares_the_data_workers(bench)
         time.sleep(0.01)
     os.killpg(run.process.pid, signal.SIGTERM)
     assert run.wait() == 75, run.output()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_data_workers_leave_stop_signals_to_the_main_process(number):
+    data = made_dataset(made_config())
+    loader = make_loader(data, EvaluationBatches(len(data), 1, 0, 1), 1, torch.device("cpu"))
+    before = set(multiprocessing.active_children())
+    arriving = watched(loader)
+    next(arriving)
+    (worker,) = set(multiprocessing.active_children()) - before
+    os.kill(worker.pid, number)
+    assert len(list(arriving)) == len(data) - 1
 
 
 def test_a_full_disk_ends_the_run_and_the_older_checkpoint_goes_on(bench):

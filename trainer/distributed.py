@@ -63,7 +63,9 @@ def joined(device_name: str = "auto", timeout_minutes: int = 30):
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
     try:
-        yield World(dist.get_rank(), size, device)
+        world = World(dist.get_rank(), size, device)
+        barrier(world)  # a process that leaves at once would break the connecting of the others
+        yield world
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
