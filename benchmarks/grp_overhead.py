@@ -11,20 +11,19 @@ Four steps on the same model and batch, taken in turn in one process:
 - released: the recipe of the released code, from its description: model and optimiser deep-copied at every step, a
   second forward and two backwards on the copy, the gradient norm over all parameters, all prompts encoded anew.
 
-Peak memory is that of fresh processes that take one kind of step only: resident memory on a CPU, without that of the
-libraries, allocated memory on a GPU.
+Peak memory is that of all tensors alive at once, by the allocator's own count: the same to the byte in each run.
 """
 
 import copy
-import subprocess
-import sys
 from argparse import Namespace
 from collections.abc import Callable
+from itertools import accumulate
 
 import torch
 from measure import add_model_arguments, autocast, backbone, in_turn, make_parser, parse, report
 from numpy import median
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from resproto_fd.configs.schema import OptimizerConfig
@@ -73,6 +72,13 @@ class Subject:
             "resproto_fd": lambda: self.ours(collects=True),
             "released": self.released,
         }[kind]
+
+    def held(self, memory: bool) -> int:
+        """Bytes that lie there between two steps, with or without the prototypes."""
+        tensors = [*self.detector.parameters(), *self.detector.buffers(), self.images, self.labels]
+        tensors += [value for state in self.optimizer.state.values() for value in state.values()]
+        prototypes = 0 if memory else sum(b.nbytes for b in self.detector.memory.buffers())
+        return sum(tensor.nbytes for tensor in tensors) - prototypes
 
     def plain(self) -> None:
         with autocast(self.args):
@@ -123,32 +129,22 @@ class Subject:
         self.detector.after_step()
 
 
-def peak_memory(args: Namespace, kind: str, batch: int) -> float:
-    """Peak MiB of this process, which has done nothing else, over two steps of one kind; libraries not counted."""
-    before = 0.0 if args.device.startswith("cuda") else peak_resident()
-    step = Subject(args, batch, text_tower=kind == "released").step(kind)
-    for _ in range(2):  # the first one makes the state of the optimiser
+def peak_memory(subject: Subject, kind: str) -> float:
+    """Peak MiB of the tensors in a step: model, optimiser and batch, and the most that the step adds to them."""
+    step, device = subject.step(kind), subject.args.device
+    step()  # makes the state of the optimiser
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         step()
-    if args.device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(args.device) / 2**20
-    return peak_resident() - before
-
-
-def peak_resident() -> float:
-    """MiB of memory that this process has held at most; not for Windows."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def peak_memory_apart(args: Namespace, kind: str, batch: int) -> float:
-    """`peak_memory` of a fresh process, the median of several."""
-    command = [sys.executable, __file__, "--memory-of", kind, "--batch", str(batch), "--model", args.model]
-    command += ["--device", args.device, "--precision", args.precision, "--threads", str(args.threads)]
-    command += ["--tiny"] if args.tiny else []
-    runs = [subprocess.run(command, check=True, capture_output=True, text=True) for _ in range(args.memory_runs)]
-    return float(median([float(run.stdout.split()[-1]) for run in runs]))
+        added = torch.cuda.max_memory_allocated(device) - before
+    else:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            step()
+        events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+        events.sort(key=lambda event: event.start_ns())
+        added = max(accumulate(event.nbytes() for event in events))  # allocated less freed so far
+    return (subject.held(memory=kind in ("resproto_fd", "released")) + added) / 2**20
 
 
 def floating_operations(subject: Subject) -> int:
@@ -168,10 +164,10 @@ def peak_tflops(args: Namespace) -> float | None:
 
 def measure(args: Namespace, batch: int) -> dict[str, dict[str, float | None]]:
     """Figures of each kind of step."""
-    memory = {kind: peak_memory_apart(args, kind, batch) if args.memory_runs else None for kind in args.kinds}
     shared = Subject(args, batch)
     subjects = {kind: Subject(args, batch, True) if kind == "released" else shared for kind in args.kinds}
     flops, peak = floating_operations(shared), peak_tflops(args)
+    memory = {kind: peak_memory(subject, kind) for kind, subject in subjects.items()}
     steps = {kind: subject.step(kind) for kind, subject in subjects.items()}
     seconds = in_turn(steps, args.steps, args.burst, args.device)
     figures = {}
@@ -184,7 +180,7 @@ def measure(args: Namespace, batch: int) -> dict[str, dict[str, float | None]]:
             "model_tflops_per_second": flops / time / 1e12,
             "mfu": flops / time / 1e12 / peak if peak else None,
             "peak_mib": memory[kind],
-            "extra_memory": memory[kind] / memory["plain"] - 1 if args.memory_runs else None,
+            "extra_memory": memory[kind] / memory["plain"] - 1,
         }
     return figures
 
@@ -193,23 +189,16 @@ def main() -> None:
     parser = make_parser(__doc__.splitlines()[0])
     add_model_arguments(parser)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="plain is always among them")
-    parser.add_argument("--memory-runs", type=int, help="fresh processes per kind of step; 0 leaves memory out")
     parser.add_argument("--peak-tflops", type=float, help="of the device, for the share of it that is used (MFU)")
-    parser.add_argument("--memory-of", choices=KINDS, help="print the peak MiB of steps of this kind, and nothing else")
     args = parse(parser)
-    if args.memory_of:
-        print(peak_memory(args, args.memory_of, args.batch[0]))
-        return
     args.kinds = ["plain", *(kind for kind in KINDS[1:] if kind in args.kinds)]
-    if args.memory_runs is None:
-        args.memory_runs = 1 if args.tiny else 3
 
     results, rows = [], []
     for batch in args.batch:
         kinds = measure(args, batch)
         results.append({"batch": batch, "kinds": kinds})
         for kind, figures in kinds.items():
-            memory, extra, mfu = figures["peak_mib"], figures["extra_memory"], figures["mfu"]
+            mfu = figures["mfu"]
             rows.append(
                 {
                     "step": kind,
@@ -220,8 +209,8 @@ def main() -> None:
                     "images/s": f"{figures['images_per_second']:.1f}",
                     "TFLOP/s": f"{figures['model_tflops_per_second']:.2f}",
                     "MFU": f"{mfu:.1%}" if mfu else "-",
-                    "peak MiB": f"{memory:.0f}" if memory else "-",
-                    "extra": f"{extra:+.1%}" if memory else "-",
+                    "peak MiB": f"{figures['peak_mib']:.0f}",
+                    "extra": f"{figures['extra_memory']:+.2%}",
                 }
             )
     model = "tiny" if args.tiny else args.model
