@@ -1,5 +1,6 @@
 """n processes as one: the same losses, weights, memory and scores; the same refusals, on all of them."""
 
+import functools
 import json
 import multiprocessing
 import os
@@ -169,16 +170,22 @@ def alone(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ranks(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(f"world{request.param}")
-    results = together(request.param, all_fitted, folder, folder=str(folder / "runs"))
-    assert all(isinstance(result, dict) for result in results), results
+def ranks(tmp_path_factory):
+    """What each of so many processes has, by their number."""
+
+    @functools.cache
+    def results(size):
+        folder = tmp_path_factory.mktemp(f"world{size}")
+        found = together(size, all_fitted, folder, folder=str(folder / "runs"))
+        assert all(isinstance(result, dict) for result in found), found
+        return found
+
     return results
 
 
-@pytest.mark.parametrize(("ranks", "case"), PAIRS, indirect=["ranks"], ids=str)
-def test_losses_weights_memory_and_scores_are_those_of_one_process(alone, ranks, case):
-    one, main = alone[case], ranks[0][case]
+@pytest.mark.parametrize(("size", "case"), PAIRS, ids=str)
+def test_losses_weights_memory_and_scores_are_those_of_one_process(alone, ranks, size, case):
+    one, main = alone[case], ranks(size)[0][case]
     losses = [entry for entry in main["scalars"] if entry[1] == "loss/total"]
     assert [step for step, _, _ in losses] == list(range(1, 21))
     assert [entry[:2] for entry in main["scalars"]] == [entry[:2] for entry in one["scalars"]]
@@ -190,9 +197,9 @@ def test_losses_weights_memory_and_scores_are_those_of_one_process(alone, ranks,
     assert main["best"] == one["best"]
 
 
-@pytest.mark.parametrize(("ranks", "case"), PAIRS, indirect=["ranks"], ids=str)
-def test_all_processes_hold_the_same_bits_and_select_the_same_epoch(ranks, case):
-    results = [result[case] for result in ranks]
+@pytest.mark.parametrize(("size", "case"), PAIRS, ids=str)
+def test_all_processes_hold_the_same_bits_and_select_the_same_epoch(ranks, size, case):
+    results = [result[case] for result in ranks(size)]
     for other in results[1:]:
         for part in ("state", "average", "validation", "best"):
             assert differences(results[0][part], other[part], part) == []
@@ -205,9 +212,9 @@ def test_the_memory_of_resproto_fd_is_filled_in_these_runs(alone):
     assert state["memory.dwell"].max() > 0
 
 
-@pytest.mark.parametrize("ranks", [2, 4], indirect=True)
-def test_each_process_takes_its_share_of_the_order_and_each_epoch_has_its_own_order(alone, ranks):
-    shares = zip(*(result["resproto_fd", 1]["order"] for result in ranks))
+@pytest.mark.parametrize("size", [2, 4])
+def test_each_process_takes_its_share_of_the_order_and_each_epoch_has_its_own_order(alone, ranks, size):
+    shares = zip(*(result["resproto_fd", 1]["order"] for result in ranks(size)))
     joined = [[index for share in step for index in share] for step in shares]
     assert joined == alone["resproto_fd", 1]["order"]
     epochs = [tuple(index for step in joined[4 * e : 4 * e + 4] for index in step) for e in range(5)]
