@@ -72,12 +72,22 @@ class Clip(nn.Module):
         Raises:
             UserError: The image tower has position embeddings for another image size.
         """
-        fixed = hasattr(self.visual, "positional_embedding") or hasattr(self.visual, "attnpool")
-        size = self.visual.image_size
-        size = tuple(size) if isinstance(size, Sequence) else (size, size)
-        if fixed and tuple(images.shape[-2:]) != size:
-            raise UserError(f"images are {tuple(images.shape[-2:])}, this CLIP takes {size}: say input.size={size[0]}")
+        self._check_size(images)
         return self.visual(images)
+
+    def class_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The class token after each block of the image tower, [B, L, W], and the embeddings [B, D] of `forward`.
+
+        Raises:
+            UserError: The tower is no ViT of open_clip, or as `forward`.
+        """
+        if not hasattr(self.visual, "class_embedding"):
+            raise UserError(
+                f"the image tower ({type(self.visual).__name__}) has no class tokens; take a ViT of open_clip"
+            )
+        self._check_size(images)
+        found = self.visual.forward_intermediates(images, output_extra_tokens=True)
+        return torch.stack([layer[:, 0] for layer in found["image_intermediates_prefix"]], 1), found["image_features"]
 
     @torch.no_grad()
     def text_features(self, prompts: Iterable[Sequence[str]]) -> Tensor:
@@ -88,6 +98,13 @@ class Clip(nn.Module):
     def drop_text(self) -> None:
         """Free the text tower, once the prompts are encoded."""
         self.text = None
+
+    def _check_size(self, images: Tensor) -> None:
+        fixed = hasattr(self.visual, "positional_embedding") or hasattr(self.visual, "attnpool")
+        size = self.visual.image_size
+        size = tuple(size) if isinstance(size, Sequence) else (size, size)
+        if fixed and tuple(images.shape[-2:]) != size:
+            raise UserError(f"images are {tuple(images.shape[-2:])}, this CLIP takes {size}: say input.size={size[0]}")
 
     def _follow_quick_gelu(self) -> None:
         wanted, other = (QuickGELU, nn.GELU) if self.quick_gelu else (nn.GELU, QuickGELU)

@@ -25,8 +25,11 @@ GROUP = "resproto_fd.detectors"
 
 MODULES = {
     "clip": "resproto_fd.detectors.clip",
+    "clip_lora": "resproto_fd.detectors.clip_lora",
     "clip_zero_shot": "resproto_fd.detectors.clip",
     "resproto_fd": "resproto_fd.detectors.resproto_fd",
+    "sd2": "resproto_fd.detectors.sd2",
+    "sd2_probe": "resproto_fd.detectors.sd2_probe",
     "timm": "resproto_fd.detectors.timm_backbone",
 }
 """Where the built-in classes live."""

@@ -1,0 +1,218 @@
+"""SD2: CLIP under low-rank adapters, five kinds of face told apart by texts, descriptions kept in view.
+
+Source: "A Rich Knowledge Space for Scalable Deepfake Detection"; equations, tables and sections are its.
+
+Legend: B batch, C types (real, face swap, reenactment, entire synthesis, editing), L layers, W width, D embedding size.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..configs.errors import UserError
+from ..configs.loading import load_yaml
+from ..losses.global_batch import gather_rows
+from ..losses.residual import at_least_float32
+from ..losses.siglip import siglip_loss
+from .base import Detector, Output
+from .clip_tower import Backbone, Clip, load_clip
+from .lora import ATTENTION, add_lora
+from .registry import register
+
+TYPES = ("real", "face swap", "reenactment", "entire synthesis", "editing")
+UNKNOWN = "unknown"
+CLIP_SCALE = 1 / 0.07
+"""tau before training, of CLIP."""
+
+
+@cache
+def text_labels() -> dict[str, list[str]]:
+    """Texts of each type, the simple one first (Tables 9 to 13)."""
+    return load_yaml(files("resproto_fd.configs") / "sd2_labels.yaml")
+
+
+class CrossLayerAttention(nn.Module):
+    """CLAM, equations 1 and 2: what attention finds in the class tokens of all layers, beside the final embedding.
+
+    Args:
+        width: W, of the class tokens.
+        embed_dim: D.
+        heads: H.
+    """
+
+    def __init__(self, width: int, embed_dim: int, heads: int):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, heads, bias=False, batch_first=True)
+        self.adapter = nn.Sequential(
+            nn.Linear(width + embed_dim, embed_dim, bias=False),
+            nn.GELU(),
+            nn.Linear(embed_dim, embed_dim, bias=False),
+        )
+
+    def forward(self, tokens: Tensor, final: Tensor) -> Tensor:
+        """Class tokens [B, L, W] and final embeddings [B, D] -> f, [B, D]."""
+        attended, _ = self.attention(tokens, tokens, tokens, need_weights=False)
+        return self.adapter(torch.cat([attended.mean(dim=1), final], dim=-1))
+
+
+@register("sd2")
+class SD2(Detector):
+    """CLIP fine-tuned to match each image with a text of its type and with descriptions of its face and surroundings.
+
+    The score is 1 - P(real) of the softmax over the types' simple texts (section 5.1 decides by the highest logit, for
+    accuracy only). `logits` are those of that softmax, the fakes' joined by log-sum-exp; an image that is only known to
+    be fake (type "unknown", or no types given) is taught by that sum. L_C is the mean over the batch, as in Algorithm 1
+    (equation 3 writes a sum). L_S is the squared Frobenius norm over the five types (equation 4; Algorithm 1 has a mean
+    over a matrix of B texts). L_D is equation 5 divided by the number of images (Algorithm 1); an image without a
+    description is in no pair of it.
+
+    Args:
+        backbone: See `clip_tower.Backbone`; a ViT of open_clip.
+        pretrained: See `clip_tower.load_clip`.
+        quick_gelu: See `clip_tower.load_clip`.
+        lora_rank: r of both towers; None trains all of their weights.
+        lora_alpha: The adapters' output is scaled by alpha / r.
+        lora_dropout: Of the adapters' input.
+        lora_targets: Adapted layers; the paper does not name them.
+        clam: Whether the layers' class tokens are looked at (Table 5).
+        clam_heads: H; None takes the image tower's. The paper does not say.
+        labels: "all" draws a text of each type once a batch; "simple" always takes the first.
+        scale: tau before training, CLIP's own start; None takes the pretrained model's.
+        alpha: Weight of L_C (equation 6).
+        separation: Weight of L_S; the paper's is 1, and says training fails without it.
+        facial: Whether L_D uses descriptions of the face (Table 5).
+        environmental: Whether L_D uses descriptions of the surroundings (Table 5).
+
+    Raises:
+        UserError: As `load_clip` and `add_lora`; or the image tower keeps no class tokens.
+    """
+
+    couples_batch = True
+
+    def __init__(
+        self,
+        backbone: Backbone = "ViT-L-14",
+        pretrained: str | None = "openai",
+        quick_gelu: bool | None = None,
+        lora_rank: int | None = 8,
+        lora_alpha: float = 32.0,
+        lora_dropout: float = 0.1,
+        lora_targets: Sequence[str] = ATTENTION,
+        clam: bool = True,
+        clam_heads: int | None = None,
+        labels: Literal["all", "simple"] = "all",
+        scale: float | None = CLIP_SCALE,
+        alpha: float = 2.0,
+        separation: float = 1.0,
+        facial: bool = True,
+        environmental: bool = True,
+    ):
+        super().__init__()
+        self.clip = load_clip(backbone, pretrained, quick_gelu)
+        if scale is not None:
+            nn.init.constant_(self.clip.logit_scale, torch.tensor(scale).log())
+        self.bias = nn.Parameter(-self.clip.logit_scale.detach().exp())
+        self.clam = _cross_layer(self.clip, clam_heads) if clam else None
+        if lora_rank is not None:
+            for tower in (self.clip.visual, self.clip.text):
+                add_lora(tower, lora_rank, lora_alpha, lora_dropout, lora_targets)
+        self.alpha, self.separation = alpha, separation
+        texts = [text_labels()[name][: None if labels == "all" else 1] for name in TYPES]
+        self.register_buffer("label_counts", torch.tensor([len(part) for part in texts]), persistent=False)
+        longest = max(map(len, texts))
+        padded = [self.clip.tokenizer(part + part[:1] * (longest - len(part))) for part in texts]
+        self.register_buffer("label_tokens", torch.stack(padded), persistent=False)
+        self.vocabulary = {"forgery_type": [*TYPES, UNKNOWN]}
+        self.described = [name for name, used in (("facial", facial), ("environmental", environmental)) if used]
+        self.requires = frozenset(["forgery_type", *(f"captions_{name}" for name in self.described)])
+        self.register_buffer("captioned", torch.zeros(()), persistent=False)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.clip(images) if self.clam is None else self.clam(*self.clip.class_tokens(images))
+
+    def head(
+        self,
+        features: Tensor,
+        labels: Tensor | None = None,
+        forgery_type: Tensor | None = None,
+        captions_facial: Sequence[str] | None = None,
+        captions_environmental: Sequence[str] | None = None,
+        **fields: Tensor,
+    ) -> Output:
+        """See `Detector.head`.
+
+        Args:
+            features: f, [B, D].
+            labels: [B].
+            forgery_type: Index into the vocabulary, [B].
+            captions_facial, captions_environmental: A description of each image, "" where there is none.
+        """
+        scale, features = self.clip.logit_scale.exp(), at_least_float32(features)
+        texts = F.normalize(at_least_float32(self.clip.text(self._drawn_labels())), dim=-1)
+        types = scale * (F.normalize(features, dim=-1) @ texts.T)
+        logits = torch.stack([types[:, 0], types[:, 1:].logsumexp(dim=1)], dim=1)
+        scores = logits.softmax(dim=-1)[:, 1].float()
+        if labels is None:
+            return Output(scores, logits, features)
+        if forgery_type is None:
+            forgery_type = labels * len(TYPES)
+        given = {"facial": captions_facial, "environmental": captions_environmental}
+        losses = {
+            "classification": classification_loss(gather_rows(types), gather_rows(forgery_type)),
+            "separation": (texts @ texts.T - torch.eye(len(TYPES), device=texts.device)).square().sum(),
+            "contrast": sum(self._contrast(features, given[name], scale) for name in self.described) + 0 * self.bias,
+        }
+        total = self.alpha * losses["classification"] + self.separation * losses["separation"] + losses["contrast"]
+        return Output(scores, logits, features, {"total": total, **losses})
+
+    def _drawn_labels(self) -> Tensor:
+        """Tokens of a text of each type, [C, T]: in training one drawn at random, else the simple one."""
+        if not self.training:
+            return self.label_tokens[:, 0]
+        drawn = torch.rand(len(TYPES), device=self.label_counts.device, dtype=torch.float64)
+        chosen = (drawn * self.label_counts).long()
+        return self.label_tokens[torch.arange(len(TYPES), device=chosen.device), chosen]
+
+    def _contrast(self, features: Tensor, captions: Sequence[str] | None, scale: Tensor) -> Tensor:
+        """L_D of one kind of description over the global batch (equation 5)."""
+        captions = captions or [""] * len(features)
+        present = gather_rows(torch.tensor([float(bool(text)) for text in captions], device=features.device))
+        if self.training:
+            self.captioned.copy_(present.mean())
+        tokens = self.clip.tokenizer(list(captions)).to(features.device)
+        texts = gather_rows(at_least_float32(self.clip.text(tokens)))
+        return siglip_loss(gather_rows(features), texts, scale, self.bias, present)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        return {
+            "scale": self.clip.logit_scale.detach().exp(),
+            "bias": self.bias.detach(),
+            "captioned": self.captioned,
+        }
+
+
+def _cross_layer(clip: Clip, heads: int | None) -> CrossLayerAttention:
+    if not hasattr(clip.visual, "class_embedding"):
+        raise UserError(f"sd2: {type(clip.visual).__name__} has no class tokens for clam; take a ViT, or clam: false")
+    attention = clip.visual.transformer.resblocks[0].attn
+    return CrossLayerAttention(attention.embed_dim, clip.embed_dim, heads or attention.num_heads)
+
+
+def classification_loss(types: Tensor, targets: Tensor) -> Tensor:
+    """L_C (equation 3): mean over the batch of -log P(its type), the fakes' sum for an image of unknown forgery.
+
+    Args:
+        types: tau * sim, [B, C].
+        targets: Type of each image, C for an unknown forgery, [B].
+
+    Returns:
+        A scalar.
+    """
+    chances = types.log_softmax(dim=-1)
+    fake = chances[:, 1:].logsumexp(dim=1, keepdim=True)
+    return -torch.cat([chances, fake], dim=1).gather(1, targets[:, None]).mean()

@@ -1,0 +1,45 @@
+"""SD2's image encoder, frozen, under a linear classifier: its paper's test on images that are no faces (Table 4)."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .base import Detector, Output, two_class_output
+from .registry import register
+from .sd2 import SD2
+from .weights import load_all, pretrained_skipped, read_state_dict
+
+
+@register("sd2_probe")
+class SD2Probe(Detector):
+    """A linear classifier on the embedding of a trained SD2's image tower; nothing else trains.
+
+    Args:
+        pretrained: Weights of an SD2 (`best.pt` of a run); None for random ones.
+        sd2: Keywords of `SD2` that it was trained with.
+        clam: Whether the cross-layer attention's output is taken instead; the paper says "vision encoder".
+
+    Raises:
+        UserError: The weights cannot be read or do not fit.
+    """
+
+    def __init__(self, pretrained: str | None = None, sd2: dict[str, Any] | None = None, clam: bool = False):
+        super().__init__()
+        self.sd2 = SD2(**{"pretrained": None, **(sd2 or {})})
+        if pretrained and not pretrained_skipped():
+            load_all(self.sd2, read_state_dict(pretrained), pretrained)
+        self.sd2.clip.drop_text()
+        self.sd2.requires_grad_(False)
+        self.clam = clam
+        self.classifier = nn.Linear(self.sd2.clip.embed_dim, 2)
+
+    def train(self, mode: bool = True) -> "SD2Probe":
+        super().train(mode)
+        self.sd2.eval()
+        return self
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.sd2.encode(images) if self.clam else self.sd2.clip(images)
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        return two_class_output(self.classifier(features), features, labels)

@@ -1,0 +1,31 @@
+"""The sigmoid loss of image-text pairs (Zhai et al., Sigmoid Loss for Language Image Pre-Training, ICCV 2023).
+
+Legend: B batch, D embedding size.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def siglip_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, present: Tensor) -> Tensor:
+    """Each image with its own text against all texts of the batch; the sum over pairs, by the number of images.
+
+    L = -1/B sum_i sum_j log sigmoid(z_ij (scale * cos(images_i, texts_j) + bias)), z_ii = 1, else -1.
+
+    Args:
+        images: Embeddings, [B, D].
+        texts: Embeddings of the images' texts, [B, D].
+        scale: Factor of the cosine, scalar.
+        bias: Added to it, scalar.
+        present: 1 for an image that has a text, 0 for one without, [B]; pairs with an absent text are left out of the
+            sum, and B counts those present. With none the loss is 0.
+
+    Returns:
+        A scalar.
+    """
+    cosine = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
+    sign = 2 * torch.eye(len(images), dtype=cosine.dtype, device=cosine.device) - 1
+    pairs = F.logsigmoid(sign * (scale * cosine + bias))
+    weight = present.to(cosine.dtype)
+    return -(pairs * weight[:, None] * weight).sum() / weight.sum().clamp(min=1)
