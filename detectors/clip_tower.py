@@ -13,7 +13,8 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict
-from open_clip.transformer import QuickGELU
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -75,19 +76,22 @@ class Clip(nn.Module):
         self._check_size(images)
         return self.visual(images)
 
-    def class_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The class token after each block of the image tower, [B, L, W], and the embeddings [B, D] of `forward`.
+    def layers(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What each layer says of an image as a whole, L tensors [B, W], and the embeddings [B, D] of `forward`.
+
+        Of a ViT the class token after each block; of a ResNet the mean over its stem's and its stages' maps.
 
         Raises:
-            UserError: The tower is no ViT of open_clip, or as `forward`.
+            UserError: The tower is neither of open_clip's, or as `forward`.
         """
-        if not hasattr(self.visual, "class_embedding"):
-            raise UserError(
-                f"the image tower ({type(self.visual).__name__}) has no class tokens; take a ViT of open_clip"
-            )
         self._check_size(images)
-        found = self.visual.forward_intermediates(images, output_extra_tokens=True)
-        return torch.stack([layer[:, 0] for layer in found["image_intermediates_prefix"]], 1), found["image_features"]
+        if isinstance(self.visual, VisionTransformer):
+            found = self.visual.forward_intermediates(images, output_extra_tokens=True)
+            return [tokens[:, 0] for tokens in found["image_intermediates_prefix"]], found["image_features"]
+        if isinstance(self.visual, ModifiedResNet):
+            found = self.visual.forward_intermediates(images)
+            return [maps.mean(dim=(2, 3)) for maps in found["image_intermediates"]], found["image_features"]
+        raise UserError(f"the layers of {type(self.visual).__name__} are not known; take open_clip's own ViT or ResNet")
 
     @torch.no_grad()
     def text_features(self, prompts: Iterable[Sequence[str]]) -> Tensor:

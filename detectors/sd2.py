@@ -11,10 +11,10 @@ from importlib.resources import files
 from typing import Literal
 
 import torch
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..configs.errors import UserError
 from ..configs.loading import load_yaml
 from ..losses.global_batch import gather_rows
 from ..losses.residual import at_least_float32
@@ -37,16 +37,19 @@ def text_labels() -> dict[str, list[str]]:
 
 
 class CrossLayerAttention(nn.Module):
-    """CLAM, equations 1 and 2: what attention finds in the class tokens of all layers, beside the final embedding.
+    """CLAM, equations 1 and 2: what attention finds in the tokens of all layers, beside the final embedding.
 
     Args:
-        width: W, of the class tokens.
+        widths: W of each layer's token. Where they differ, as those of a ResNet's stages do (the paper has a ViT), each
+            is brought to D first.
         embed_dim: D.
         heads: H.
     """
 
-    def __init__(self, width: int, embed_dim: int, heads: int):
+    def __init__(self, widths: Sequence[int], embed_dim: int, heads: int):
         super().__init__()
+        width = widths[0] if len(set(widths)) == 1 else embed_dim
+        self.project = nn.ModuleList(nn.Identity() if w == width else nn.Linear(w, width) for w in widths)
         self.attention = nn.MultiheadAttention(width, heads, bias=False, batch_first=True)
         self.adapter = nn.Sequential(
             nn.Linear(width + embed_dim, embed_dim, bias=False),
@@ -54,8 +57,9 @@ class CrossLayerAttention(nn.Module):
             nn.Linear(embed_dim, embed_dim, bias=False),
         )
 
-    def forward(self, tokens: Tensor, final: Tensor) -> Tensor:
-        """Class tokens [B, L, W] and final embeddings [B, D] -> f, [B, D]."""
+    def forward(self, layers: Sequence[Tensor], final: Tensor) -> Tensor:
+        """L tokens [B, W] and final embeddings [B, D] -> f, [B, D]."""
+        tokens = torch.stack([project(layer) for project, layer in zip(self.project, layers, strict=True)], dim=1)
         attended, _ = self.attention(tokens, tokens, tokens, need_weights=False)
         return self.adapter(torch.cat([attended.mean(dim=1), final], dim=-1))
 
@@ -72,15 +76,15 @@ class SD2(Detector):
     description is in no pair of it.
 
     Args:
-        backbone: See `clip_tower.Backbone`; a ViT of open_clip.
+        backbone: See `clip_tower.Backbone`; for adapters a ViT of open_clip, for `clam` a ResNet of its serves too.
         pretrained: See `clip_tower.load_clip`.
         quick_gelu: See `clip_tower.load_clip`.
         lora_rank: r of both towers; None trains all of their weights.
         lora_alpha: The adapters' output is scaled by alpha / r.
         lora_dropout: Of the adapters' input.
         lora_targets: Adapted layers; the paper does not name them.
-        clam: Whether the layers' class tokens are looked at (Table 5).
-        clam_heads: H; None takes the image tower's. The paper does not say.
+        clam: Whether the class tokens of all layers are looked at (Table 5).
+        clam_heads: H; None takes the image tower's; the paper does not say.
         labels: "all" draws a text of each type once a batch; "simple" always takes the first.
         scale: tau before training, CLIP's own start; None takes the pretrained model's.
         alpha: Weight of L_C (equation 6).
@@ -89,7 +93,7 @@ class SD2(Detector):
         environmental: Whether L_D uses descriptions of the surroundings (Table 5).
 
     Raises:
-        UserError: As `load_clip` and `add_lora`; or the image tower keeps no class tokens.
+        UserError: As `load_clip`, `Clip.layers` and `add_lora`.
     """
 
     couples_batch = True
@@ -133,7 +137,7 @@ class SD2(Detector):
         self.register_buffer("captioned", torch.zeros(()), persistent=False)
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.clip(images) if self.clam is None else self.clam(*self.clip.class_tokens(images))
+        return self.clip(images) if self.clam is None else self.clam(*self.clip.layers(images))
 
     def head(
         self,
@@ -197,10 +201,17 @@ class SD2(Detector):
 
 
 def _cross_layer(clip: Clip, heads: int | None) -> CrossLayerAttention:
-    if not hasattr(clip.visual, "class_embedding"):
-        raise UserError(f"sd2: {type(clip.visual).__name__} has no class tokens for clam; take a ViT, or clam: false")
-    attention = clip.visual.transformer.resblocks[0].attn
-    return CrossLayerAttention(attention.embed_dim, clip.embed_dim, heads or attention.num_heads)
+    visual = clip.visual
+    if isinstance(visual, VisionTransformer):
+        blocks = visual.transformer.resblocks
+        return CrossLayerAttention(
+            [block.attn.embed_dim for block in blocks], clip.embed_dim, heads or blocks[0].attn.num_heads
+        )
+    size = visual.image_size if isinstance(visual.image_size, Sequence) else (visual.image_size, visual.image_size)
+    with torch.no_grad():
+        layers, _ = clip.eval().layers(torch.zeros(1, 3, *size))
+    clip.train()
+    return CrossLayerAttention([layer.shape[1] for layer in layers], clip.embed_dim, heads or visual.attnpool.num_heads)
 
 
 def classification_loss(types: Tensor, targets: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ CASES = {
     "clip_lora": ("clip_lora", {**TINY_VIT, "rank": 2, "dropout": 0.0}),
     "clip_zero_shot": ("clip_zero_shot", TINY_RESNET),
     "sd2": ("sd2", {**TINY_VIT, "lora_rank": 2, "lora_dropout": 0.0, "labels": "simple"}),
+    "sd2, ResNet": ("sd2", {**TINY_RESNET, "lora_rank": None, "labels": "simple"}),
     "sd2, all trains, no clam": ("sd2", {**TINY_RESNET, "lora_rank": None, "clam": False, "labels": "simple"}),
     "sd2_probe": ("sd2_probe", {"sd2": {**TINY_VIT, "lora_rank": 2}}),
     "timm": ("timm", {"backbone": "test_efficientnet", "pretrained": None}),
@@ -234,6 +235,9 @@ def test_full_size_presets_are_what_their_names_say(name):
         "clip_zero_shot": 0,
         "xception": 20_811_050,
         "efficientnet_b4": 17_552_202,
+        "clip_lora": 1_574_402,
+        "sd2": 8_323_074,
+        "sd2_probe": 1_538,
     }
     with torch.device("meta"), without_pretrained():
         detector = create_detector(name)

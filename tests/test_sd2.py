@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_detectors import IMAGES, LABELS, RESNET, TEXT, TINY_VIT
+from test_detectors import IMAGES, LABELS, TINY_RESNET, TINY_TIMM_CLIP, TINY_VIT
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
@@ -75,7 +75,7 @@ def test_classification_is_equation_3_and_an_unknown_forgery_is_any():
 
 def test_cross_layer_attention_is_equations_1_and_2():
     torch.manual_seed(0)
-    clam = CrossLayerAttention(width=6, embed_dim=4, heads=2).double()
+    clam = CrossLayerAttention([6] * 5, embed_dim=4, heads=2).double()
     tokens, final = draw(3, 5, 6), draw(3, 4, seed=1)
     weights = dict(clam.named_parameters())
     q, k, v = weights["attention.in_proj_weight"].chunk(3)
@@ -93,7 +93,9 @@ def test_cross_layer_attention_is_equations_1_and_2():
         both = torch.cat([sum(attended) / len(attended), final[b]])
         hidden = weights["adapter.0.weight"] @ both
         hidden = torch.stack([x * 0.5 * (1 + torch.erf(x / math.sqrt(2))) for x in hidden])
-        torch.testing.assert_close(clam(tokens, final)[b], weights["adapter.2.weight"] @ hidden, atol=1e-12, rtol=0)
+        torch.testing.assert_close(
+            clam(tokens.unbind(1), final)[b], weights["adapter.2.weight"] @ hidden, atol=1e-12, rtol=0
+        )
 
 
 def test_the_whole_loss_is_equation_6():
@@ -228,8 +230,16 @@ def test_an_adapter_adds_alpha_by_r_times_b_a():
 def test_wrong_towers_and_layers_are_refused_by_name():
     with pytest.raises(UserError, match="no layers called nothing_such"):
         create_detector("clip_lora", **TINY_VIT, targets=["nothing_such"])
-    with pytest.raises(UserError, match="no class tokens"):
-        create_detector("sd2", backbone={**RESNET, "text_cfg": TEXT}, pretrained=None, lora_rank=None)
+    with pytest.raises(UserError, match="layers of TimmModel are not known"):
+        create_detector("sd2", **TINY_TIMM_CLIP, lora_rank=None)
+
+
+def test_of_each_tower_the_layers_end_in_its_embedding():
+    for keywords, widths in ((TINY_VIT, [32, 32]), (TINY_RESNET, [8, 32, 64, 128, 256])):
+        clip = load_clip(keywords["backbone"], None).eval()
+        layers, embeddings = clip.layers(IMAGES)
+        assert [layer.shape for layer in layers] == [(6, width) for width in widths]
+        torch.testing.assert_close(embeddings, clip(IMAGES))
 
 
 # --- the probe -------------------------------------------------------------------------------------------------------
