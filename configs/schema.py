@@ -158,7 +158,11 @@ class Selection(Strict):
 
 
 class ProtocolConfig(Strict):
-    """`configs/protocols/NAME.yaml`: the data every detector is trained, selected and tested on."""
+    """`configs/protocols/NAME.yaml`: the data every detector is trained, selected and tested on.
+
+    `sampling`: frames of several training sets as they come, or each set an equal share of every batch; an epoch has as
+    many frames either way, so that of a small set some come more than once.
+    """
 
     name: str = ""
     title: str = ""
@@ -168,6 +172,7 @@ class ProtocolConfig(Strict):
     frames: Frames = Frames()
     selection: Selection
     test: list[str]
+    sampling: Literal["proportional", "balanced"] = "proportional"
     metrics: list[Metric] = ["frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc"]
 
     @model_validator(mode="after")

@@ -3,7 +3,10 @@
 Legend: B batch, C classes (0 real, 1 fake), D feature size, H and W pixels.
 """
 
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,20 +35,35 @@ class Output:
     variants: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Step(Protocol):
+    """What the trainer lends a detector for a step: its precision, and its way of differentiating."""
+
+    def autocast(self) -> AbstractContextManager:
+        """The context in which losses are computed."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of a loss, scalar, to the parameters' `grad`, scaled as the recipe wants it."""
+
+
 class Detector(nn.Module):
     """Base of all detectors; a subclass gives `encode` and `head`.
 
     Everything that matters is in `state_dict`, loadable with `weights_only=True`; evaluation alters none of it.
 
     Attributes:
-        requires: Further fields of the batch that the data set must provide (masks, domains, ...); they reach
-            `head` as keywords.
+        requires: Further fields of the batch that the data set must provide in training (see `trainer.fields`); they
+            reach `head` as keywords, and are absent in testing.
+        vocabulary: For each such field that is a fact of the manifest ("domain", "method", "forgery_type", "family"),
+            its values: the field is the index among them.
         couples_batch: The loss is no mean over samples, so that micro-batches cannot simply be averaged: gradient
             accumulation then computes `head` on the features of the whole batch.
+        steps_alone: `training_step` is no mere gradient of a loss: it cannot be accumulated over micro-batches.
     """
 
     requires: frozenset[str] = frozenset()
+    vocabulary: Mapping[str, Sequence[str]] = {}
     couples_batch: bool = False
+    steps_alone: bool = False
 
     def encode(self, images: Tensor) -> Tensor:
         """Features [B, D] of normalised images [B, 3, H, W]: the costly part, each image by itself."""
@@ -61,6 +79,28 @@ class Detector(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
         """Scores of normalised images [B, 3, H, W], and losses where labels [B] are given."""
         return self.head(self.encode(images), labels, **fields)
+
+    def training_step(
+        self, model: nn.Module, step: Step, images: Tensor, labels: Tensor, **fields: Tensor
+    ) -> dict[str, Tensor]:
+        """The gradients of one training step, left in the parameters' `grad`; the optimiser is not the detector's.
+
+        A method that takes a step of its own (an inner update before the gradient) overrides this.
+
+        Args:
+            model: This detector as it is called in training: itself, or what makes it one of several processes.
+            step: See `Step`.
+            images: Normalised, [B, 3, H, W].
+            labels: [B].
+            fields: What `requires` asks for.
+
+        Returns:
+            "total" and its terms, scalars.
+        """
+        with step.autocast():
+            losses = model(images, labels, **fields).losses
+        step.backward(losses["total"])
+        return losses
 
     def start_training(self, class_counts: Tensor) -> None:
         """Called once before the first epoch with the numbers of real and fake training frames, [2]."""

@@ -76,6 +76,15 @@ def detector_class(name: str) -> type["Detector"]:
     return _classes[name]
 
 
+def keywords_of(name: str) -> list[str]:
+    """Names of the keywords of a class's constructor.
+
+    Raises:
+        UserError: As `detector_class`.
+    """
+    return list(signature(detector_class(name).__init__).parameters)[1:]
+
+
 def build_detector(config: "DetectorConfig") -> "Detector":
     """The detector of a resolved configuration, exactly as it says.
 

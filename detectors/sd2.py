@@ -184,7 +184,8 @@ class SD2(Detector):
 
     def _contrast(self, features: Tensor, captions: Sequence[str] | None, scale: Tensor) -> Tensor:
         """L_D of one kind of description over the global batch (equation 5)."""
-        captions = captions or [""] * len(features)
+        if captions is None:
+            return features.new_zeros(())
         present = gather_rows(torch.tensor([float(bool(text)) for text in captions], device=features.device))
         if self.training:
             self.captioned.copy_(present.mean())

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .base import Detector, Output, two_class_output
+from .clip_tower import Backbone
 from .registry import register
 from .sd2 import SD2
 from .weights import load_all, pretrained_skipped, read_state_dict
@@ -15,17 +16,24 @@ class SD2Probe(Detector):
     """A linear classifier on the embedding of a trained SD2's image tower; nothing else trains.
 
     Args:
+        backbone: See `clip_tower.Backbone`.
         pretrained: Weights of an SD2 (`best.pt` of a run); None for random ones.
-        sd2: Keywords of `SD2` that it was trained with.
+        sd2: Other keywords of `SD2` that it was trained with.
         clam: Whether the cross-layer attention's output is taken instead; the paper says "vision encoder".
 
     Raises:
         UserError: The weights cannot be read or do not fit.
     """
 
-    def __init__(self, pretrained: str | None = None, sd2: dict[str, Any] | None = None, clam: bool = False):
+    def __init__(
+        self,
+        backbone: Backbone = "ViT-L-14",
+        pretrained: str | None = None,
+        sd2: dict[str, Any] | None = None,
+        clam: bool = False,
+    ):
         super().__init__()
-        self.sd2 = SD2(**{"pretrained": None, **(sd2 or {})})
+        self.sd2 = SD2(backbone, None, **(sd2 or {}))
         if pretrained and not pretrained_skipped():
             load_all(self.sd2, read_state_dict(pretrained), pretrained)
         self.sd2.clip.drop_text()

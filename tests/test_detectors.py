@@ -32,7 +32,7 @@ CASES = {
     "sd2": ("sd2", {**TINY_VIT, "lora_rank": 2, "lora_dropout": 0.0, "labels": "simple"}),
     "sd2, ResNet": ("sd2", {**TINY_RESNET, "lora_rank": None, "labels": "simple"}),
     "sd2, all trains, no clam": ("sd2", {**TINY_RESNET, "lora_rank": None, "clam": False, "labels": "simple"}),
-    "sd2_probe": ("sd2_probe", {"sd2": {**TINY_VIT, "lora_rank": 2}}),
+    "sd2_probe": ("sd2_probe", {**TINY_VIT, "sd2": {"lora_rank": 2}}),
     "timm": ("timm", {"backbone": "test_efficientnet", "pretrained": None}),
 }
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -157,9 +157,10 @@ def test_in_training_every_text_of_every_type_is_drawn_and_in_testing_the_simple
 
 def test_without_descriptions_their_loss_is_off_and_says_so():
     detector = make().train()
-    output = detector(IMAGES, LABELS, forgery_type=KINDS, captions_facial=[""] * 6, captions_environmental=[""] * 6)
-    assert output.losses["contrast"].item() == 0
-    assert detector.diagnostics()["captioned"].item() == 0
+    for nothing in ({}, {"captions_facial": [""] * 6, "captions_environmental": [""] * 6}):
+        output = detector(IMAGES, LABELS, forgery_type=KINDS, **nothing)
+        assert output.losses["contrast"].item() == 0
+        assert detector.diagnostics()["captioned"].item() == 0
     detector(IMAGES, LABELS, **FIELDS)
     assert detector.diagnostics()["captioned"].item() == pytest.approx(5 / 6)
 
@@ -250,9 +251,9 @@ def test_the_probe_takes_a_trained_encoder_and_trains_its_classifier_alone(tmp_p
     for parameter in trained.parameters():
         parameter.data += 0.01
     torch.save({"model": trained.state_dict()}, tmp_path / "best.pt")
-    keywords = {**TINY_VIT, "lora_rank": 2, "lora_dropout": 0.5}
+    given = {"backbone": TINY_VIT["backbone"], "pretrained": str(tmp_path / "best.pt")}
     for clam in (False, True):
-        probe = create_detector("sd2_probe", pretrained=str(tmp_path / "best.pt"), sd2=keywords, clam=clam).train()
+        probe = create_detector("sd2_probe", **given, sd2={"lora_rank": 2, "lora_dropout": 0.5}, clam=clam).train()
         expected = trained.eval().encode(IMAGES) if clam else trained.clip(IMAGES)
         torch.testing.assert_close(probe.encode(IMAGES), expected)
         names = [name for name, p in probe.named_parameters() if p.requires_grad]

@@ -76,6 +76,11 @@ class FrameList:
         """The same frames under other labels (a control: shuffled labels must teach nothing)."""
         return FrameList(self.videos, self.paths, self.video_index, self.numbers, labels)
 
+    def groups(self) -> np.ndarray:
+        """Position of each frame's data set among those of the list, in the order of the videos, [N]."""
+        names = list(dict.fromkeys(video.dataset for video in self.videos))
+        return np.asarray([names.index(video.dataset) for video in self.videos], dtype=np.int64)[self.video_index]
+
     def digest(self) -> str:
         """SHA-256 over each frame's video, file name and label: the same list has the same digest on any machine."""
         hasher = hashlib.sha256()
@@ -98,7 +103,7 @@ class FrameDataset(Dataset):
 
     A batch is {"image" uint8 [B, 3, S, S], "label" int64 [B], "index" int64 [B], "bad" list of BadFrame} with the
     readable samples in the order asked for; without the first three when no sample is readable. With an `OnDevice`
-    transform, "image" is `Unaugmented`.
+    transform, "image" is `Unaugmented`. Further fields stand beside them under their names.
 
     Args:
         frames: What to read.
@@ -107,6 +112,7 @@ class FrameDataset(Dataset):
         seed: With epoch and index, fixes each sample's augmentation.
         replace_bad: A frame that cannot be read gives way to the next one that can, and is reported beside it;
             otherwise it is only reported.
+        fields: What else a batch holds of each frame: numbers [N], or a list of N texts.
     """
 
     def __init__(
@@ -116,8 +122,10 @@ class FrameDataset(Dataset):
         transform: Transform | OnDevice,
         seed: int = 0,
         replace_bad: bool = False,
+        fields: Mapping[str, np.ndarray | list[str]] | None = None,
     ):
         self.frames = frames
+        self.fields = dict(fields or {})
         self.replace_bad = replace_bad
         self.stores = dict(stores)
         self.transform = transform
@@ -133,7 +141,7 @@ class FrameDataset(Dataset):
         batch = self.__getitems__([key])
         if "image" not in batch:
             return batch["bad"][0]
-        return {name: batch[name][0] for name in ("image", "label", "index")}
+        return {name: value[0] for name, value in batch.items() if name != "bad"}
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict:
         """The batch of some (epoch, index)."""
@@ -153,6 +161,9 @@ class FrameDataset(Dataset):
             if isinstance(self.transform, OnDevice):
                 image = self.transform.batch(image, [batch.views[place] for place in good])
             found |= {"image": image, "label": torch.from_numpy(self.frames.labels[index.numpy()]), "index": index}
+            for name, values in self.fields.items():
+                texts = isinstance(values, list)
+                found[name] = [values[i] for i in index] if texts else torch.from_numpy(values[index.numpy()])
         return found
 
     def _read_in_key_order(self, chosen: Sequence[int]) -> Iterator[tuple[int, np.ndarray | UserError]]:
@@ -237,9 +248,27 @@ class TrainBatches:
 
     Each global batch is a run of the epoch's order, each rank's share of it a run of that, cut into micro-batches:
     gathered in rank order, the shares are the batch that one process would see. The last, incomplete batch is left out.
+
+    Args:
+        count: Frames, N.
+        batch_size: Of all ranks together.
+        accumulate: Micro-batches of a batch.
+        rank, world: This process among how many.
+        seed: Of the order.
+        groups: Group of each frame, [N]: the places of a batch are dealt to the groups in turn, from batch to batch,
+            and each group's frames come in an order of their own, over and over. None: frames come as they are.
     """
 
-    def __init__(self, count: int, batch_size: int, accumulate: int, rank: int, world: int, seed: int):
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        accumulate: int,
+        rank: int,
+        world: int,
+        seed: int,
+        groups: np.ndarray | None = None,
+    ):
         if batch_size % (world * accumulate):
             raise UserError(
                 f"train.batch_size {batch_size} (of all processes together) is not a multiple of "
@@ -248,7 +277,7 @@ class TrainBatches:
         if count < batch_size:
             raise UserError(f"train.batch_size {batch_size} is more than the {count} training frames; make it smaller")
         self.count, self.batch_size, self.accumulate = count, batch_size, accumulate
-        self.rank, self.world, self.seed = rank, world, seed
+        self.rank, self.world, self.seed, self.groups = rank, world, seed, groups
         self.epoch = self.first_step = 0
 
     def __len__(self) -> int:
@@ -264,7 +293,7 @@ class TrainBatches:
         self.epoch, self.first_step = epoch, first_step
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        order = self._order()
         share = self.batch_size // self.world
         micro = share // self.accumulate
         for step in range(self.first_step, self.steps):
@@ -272,6 +301,19 @@ class TrainBatches:
             for part in range(self.accumulate):
                 chosen = order[begin + part * micro : begin + (part + 1) * micro]
                 yield [(self.epoch, int(index)) for index in chosen]
+
+    def _order(self) -> np.ndarray:
+        """Frames of the epoch in order, at least as many as its batches take."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if self.groups is None:
+            return rng.permutation(self.count)
+        members = [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
+        order = np.empty(self.steps * self.batch_size, dtype=np.int64)
+        for position, group in enumerate(members):
+            places = order[position :: len(members)]
+            rounds = -(-len(places) // len(group))
+            places[:] = np.concatenate([rng.permutation(group) for _ in range(rounds)])[: len(places)]
+        return order
 
 
 class EvaluationBatches:
@@ -318,7 +360,8 @@ def _as_sent(memory: BatchMemory | None, batch: dict) -> dict:
         sent = replace(image, images=memory.send(image.images), views=ByValue(image.views))
     else:
         sent = memory.send(image)
-    return batch | {"image": sent, "label": ByValue(batch["label"]), "index": ByValue(batch["index"])}
+    small = {name: ByValue(value) for name, value in batch.items() if isinstance(value, torch.Tensor)}
+    return batch | small | {"image": sent}
 
 
 def make_loader(dataset: FrameDataset, batches, workers: int, device: torch.device) -> DataLoader:

@@ -7,7 +7,7 @@ import inspect
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,14 @@ def exclusive(run_folder: Path, world: World):
             lock.release()
 
 
+@dataclass(frozen=True)
+class _Step:
+    """See `detectors.base.Step`."""
+
+    autocast: Callable[[], AbstractContextManager]
+    backward: Callable[[Tensor], None]
+
+
 class Trainer:
     """Fits a detector.
 
@@ -108,6 +116,11 @@ class Trainer:
         self.validate, self.fingerprint = validate, fingerprint
         self.metric = config.protocol.selection.metric
         self.data = data
+        if detector.steps_alone and self.recipe.accumulate > 1:
+            raise UserError(
+                f"train.accumulate={self.recipe.accumulate}: {type(detector).__name__} takes a step of its own on each "
+                "batch, which cannot be accumulated; say train.accumulate=1 and a smaller train.batch_size"
+            )
         dtype = torch.float64 if self.recipe.precision == "fp64" else torch.float32
         self.normalise = Normaliser(
             config.detector.input.channel_mean(),
@@ -119,7 +132,13 @@ class Trainer:
         self.detector = self._prepared(detector, dtype)
         self.trained = [p for p in self.detector.parameters() if p.requires_grad]
         self.batches = TrainBatches(
-            len(data), self.recipe.batch_size, self.recipe.accumulate, world.rank, world.size, config.seed
+            len(data),
+            self.recipe.batch_size,
+            self.recipe.accumulate,
+            world.rank,
+            world.size,
+            config.seed,
+            data.frames.groups() if config.protocol.sampling == "balanced" else None,
         )
         self.optimizer = make_optimizer(self.recipe.optimizer, self.trained, world.device)
         self.schedule = make_schedule(
@@ -305,23 +324,26 @@ class Trainer:
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
         return torch.autocast(self.world.device.type, kind) if kind else nullcontext()
 
-    def _fields(self, batch: dict) -> dict[str, Tensor]:
-        return {name: batch[name].to(self.world.device, non_blocking=True) for name in self.detector.requires}
+    def _fields(self, batch: dict) -> dict[str, Tensor | list[str]]:
+        found = {name: batch[name] for name in sorted(self.detector.requires) if name in batch}
+        return {
+            name: value.to(self.world.device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in found.items()
+        }
 
     def _labels(self, batch: dict) -> Tensor:
         return batch["label"].to(self.world.device, non_blocking=True)
 
     def _backward_micro_batches(self, micro: list[dict]) -> dict[str, Tensor]:
         total: dict[str, Tensor] = {}
+        step = _Step(self._autocast, lambda loss: self.scaler.scale(loss / len(micro)).backward())
         for position, batch in enumerate(micro):
             waits = position < len(micro) - 1 and isinstance(self.model, DistributedDataParallel)
             with self.model.no_sync() if waits else nullcontext():
-                with self._autocast():
-                    output: Output = self.model(
-                        self.normalise(batch["image"]), self._labels(batch), **self._fields(batch)
-                    )
-                self.scaler.scale(output.losses["total"] / len(micro)).backward()
-            for name, value in output.losses.items():
+                losses = self.detector.training_step(
+                    self.model, step, self.normalise(batch["image"]), self._labels(batch), **self._fields(batch)
+                )
+            for name, value in losses.items():
                 total[name] = total.get(name, 0) + value.detach() / len(micro)
         return total
 
@@ -341,9 +363,14 @@ class Trainer:
         after = self._random_state()
         leaf = torch.cat(features).detach().requires_grad_()
         fields = [self._fields(batch) for batch in micro]
-        whole = {name: torch.cat([part[name] for part in fields]) for name in self.detector.requires}
+        whole = {
+            name: torch.cat([part[name] for part in fields])
+            if isinstance(value, Tensor)
+            else [text for part in fields for text in part[name]]
+            for name, value in fields[0].items()
+        }
         with self._autocast():
-            output = self.detector.head(leaf, torch.cat([self._labels(batch) for batch in micro]), **whole)
+            output: Output = self.detector.head(leaf, torch.cat([self._labels(batch) for batch in micro]), **whole)
         self.scaler.scale(output.losses["total"]).backward()
         for part, state, gradient in zip(images, states, leaf.grad.split([len(p) for p in images]), strict=True):
             self._set_random_state(state)

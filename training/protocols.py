@@ -14,6 +14,7 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import DataConfig, DatasetConfig, ProtocolConfig
 from resproto_fd.preprocessing.frame_store import FrameStore, open_store
 from resproto_fd.preprocessing.manifest import Video, read_manifest
+from resproto_fd.preprocessing.side_file import side_path
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
 from resproto_fd.trainer.data import FrameList
 
@@ -28,6 +29,7 @@ class ResolvedProtocol:
         selection: Frames the checkpoint is selected on; None when the last epoch is taken or as for `train`.
         tests: Frames of each test set, by name.
         stores: Frame store of each data set, by name.
+        sides: Where the side file of each data set would lie, by name.
         fingerprint: SHA-256 in hexadecimal.
         left_out: Frames that manifests name and stores lack, by data set (only with data.on_bad_frame=skip).
         notes: What a reader of the manifests should know: videos without frames, entries named twice.
@@ -38,6 +40,7 @@ class ResolvedProtocol:
     selection: FrameList | None
     tests: dict[str, FrameList]
     stores: dict[str, FrameStore]
+    sides: dict[str, Path]
     fingerprint: str
     left_out: dict[str, int]
     notes: list[str]
@@ -69,7 +72,9 @@ def resolve(protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = Fa
         train, selection = (frames and frames.without(reader.missing) for frames in (train, selection))
         tests = {name: frames.without(reader.missing) for name, frames in tests.items()}
     fingerprint = _fingerprint(protocol, train, selection, tests)
-    return ResolvedProtocol(protocol, train, selection, tests, reader.stores, fingerprint, left_out, reader.notes)
+    return ResolvedProtocol(
+        protocol, train, selection, tests, reader.stores, reader.sides, fingerprint, left_out, reader.notes
+    )
 
 
 def dataset_config(name: str, json_dir: Path) -> DatasetConfig:
@@ -92,6 +97,7 @@ class _Reader:
     def __init__(self, folders: dict[str, Path | None], data: DataConfig):
         self.folders, self.data = folders, data
         self.stores: dict[str, FrameStore] = {}
+        self.sides: dict[str, Path] = {}
         self.missing: set[str] = set()
         self.notes: list[str] = []
 
@@ -123,6 +129,7 @@ class _Reader:
             # The FF++ sets share their real videos: a frame that two training sets name is trained on once.
             for video in found:
                 videos.setdefault(video.id, video)
+            self.sides[name] = side_path(path)
             self.stores.setdefault(name, open_store(self._store_path(name, config)))
         return FrameList.of(list(videos.values()), per_video)
 
@@ -171,4 +178,6 @@ def _fingerprint(
         "selection_frames": selection and selection.digest(),
         "test_frames": {name: frames.digest() for name, frames in tests.items()},
     }
+    if protocol.sampling != "proportional":
+        content["sampling"] = protocol.sampling
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -17,11 +17,12 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import sha256_of, write_text
 from resproto_fd.configs.schema import DetectorConfig, RunConfig
 from resproto_fd.detectors.base import Detector
-from resproto_fd.detectors.registry import build_detector, class_names
+from resproto_fd.detectors.registry import build_detector, class_names, keywords_of
 from resproto_fd.detectors.weights import load_all, read_state_dict, without_pretrained
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.data import FrameDataset, FrameList, Normaliser
 from resproto_fd.trainer.distributed import World, barrier, joined
+from resproto_fd.trainer.fields import batch_fields
 from resproto_fd.trainer.scoring import Scored, score_frames
 from resproto_fd.trainer.trainer import Trainer, exclusive
 from resproto_fd.trainer.transforms import plain_transform, train_transform
@@ -39,6 +40,15 @@ def folder_of(config: RunConfig) -> Path:
     return Path(config.run.out) / config.protocol.name / f"{config.detector.name}{task}" / f"seed{config.seed}"
 
 
+def with_domains(config: RunConfig) -> RunConfig:
+    """The configuration, the protocol's training sets as `model.domains` of a detector that has such a keyword."""
+    model = config.detector.model
+    if "domains" in model or "domains" not in keywords_of(config.detector.detector):
+        return config
+    detector = config.detector.model_copy(update={"model": {**model, "domains": list(config.protocol.train)}})
+    return config.model_copy(update={"detector": detector})
+
+
 def train(config: RunConfig) -> RunResult | None:
     """Fits the configured detector, tests the selected checkpoint, writes the result; only the main rank returns it.
 
@@ -48,7 +58,7 @@ def train(config: RunConfig) -> RunResult | None:
         UserError: See `protocols.resolve` and `Trainer.fit`.
         Interrupted: A stop signal came; the same command goes on.
     """
-    folder = folder_of(config)
+    config, folder = with_domains(config), folder_of(config)
     with joined(config.run.device) as world, exclusive(folder, world):
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data)
@@ -65,7 +75,8 @@ def train(config: RunConfig) -> RunResult | None:
             frames = frames.with_labels(np.random.default_rng(config.seed).permutation(frames.labels))
         skip = config.data.on_bad_frame == "skip"
         augment = train_transform(config.detector.train.augment, config.detector.input, config.run.augment_on)
-        data = FrameDataset(frames, resolved.stores, augment, config.seed, replace_bad=skip)
+        fields = batch_fields(detector, frames, resolved.sides)
+        data = FrameDataset(frames, resolved.stores, augment, config.seed, replace_bad=skip, fields=fields)
         validate = bench.validate if resolved.selection else None
         trainer = Trainer(detector, data, config, world, folder, validate, resolved.fingerprint)
         progress = trainer.fit()
@@ -92,7 +103,7 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
     Raises:
         UserError: See `protocols.resolve`; or the weights do not fit the detector.
     """
-    folder = folder_of(config)
+    config, folder = with_domains(config), folder_of(config)
     with joined(config.run.device) as world, exclusive(folder, world):
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data, tests_only=True)
@@ -287,7 +298,7 @@ def overrides_of(config: RunConfig) -> list[str]:
     found = []
     for part in ("model", "input", "train"):
         ours, theirs = _plain(getattr(config.detector, part)), _plain(getattr(preset, part))
-        found += [f"{part}.{key}={value}" for key, value in _differences(ours, theirs)]
+        found += [f"{part}.{key}={value}" for key, value in _differences(ours, theirs) if key != "domains"]
     if config.run.shuffle_labels:
         found.append("run.shuffle_labels=True")
     if config.run.max_steps:

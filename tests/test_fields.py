@@ -1,0 +1,204 @@
+"""What a detector may ask of a batch; balanced sampling; a step of a detector's own."""
+
+import numpy as np
+import pytest
+import torch
+from made import MadeStore, TinyDetector, made_config, made_dataset, made_videos
+from test_trainer import CPU, make_trainer, same_bits, state_of
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.preprocessing.side_file import SideRecord, write_side
+from resproto_fd.trainer.data import FrameDataset, FrameList, TrainBatches, make_loader
+from resproto_fd.trainer.fields import NO_FAMILY, batch_fields
+from resproto_fd.trainer.transforms import plain_transform
+
+VIDEOS = made_videos(4, 3) + made_videos(6, 2, dataset="Other")
+FRAMES = FrameList.of(VIDEOS, None)
+
+
+class Asking(TinyDetector):
+    """Keeps what it is given beside images and labels."""
+
+    def __init__(self, *requires, **vocabulary):
+        super().__init__()
+        self.requires, self.vocabulary, self.given = frozenset(requires), vocabulary, []
+
+    def head(self, features, labels=None, **fields):
+        if labels is not None:
+            self.given.append(fields)
+        return super().head(features, labels)
+
+
+# --- facts and texts -------------------------------------------------------------------------------------------------
+
+
+def test_facts_are_indices_in_the_detectors_vocabulary():
+    detector = Asking(
+        "domain", "forgery_type", "method", "family",
+        domain=["Other", "Made"], forgery_type=["real", "editing"], method=["real", "x", "Made"], family=[NO_FAMILY],
+    )  # fmt: skip
+    fields = batch_fields(detector, FRAMES, {})
+    for i, owner in enumerate(FRAMES.video_index):
+        video = VIDEOS[owner]
+        assert fields["domain"][i] == ["Other", "Made"].index(video.dataset)
+        assert fields["forgery_type"][i] == video.label
+        assert fields["method"][i] == 2 * video.label
+        assert fields["family"][i] == 0
+
+
+def test_a_value_that_the_detector_does_not_know_is_named_with_its_video():
+    with pytest.raises(UserError, match=r"Asking knows no forgery_type 'editing' \(video Made/fake/train001\).*real"):
+        batch_fields(Asking("forgery_type", forgery_type=["real", "face swap"]), FRAMES, {})
+
+
+def test_a_field_that_no_data_set_has_is_named():
+    with pytest.raises(UserError, match=r"requires 'domian' of a batch; nearest is 'domain'|requires 'domian'"):
+        batch_fields(Asking("domian"), FRAMES, {})
+
+
+def test_captions_come_from_the_side_file_and_are_left_out_where_there_are_none(tmp_path, capsys):
+    video = VIDEOS[1]
+    name = video.frames[1].rpartition("/")[2]
+    said = {"*": {"facial": "a man", "environmental": "a room"}, name: {"facial": "a man who laughs"}}
+    record = SideRecord(video.id, ("train",), 1, "fake", "Made", "editing", captions=said)
+    write_side(tmp_path / "Made.side.jsonl", {}, [record])
+    sides = {"Made": tmp_path / "Made.side.jsonl", "Other": tmp_path / "Other.side.jsonl"}
+    fields = batch_fields(Asking("captions_facial", "captions_environmental"), FRAMES, sides)
+    texts = dict(zip(FRAMES.paths, fields["captions_facial"], strict=True))
+    assert {text for path, text in texts.items() if path not in video.frames} == {""}
+    assert [texts[path] for path in video.frames] == ["a man", "a man who laughs", "a man"]
+    assert batch_fields(Asking("captions_facial"), FRAMES, {}) == {}
+    assert "no facial descriptions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_fields_stand_beside_the_samples_they_belong_to(workers):
+    facts, texts = np.arange(len(FRAMES)) * 10, [f"text {i}" for i in range(len(FRAMES))]
+    broken = FRAMES.paths[3]
+    data = FrameDataset(
+        FRAMES,
+        {name: MadeStore([broken]) for name in ("Made", "Other")},
+        plain_transform(made_config().detector.input),
+        replace_bad=True,
+        fields={"fact": facts, "text": texts},
+    )
+    batches = TrainBatches(len(FRAMES), 4, 1, 0, 1, seed=1)
+    for batch in make_loader(data, batches, workers, torch.device("cpu")):
+        assert torch.equal(batch["fact"], batch["index"] * 10)
+        assert batch["text"] == [f"text {i}" for i in batch["index"].tolist()]
+        assert 3 not in batch["index"]
+    assert data[0, 5]["fact"] == 50
+    assert data[0, 5]["text"] == "text 5"
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("coupled", [False, True])
+def test_the_trainer_hands_on_what_was_asked_for(tmp_path, accumulate, coupled):
+    config = made_config(epochs=1, accumulate=accumulate)
+    detector = Asking("method", "text", "absent")
+    detector.couples_batch = coupled
+    facts = np.arange(36)
+    data = made_dataset(config, fields={"method": facts, "text": [str(i) for i in facts], "ignored": facts})
+    make_trainer(tmp_path, config, detector, data=data).fit()
+    assert all(set(fields) == {"method", "text"} for fields in detector.given)
+    assert all(fields["text"] == [str(i) for i in fields["method"].tolist()] for fields in detector.given)
+    assert sum(len(fields["text"]) for fields in detector.given) == 32
+
+
+# --- balanced sampling -----------------------------------------------------------------------------------------------
+
+
+def test_balanced_batches_hold_an_equal_share_of_each_group():
+    groups = np.array([0] * 50 + [1] * 20 + [2] * 10)
+    batches = TrainBatches(80, 6, 1, 0, 1, 3, groups)
+    found = [[index for _, index in batch] for batch in batches]
+    assert len(found) == 80 // 6
+    assert all(np.bincount(groups[batch]).tolist() == [2, 2, 2] for batch in found)
+    small = [index for batch in found for index in batch if groups[index] == 2]
+    assert set(small[:10]) == set(small[10:20]) == set(range(70, 80))
+    assert len({index for batch in found for index in batch if groups[index] == 0}) == 26
+
+
+def test_places_that_groups_do_not_divide_go_round():
+    groups = np.array([0] * 40 + [1] * 40 + [2] * 40)
+    found = [groups[[index for _, index in batch]] for batch in TrainBatches(120, 4, 1, 0, 1, 0, groups)]
+    assert np.bincount(np.concatenate(found)).tolist() == [40, 40, 40]
+    assert all(np.bincount(batch, minlength=3).min() >= 1 for batch in found)
+
+
+def test_balanced_batches_differ_by_epoch_and_are_shared_by_ranks():
+    groups = np.array([0] * 30 + [1] * 10)
+    whole = TrainBatches(40, 8, 1, 0, 1, 5, groups)
+    shares = [TrainBatches(40, 8, 2, rank, 2, 5, groups) for rank in range(2)]
+    first = list(whole)
+    gathered = [list(share) for share in shares]
+    for step, batch in enumerate(first):
+        assert batch == [key for share in gathered for micro in share[2 * step : 2 * step + 2] for key in micro]
+    whole.start(1)
+    assert [key[1] for batch in whole for key in batch] != [key[1] for batch in first for key in batch]
+    whole.start(0, first_step=3)
+    assert list(whole) == first[3:]
+
+
+def test_a_protocol_can_ask_for_balanced_sampling(tmp_path):
+    listed = FrameList.of(VIDEOS, None)
+    stores = {name: MadeStore() for name in ("Made", "Other")}
+    config = made_config(epochs=1, batch_size=4, protocol={"sampling": "balanced"})
+    detector = Asking("domain", domain=["Made", "Other"])
+    transform = plain_transform(config.detector.input)
+    data = FrameDataset(listed, stores, transform, fields=batch_fields(detector, listed, {}))
+    make_trainer(tmp_path, config, detector, data=data).fit()
+    assert [fields["domain"].tolist() for fields in detector.given] == [[0, 1, 0, 1]] * 6
+
+
+# --- a step of a detector's own --------------------------------------------------------------------------------------
+
+
+class Inner(TinyDetector):
+    """Moves its classifier against the loss of the first half by hand, the rest by the second half's gradient."""
+
+    steps_alone = True
+    rate = 0.5
+
+    def training_step(self, model, step, images, labels, **fields):
+        half = len(images) // 2
+        own = list(self.classifier.parameters())
+        with step.autocast():
+            inner = self(images[:half], labels[:half]).losses["total"]
+        for parameter, gradient in zip(own, torch.autograd.grad(inner, own), strict=True):
+            parameter.data -= self.rate * gradient
+        with step.autocast():
+            losses = model(images[half:], labels[half:]).losses
+        step.backward(losses["total"])
+        for parameter in own:
+            parameter.grad = None
+        return {**losses, "inner": inner}
+
+
+def test_a_detectors_own_step_is_taken_and_the_optimiser_moves_the_rest(tmp_path):
+    config = made_config(epochs=1, run={"max_steps": 1}, optimizer={"name": "sgd", "lr": 0.1, "momentum": 0.0})
+    detector = Inner()
+    trainer = make_trainer(tmp_path, config, detector)
+    start = state_of(trainer)
+    batch = next(iter(make_loader(trainer.data, trainer.batches, 0, CPU.device)))
+    trainer.fit()
+
+    by_hand = Inner()
+    images, labels = trainer.normalise(batch["image"]), batch["label"]
+    inner = by_hand(images[:4], labels[:4]).losses["total"]
+    own = list(by_hand.classifier.parameters())
+    gradients = torch.autograd.grad(inner, own)
+    for parameter, gradient in zip(own, gradients, strict=True):
+        parameter.data -= 0.5 * gradient
+    rest = list(by_hand.body.parameters())
+    outer = torch.autograd.grad(by_hand(images[4:], labels[4:]).losses["total"], rest)
+    for parameter, gradient in zip(rest, outer, strict=True):
+        parameter.data -= 0.1 * gradient
+    for name, value in by_hand.state_dict().items():
+        torch.testing.assert_close(detector.state_dict()[name], value, atol=1e-7, rtol=1e-6)
+    assert not same_bits(start, state_of(trainer))
+
+
+def test_a_step_of_its_own_cannot_be_accumulated(tmp_path):
+    with pytest.raises(UserError, match=r"train\.accumulate=2: Inner takes a step of its own"):
+        make_trainer(tmp_path, made_config(accumulate=2), Inner())

@@ -1,0 +1,98 @@
+"""What a detector may ask of a batch beside images and labels, taken from the manifest and its side file."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.loading import nearest
+from resproto_fd.detectors.base import Detector
+from resproto_fd.preprocessing.manifest import Video
+from resproto_fd.preprocessing.side_file import SideFile, generator_families, read_side
+
+from .data import FrameList
+
+NO_FAMILY = "none"
+"""Family of real videos, and of fakes whose generator's family is not known."""
+
+FACTS: dict[str, Callable[[Video], str]] = {
+    "domain": lambda video: video.dataset,
+    "method": lambda video: video.method,
+    "forgery_type": lambda video: video.forgery_type,
+    "family": lambda video: generator_families().get(video.method, NO_FAMILY),
+}
+"""Field -> what it says of a video; the batch holds its index in the detector's vocabulary, int64 [B]."""
+
+CAPTIONS = {"captions_facial": "facial", "captions_environmental": "environmental"}
+"""Field -> kind of description of a frame; the batch holds B texts, "" where there is none."""
+
+
+def batch_fields(detector: Detector, frames: FrameList, sides: Mapping[str, Path]) -> dict[str, np.ndarray | list[str]]:
+    """The fields that a detector requires, of every frame of a list.
+
+    Descriptions of which the data have none at all are left out, and this is said.
+
+    Args:
+        detector: Its `requires` and `vocabulary` are looked at.
+        frames: The training frames.
+        sides: Side file of each data set, by name; it need not be there.
+
+    Returns:
+        Numbers [N] or N texts, by field.
+
+    Raises:
+        UserError: A field that no data set has; or a value that the detector's vocabulary lacks.
+    """
+    found: dict[str, np.ndarray | list[str]] = {}
+    for name in sorted(detector.requires):
+        if name in FACTS:
+            found[name] = _indices(name, FACTS[name], detector, frames)
+        elif name in CAPTIONS:
+            texts = _captions(CAPTIONS[name], frames, sides)
+            if any(texts):
+                found[name] = texts
+            else:
+                print(
+                    f"note: no {CAPTIONS[name]} descriptions in the side files; what uses them is off", file=sys.stderr
+                )
+        else:
+            known = [*FACTS, *CAPTIONS]
+            raise UserError(
+                f"{type(detector).__name__} requires '{name}' of a batch{nearest(name, known)}; "
+                f"known: {', '.join(known)}"
+            )
+    return found
+
+
+def _indices(name: str, fact: Callable[[Video], str], detector: Detector, frames: FrameList) -> np.ndarray:
+    values = list(detector.vocabulary[name])
+    places = {value: place for place, value in enumerate(values)}
+    used = np.unique(frames.video_index)
+    unknown: dict[str, str] = {}
+    for video in (frames.videos[i] for i in used):
+        if fact(video) not in places:
+            unknown.setdefault(fact(video), video.id)
+    if unknown:
+        value, video = next(iter(unknown.items()))
+        raise UserError(
+            f"{type(detector).__name__} knows no {name} '{value}' (video {video}"
+            f"{f', and {len(unknown) - 1} other values' if len(unknown) > 1 else ''}){nearest(value, values)}; "
+            f"it knows: {', '.join(values)}. Leave such videos out, or name the value in the detector's keywords"
+        )
+    of_video = np.asarray([places.get(fact(video), -1) for video in frames.videos], dtype=np.int64)
+    return of_video[frames.video_index]
+
+
+def _captions(kind: str, frames: FrameList, sides: Mapping[str, Path]) -> list[str]:
+    names = {video.dataset for video in frames.videos}
+    files: dict[str, SideFile] = {
+        name: read_side(sides[name]) for name in names if name in sides and sides[name].is_file()
+    }
+    texts = []
+    for path, owner in zip(frames.paths, frames.video_index, strict=True):
+        video = frames.videos[owner]
+        record = files[video.dataset].records.get(video.id) if video.dataset in files else None
+        texts.append((record.caption(path, kind) if record else None) or "")
+    return texts
