@@ -28,7 +28,7 @@ class SD2Probe(Detector):
     def __init__(
         self,
         backbone: Backbone = "ViT-L-14",
-        pretrained: str | None = None,
+        pretrained: str | None = "sd2.pt",
         sd2: dict[str, Any] | None = None,
         clam: bool = False,
     ):
