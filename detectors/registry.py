@@ -27,6 +27,7 @@ MODULES = {
     "clip": "resproto_fd.detectors.clip",
     "clip_lora": "resproto_fd.detectors.clip_lora",
     "clip_zero_shot": "resproto_fd.detectors.clip",
+    "gm_df": "resproto_fd.detectors.gm_df",
     "resproto_fd": "resproto_fd.detectors.resproto_fd",
     "sd2": "resproto_fd.detectors.sd2",
     "sd2_probe": "resproto_fd.detectors.sd2_probe",

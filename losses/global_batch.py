@@ -1,5 +1,7 @@
 """Rows of all processes in one tensor, for losses that are not a mean over samples."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -37,3 +39,13 @@ class _GatherRows(torch.autograd.Function):
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
         return gradient.narrow(0, dist.get_rank() * ctx.rows, ctx.rows)
+
+
+def average_over_processes(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The mean of each gradient over all processes; the gradients themselves when there is one process."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return gradients
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = (flat / dist.get_world_size()).split([gradient.numel() for gradient in gradients])
+    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]

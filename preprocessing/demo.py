@@ -78,7 +78,8 @@ DEMO_SETS = (
             quality=(50, 80),
         ),
         ("swap", "warp", "upsample", "clone"),
-        {"default": {"test": 8}, "tiny": {"test": 1}},
+        # Test first: what is numbered later does not change it.
+        {"default": {"test": 8, "train": 24, "val": 3}, "tiny": {"test": 1, "train": 1, "val": 1}},
     ),
     DemoSet(
         "Demo-C",
@@ -112,7 +113,7 @@ class Pair:
 
 
 def make_demo(out_dir: str | os.PathLike, seed: int = 0, size: Size = "default", workers: int | None = None) -> None:
-    """Makes Demo-A (train, val, test), Demo-B and Demo-C (test only) under a folder.
+    """Makes Demo-A and Demo-B (train, val, test) and Demo-C (test only) under a folder.
 
     Writes `dataset_json/<name>.json` and `lmdb/<name>_lmdb` there. Demo data already made by this code with the same
     seed and size is left as it is; half-made or different demo data is made anew. Other files there are not touched.

@@ -29,6 +29,8 @@ CASES = {
     "clip": ("clip", TINY_VIT),
     "clip_lora": ("clip_lora", {**TINY_VIT, "rank": 2, "dropout": 0.0}),
     "clip_zero_shot": ("clip_zero_shot", TINY_RESNET),
+    "gm_df": ("gm_df", {**TINY_VIT, "second_order": [1], "mim": False}),
+    "gm_df, post": ("gm_df", {**TINY_VIT, "norm": "post", "conv_stem": True, "experts": False, "mim": False}),
     "sd2": ("sd2", {**TINY_VIT, "lora_rank": 2, "lora_dropout": 0.0, "labels": "simple"}),
     "sd2, ResNet": ("sd2", {**TINY_RESNET, "lora_rank": None, "labels": "simple"}),
     "sd2, all trains, no clam": ("sd2", {**TINY_RESNET, "lora_rank": None, "clam": False, "labels": "simple"}),
@@ -236,6 +238,7 @@ def test_full_size_presets_are_what_their_names_say(name):
         "xception": 20_811_050,
         "efficientnet_b4": 17_552_202,
         "clip_lora": 1_574_402,
+        "gm_df": 89_841_605,
         "sd2": 8_323_074,
         "sd2_probe": 1_538,
     }

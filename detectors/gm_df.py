@@ -1,0 +1,285 @@
+"""GM-DF: CLIP with experts and prompts a data set, fitted by meta-learning over the data sets.
+
+Source: Lai et al., "GM-DF: Generalized Multi-Scenario Deepfake Detection", ACM MM 2025; equations and tables are its.
+Legend: B batch, D training domains, K size of a domain's embedding, W width, E embedding size, T tokens of a prompt.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from open_clip.transformer import text_global_pool
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..losses.global_batch import average_over_processes
+from ..losses.residual import at_least_float32
+from .base import Detector, Output, Step
+from .clip_tower import Backbone, load_clip
+from .domain_tower import Experts, condition_on_domain, run_tower
+from .masked_modelling import MaskedModelling
+from .registry import register
+
+PROMPT = "a x x face showing forgery clues"
+"""Equation 9; the two x are the places of the learnt words."""
+PLACES = slice(2, 4)
+WILDCARD = 0
+CLASSES = ("real", "fake")
+EPSILON = 1e-8
+SMALLEST_TEMPERATURE = 0.01
+
+
+@register("gm_df")
+class GMDF(Detector):
+    """Images against prompts of (domain, class); P(fake) is the softmax over the wildcard domain's two prompts.
+
+    Decisions where the paper is silent or contradicts itself:
+
+    * f(x) of equation 12 is that softmax, under the image's own domain where it is known: no other classifier is named.
+    * Equation 3 normalises after the MLP, which CLIP's pretrained blocks do not survive; `norm` says which.
+    * Experts work on the last class token, before the projection; in the inner step an image is seen by its own
+      domain's expert (equation 1), else by the attention over all (equations 4, 5).
+    * No positive of equation 11 is the wildcard's, so it would not learn: a share `wildcard` of the images is given it.
+    * The inner step is a plain gradient step of theta_E (experts, domain embeddings, prompt words) on the meta-train
+      domains; it stays. The optimiser then moves the rest by the gradient of equation 14 on the meta-test domain, drawn
+      at each step; equation 15 takes no second derivative. With one domain each half of the batch plays a part.
+    * L_sis is equation 11. The distance of means and covariances between domains, of which section 3.2 also speaks, is
+      `alignment`, off by default since equation 14 lacks it.
+
+    Args:
+        backbone: See `clip_tower.Backbone`; a ViT of open_clip.
+        pretrained: See `clip_tower.load_clip`.
+        quick_gelu: See `clip_tower.load_clip`.
+        domains: Names of the training sets, D; left out, the protocol's.
+        domain_size: K; the paper gives none.
+        expert_size: Width within an expert; the paper gives none.
+        experts: Whether there are experts (Table 5, Meta-MoE).
+        meta: Whether the inner step is taken (Table 5, Meta-MoE); else all is fitted by one gradient.
+        inner_lr: beta of equation 13; the paper gives none.
+        sis: Whether L_sis is used (Table 5, DA).
+        alignment: Weight of the distance between the domains' features.
+        mim: Whether L_mim is used (Table 5, MIM).
+        mim_tokens: Visual tokens; the paper gives none.
+        second_order: Layers of equation 8, counted from 1.
+        wildcard: Share of the training images given to the wildcard domain.
+        norm: "pre" or "post", see `domain_tower.run_tower`.
+        conv_stem: See `domain_tower.condition_on_domain`.
+        tune_text: Whether the text tower is trained too.
+
+    Raises:
+        UserError: As `load_clip` and `condition_on_domain`.
+    """
+
+    requires = frozenset({"domain"})
+
+    def __init__(
+        self,
+        backbone: Backbone = "ViT-B-16",
+        pretrained: str | None = "openai",
+        quick_gelu: bool | None = None,
+        domains: Sequence[str] = ("FaceForensics++",),
+        domain_size: int = 64,
+        expert_size: int = 64,
+        experts: bool = True,
+        meta: bool = True,
+        inner_lr: float = 1e-3,
+        sis: bool = True,
+        alignment: float = 0.0,
+        mim: bool = True,
+        mim_tokens: int = 1024,
+        second_order: Sequence[int] = (8, 9, 10),
+        wildcard: float = 0.5,
+        norm: Literal["pre", "post"] = "pre",
+        conv_stem: bool = False,
+        tune_text: bool = False,
+    ):
+        super().__init__()
+        self.vocabulary = {"domain": list(domains)}
+        self.steps_alone = meta
+        self.inner_lr, self.sis, self.alignment, self.wildcard, self.norm = inner_lr, sis, alignment, wildcard, norm
+        self.clip = load_clip(backbone, pretrained, quick_gelu)
+        visual, text = self.clip.visual, self.clip.text
+        condition_on_domain(visual, domain_size, conv_stem)
+        text.requires_grad_(tune_text)
+        layers, width = len(visual.transformer.resblocks), visual.class_embedding.numel()
+        self.second_order = [layer for layer in second_order if layer < layers]
+        self.shares = nn.ParameterList(nn.Parameter(torch.zeros(())) for _ in self.second_order)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.second_order)
+        count = len(domains)
+        self.domain_embeddings = nn.Parameter(torch.randn(count + 1, domain_size) * 0.02)
+        self.experts = Experts(count, width, expert_size) if experts else None
+        tokens = self.clip.tokenizer([PROMPT, *CLASSES])
+        self.register_buffer("prompt", tokens[0], persistent=False)
+        self.domain_words = nn.Parameter(torch.randn(count + 1, text.width) * 0.02)
+        self.class_words = nn.Parameter(text.token_embedding(tokens[1:, 1]).detach().clone())
+        self.phi = nn.Parameter(torch.tensor(0.01))
+        self.masked = MaskedModelling(width, visual.patch_size[0], mim_tokens) if mim else None
+
+    # --- features and prompts ------------------------------------------------------------------------------------
+
+    def encode(self, images: Tensor, domain: Tensor | None = None, alone: bool = False) -> Tensor:
+        """v(x), equation 8, [B, E].
+
+        Args:
+            images: Normalised, [B, 3, H, W].
+            domain: Place in the vocabulary, -1 for the wildcard, [B]; None for the wildcard throughout.
+            alone: Each image of a known domain is seen by that domain's expert alone.
+        """
+        domain = self._domains(domain, images)
+        found = run_tower(self.clip.visual, images, self.domain_embeddings[domain], self.second_order, norm=self.norm)
+        z = found.cls
+        for share, norm, second in zip(self.shares, self.norms, found.second_order, strict=True):
+            z = z + share * norm(second)
+        if self.experts is not None:
+            view = self.experts(z)
+            if alone:
+                own = self.experts.views(z)[torch.arange(len(z), device=z.device), (domain - 1).clamp(min=0)]
+                view = torch.where((domain == WILDCARD)[:, None], view, own)
+            z = z + view
+        visual = self.clip.visual
+        return visual.ln_post(z) @ visual.proj
+
+    def prompts(self) -> Tensor:
+        """u, unit vectors of the prompts of (domain, class), the wildcard first, [D + 1, 2, E] (equation 9)."""
+        text, words = self.clip.text, self.domain_words
+        learnt = torch.stack(
+            [words[:, None].expand(-1, 2, -1), self.class_words[None].expand(len(words), -1, -1)], dim=2
+        ).flatten(0, 1)
+        tokens = self.prompt.expand(len(learnt), -1)
+        x = text.token_embedding(tokens)
+        x = torch.cat([x[:, : PLACES.start], learnt.to(x.dtype), x[:, PLACES.stop :]], dim=1)
+        x = text.transformer(x + text.positional_embedding, attn_mask=text.attn_mask)
+        x = text_global_pool(text.ln_final(x), tokens, text.pool_type) @ text.text_projection
+        return F.normalize(at_least_float32(x), dim=-1).unflatten(0, (len(words), 2))
+
+    def temperatures(self) -> Tensor:
+        """tau_d, equation 10, the wildcard's first, [D + 1]; kept above a hundredth, CLIP's own limit."""
+        base = self.clip.logit_scale.neg().exp()
+        return (base + self.phi * self.domain_words.norm(dim=-1)).clamp(min=SMALLEST_TEMPERATURE)
+
+    # --- outputs and losses --------------------------------------------------------------------------------------
+
+    def head(
+        self, features: Tensor, labels: Tensor | None = None, domain: Tensor | None = None, **fields: Tensor
+    ) -> Output:
+        """See `Detector.head`; `domain` as in `encode`."""
+        features = at_least_float32(features)
+        unit = F.normalize(features, dim=-1)
+        similar = torch.einsum("be,dce->bdc", unit, self.prompts())
+        temperatures = self.temperatures()
+        wild = similar[:, WILDCARD] / temperatures[WILDCARD]
+        if labels is None:
+            return Output(wild.softmax(dim=-1)[:, 1].float(), wild, features)
+        domain = self._domains(domain, features)
+        losses = {"cls": classification_loss(similar, domain, labels, temperatures)}
+        if self.sis:
+            losses["sis"] = consistency_loss(similar, domain, labels, temperatures)
+        total = sum(losses.values())
+        if self.alignment:
+            losses["alignment"] = alignment_loss(unit, domain, len(temperatures))
+            total = total + self.alignment * losses["alignment"]
+        return Output(wild.softmax(dim=-1)[:, 1].float(), wild, features, {"total": total, **losses})
+
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, domain: Tensor | None = None, **fields: Tensor
+    ) -> Output:
+        """See `Detector.forward`; with labels in training also the masked modelling's losses."""
+        if domain is not None and labels is not None and self.training:
+            domain = torch.where(torch.rand(len(domain), device=domain.device) < self.wildcard, -1, domain)
+        output = self.head(self.encode(images, domain), labels, domain)
+        if self.masked is not None and labels is not None and self.training:
+            c = self.domain_embeddings[self._domains(domain, images)]
+            found = self.masked(
+                images, lambda hidden: run_tower(self.clip.visual, images, c, (), hidden, self.norm).patches
+            )
+            output.losses |= found
+            output.losses["total"] = output.losses["total"] + sum(found.values())
+        return output
+
+    # --- the meta-learning step ----------------------------------------------------------------------------------
+
+    def inner_parameters(self) -> list[nn.Parameter]:
+        """theta_E: experts, domain embeddings, words of domains and classes."""
+        own = [self.domain_embeddings, self.domain_words, self.class_words]
+        return own + (list(self.experts.parameters()) if self.experts is not None else [])
+
+    def training_step(
+        self, model: nn.Module, step: Step, images: Tensor, labels: Tensor, domain: Tensor, **fields: Tensor
+    ) -> dict[str, Tensor]:
+        """See `Detector.training_step`.
+
+        Equations 13 to 15: theta_E takes a step against L_cls on the meta-train domains; gradients are of the rest, by
+        L_total on the meta-test domain.
+        """
+        if not self.steps_alone:
+            return super().training_step(model, step, images, labels, domain=domain)
+        test = self._meta_test(domain)
+        with step.autocast():
+            features = self.encode(images[~test], domain[~test], alone=True)
+            similar = torch.einsum("be,dce->bdc", F.normalize(at_least_float32(features), dim=-1), self.prompts())
+            inner = classification_loss(similar, domain[~test] + 1, labels[~test], self.temperatures())
+        own = self.inner_parameters()
+        gradients = average_over_processes(torch.autograd.grad(inner, own, allow_unused=True, materialize_grads=True))
+        with torch.no_grad():
+            for parameter, gradient in zip(own, gradients, strict=True):
+                parameter.sub_(self.inner_lr * gradient)
+        with step.autocast():
+            losses = model(images[test], labels[test], domain=domain[test]).losses
+        step.backward(losses["total"])
+        for parameter in own:
+            parameter.grad = None
+        return {**losses, "inner": inner}
+
+    def _meta_test(self, domain: Tensor) -> Tensor:
+        """Which images are the meta-test set, bool [B]: those of one domain drawn at random, or every other one."""
+        present = domain.unique()
+        if len(present) < 2:
+            return torch.arange(len(domain), device=domain.device) % 2 == 1
+        return domain == present[torch.randint(len(present), (), device=domain.device)]
+
+    def _domains(self, domain: Tensor | None, like: Tensor) -> Tensor:
+        """Rows of the embeddings, the wildcard's being 0, [B]."""
+        return torch.zeros(len(like), dtype=torch.long, device=like.device) if domain is None else domain + 1
+
+
+def classification_loss(similar: Tensor, domain: Tensor, labels: Tensor, temperatures: Tensor) -> Tensor:
+    """L_cls, equation 12: cross-entropy over the two prompts of each image's domain, the mean over the batch.
+
+    Args:
+        similar: Cosines with the prompts, [B, D + 1, 2].
+        domain: Rows, [B].
+        labels: [B].
+        temperatures: tau_d, [D + 1].
+    """
+    own = similar[torch.arange(len(similar), device=similar.device), domain] / temperatures[domain][:, None]
+    return F.cross_entropy(own, labels)
+
+
+def consistency_loss(similar: Tensor, domain: Tensor, labels: Tensor, temperatures: Tensor) -> Tensor:
+    """L_sis, equation 11: each image's own prompt against those of all domains and classes under its temperature.
+
+    Args:
+        similar, domain, labels, temperatures: As `classification_loss`.
+    """
+    scaled = (similar / temperatures[domain][:, None, None]).flatten(1)
+    own = scaled.gather(1, (2 * domain + labels)[:, None])[:, 0]
+    # log(sum + epsilon), the sum taken relative to its largest term as log-sum-exp does
+    largest = scaled.amax(dim=1).detach()
+    every = ((scaled - largest[:, None]).exp().sum(dim=1) + EPSILON * largest.neg().exp()).log() + largest
+    return (every - own).mean()
+
+
+def alignment_loss(features: Tensor, domain: Tensor, count: int) -> Tensor:
+    """Squared distances of means and covariances (Sun & Saenko, Deep CORAL, 2016), the mean over pairs of domains
+    with two images or more; 0 without such a pair.
+
+    Args:
+        features: [B, E].
+        domain: Rows, [B].
+        count: D + 1.
+    """
+    parts = [features[domain == row] for row in range(count)]
+    moments = [(part.mean(dim=0), torch.cov(part.T)) for part in parts if len(part) > 1]
+    pairs = [(a, b) for i, a in enumerate(moments) for b in moments[i + 1 :]]
+    distances = [((a[0] - b[0]).square().sum() + (a[1] - b[1]).square().sum()) for a, b in pairs]
+    return torch.stack(distances).mean() if distances else features.sum() * 0

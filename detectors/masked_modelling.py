@@ -1,0 +1,87 @@
+"""Masked image modelling with visual tokens of a Gumbel-softmax autoencoder (GM-DF, section 3.2, equation 6).
+
+Legend: B batch, P patches, S side of a patch, W width of the tower, V visual tokens.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MaskedModelling(nn.Module):
+    """Hides patches, and has the tower's tokens say which visual token each hidden patch is, and what its pixels are.
+
+    The autoencoder (Jang et al., Categorical Reparameterization with Gumbel-Softmax, ICLR 2017) says for each patch one
+    of V tokens; the paper does not say how it is trained: here beside the rest, on its reconstruction.
+
+    Args:
+        width: W.
+        patch: S.
+        tokens: V.
+        hidden: Width within the autoencoder.
+        share: Of the patches that are hidden (BEiT's 0.4; the paper gives none).
+        temperature: Of the Gumbel-softmax.
+        pixels: Whether pixels are predicted too ("direct pixel-level predictions").
+    """
+
+    def __init__(
+        self,
+        width: int,
+        patch: int,
+        tokens: int = 1024,
+        hidden: int = 256,
+        share: float = 0.4,
+        temperature: float = 1.0,
+        pixels: bool = True,
+    ):
+        super().__init__()
+        self.patch, self.share, self.temperature = patch, share, temperature
+        size = 3 * patch * patch
+        self.token = nn.Parameter(torch.randn(width) * 0.02)
+        self.encoder = nn.Sequential(nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, tokens))
+        self.codebook = nn.Parameter(torch.randn(tokens, hidden) * hidden**-0.5)
+        self.decoder = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, size))
+        self.classifier = nn.Linear(width, tokens)
+        self.pixels = nn.Linear(width, size) if pixels else None
+
+    def forward(self, images: Tensor, tower: Callable[[tuple[Tensor, Tensor]], Tensor]) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            images: Normalised, [B, 3, H, W].
+            tower: From (hidden patches, bool [B, P]; the token for them, [W]) to the patches' tokens, [B, P, W].
+
+        Returns:
+            "mim" (equation 6, the mean over hidden patches), "pixels" (mean squared error over them), "autoencoder".
+        """
+        patches = F.unfold(images, self.patch, stride=self.patch).transpose(1, 2)
+        logits = self.encoder(patches)
+        mask = torch.rand(patches.shape[:2], device=images.device) < self.share
+        found = tower((mask, self.token))
+        losses = {
+            "mim": masked_mean(token_loss(self.classifier(found), logits.argmax(dim=-1)), mask),
+            "autoencoder": self._autoencoder(patches, logits),
+        }
+        if self.pixels is not None:
+            losses["pixels"] = masked_mean((self.pixels(found) - patches).square().mean(dim=-1), mask)
+        return losses
+
+    def _autoencoder(self, patches: Tensor, logits: Tensor) -> Tensor:
+        """Squared error of the reconstruction, and the divergence of the tokens' use from an even one."""
+        chosen = F.gumbel_softmax(logits, self.temperature, dim=-1)
+        error = (self.decoder(chosen @ self.codebook) - patches).square().mean()
+        use = logits.softmax(dim=-1).mean(dim=(0, 1))
+        return error + (use * (use.clamp_min(1e-12).log() + math.log(len(use)))).sum() / math.log(len(use))
+
+
+def token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """-log p(q(x) | x'), [B, P], of the tokens [B, P] under logits [B, P, V]."""
+    return F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the values [B, P] where the mask is; 0 where it is nowhere."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
