@@ -58,7 +58,7 @@ class GMDF(Detector):
         inner_lr: beta of equation 13; the paper gives none.
         sis: Whether L_sis is used (Table 5, DA).
         alignment: Weight of the distance between the domains' features.
-        mim: Whether L_mim is used (Table 5, MIM).
+        mim: Weight of L_mim and of its autoencoder's loss; equation 14 has 1, and 0 leaves it out (Table 5, MIM).
         mim_tokens: Visual tokens; the paper gives none.
         second_order: Layers of equation 8, counted from 1.
         wildcard: Share of the training images given to the wildcard domain.
@@ -85,7 +85,7 @@ class GMDF(Detector):
         inner_lr: float = 1e-3,
         sis: bool = True,
         alignment: float = 0.0,
-        mim: bool = True,
+        mim: float = 1.0,
         mim_tokens: int = 1024,
         second_order: Sequence[int] = (8, 9, 10),
         wildcard: float = 0.5,
@@ -113,6 +113,7 @@ class GMDF(Detector):
         self.domain_words = nn.Parameter(torch.randn(count + 1, text.width) * 0.02)
         self.class_words = nn.Parameter(text.token_embedding(tokens[1:, 1]).detach().clone())
         self.phi = nn.Parameter(torch.tensor(0.01))
+        self.mim = mim
         self.masked = MaskedModelling(width, visual.patch_size[0], mim_tokens) if mim else None
 
     # --- features and prompts ------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ class GMDF(Detector):
                 images, lambda hidden: run_tower(self.clip.visual, images, c, (), hidden, self.norm).patches
             )
             output.losses |= found
-            output.losses["total"] = output.losses["total"] + sum(found.values())
+            output.losses["total"] = output.losses["total"] + self.mim * sum(found.values())
         return output
 
     # --- the meta-learning step ----------------------------------------------------------------------------------

@@ -21,6 +21,10 @@ TINY_TIMM_CLIP = {
     "pretrained": None,
 }
 
+TINY_CVIT = {"size": 32, "width": 16, "channels": [4, 4, 8, 8, 8], "heads": 2}
+TINY_MFCLIP = {"image_depth": 1, "image_hidden": 16, "patch": 16, "noise_depth": 1, "noise_hidden": 16}
+TINY_MFCLIP |= {"text_depth": 1, "text_hidden": 16}
+
 CASES = {
     "resproto_fd": ("resproto_fd", {**TINY_VIT, "start_epoch": 0, "capacity": 5, "top_k": 4}),
     "resproto_fd, ResNet, dot": ("resproto_fd", {**TINY_RESNET, "start_epoch": 0, "similarity": "dot", "clusters": 2}),
@@ -29,8 +33,11 @@ CASES = {
     "clip": ("clip", TINY_VIT),
     "clip_lora": ("clip_lora", {**TINY_VIT, "rank": 2, "dropout": 0.0}),
     "clip_zero_shot": ("clip_zero_shot", TINY_RESNET),
-    "gm_df": ("gm_df", {**TINY_VIT, "second_order": [1], "mim": False}),
-    "gm_df, post": ("gm_df", {**TINY_VIT, "norm": "post", "conv_stem": True, "experts": False, "mim": False}),
+    "cvit": ("cvit", {**TINY_CVIT, "depth": 1, "hidden": 32}),
+    "mfclip": ("mfclip", {**TINY_CVIT, **TINY_MFCLIP}),
+    "mfclip, image alone": ("mfclip", {**TINY_CVIT, **TINY_MFCLIP, "noise": False, "text": False}),
+    "gm_df": ("gm_df", {**TINY_VIT, "second_order": [1], "mim": 0.0}),
+    "gm_df, post": ("gm_df", {**TINY_VIT, "norm": "post", "conv_stem": True, "experts": False, "mim": 0.0}),
     "sd2": ("sd2", {**TINY_VIT, "lora_rank": 2, "lora_dropout": 0.0, "labels": "simple"}),
     "sd2, ResNet": ("sd2", {**TINY_RESNET, "lora_rank": None, "labels": "simple"}),
     "sd2, all trains, no clam": ("sd2", {**TINY_RESNET, "lora_rank": None, "clam": False, "labels": "simple"}),
@@ -238,6 +245,8 @@ def test_full_size_presets_are_what_their_names_say(name):
         "xception": 20_811_050,
         "efficientnet_b4": 17_552_202,
         "clip_lora": 1_574_402,
+        "cvit": 89_009_986,
+        "mfclip": 94_064_771,
         "gm_df": 89_841_605,
         "sd2": 8_323_074,
         "sd2_probe": 1_538,

@@ -224,7 +224,7 @@ def test_the_inner_and_outer_step_are_those_taken_by_hand(tmp_path):
         optimizer={"name": "sgd", "lr": rate, "momentum": 0.0},
     )  # fmt: skip
     config.detector.input.size = 32
-    detector = stirred(make(mim=False, wildcard=0.0, inner_lr=beta))
+    detector = stirred(make(mim=0.0, wildcard=0.0, inner_lr=beta))
     data = made_dataset(config, fields={"domain": torch.arange(36).remainder(2).numpy()})
     trainer = make_trainer(tmp_path, config, detector, data=data)
     by_hand = copy.deepcopy(trainer.detector).train()
@@ -268,7 +268,7 @@ def test_an_unknown_domain_is_the_wildcard():
 
 @pytest.mark.parametrize(
     "switch",
-    [{"experts": False}, {"sis": False}, {"alignment": 0.5}, {"mim": False}, {"second_order": []}, {"norm": "post"}],
+    [{"experts": False}, {"sis": False}, {"alignment": 0.5}, {"mim": 0.0}, {"second_order": []}, {"norm": "post"}],
     ids=str,
 )
 def test_each_switch_changes_the_loss(switch):
@@ -285,7 +285,7 @@ def test_each_switch_changes_the_loss(switch):
 
 def test_without_meta_learning_the_step_is_a_plain_gradient(tmp_path):
     assert make().steps_alone
-    plain = make(meta=False, mim=False, wildcard=0.0)
+    plain = make(meta=False, mim=0.0, wildcard=0.0)
     assert not plain.steps_alone
     twin = copy.deepcopy(plain)
 
