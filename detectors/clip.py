@@ -1,14 +1,17 @@
 """CLIP as a baseline: its image tower fine-tuned under a linear classifier, and zero-shot with the same prompts."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..losses.global_batch import gather_rows
 from ..losses.residual import at_least_float32, temperature
 from .base import Detector, Output, two_class_output
 from .clip_tower import FORGED_PROMPTS, REAL_PROMPTS, Backbone, load_clip
 from .registry import register
+from .sample_pairs import SamplePairContrast
 
 
 @register("clip")
@@ -19,13 +22,24 @@ class ClipClassifier(Detector):
         backbone: See `clip_tower.Backbone`.
         pretrained: See `clip_tower.load_clip`.
         quick_gelu: See `clip_tower.load_clip`.
+        sample_pairs: Also match each image with the prompts of its class, MFCLIP's sample pair attention weighting the
+            pairs of a batch; the largest batch, of all processes together (MFCLIP, Table VIII). None: it does not.
     """
 
     def __init__(
-        self, backbone: Backbone = "ViT-B-16", pretrained: str | None = "openai", quick_gelu: bool | None = None
+        self,
+        backbone: Backbone = "ViT-B-16",
+        pretrained: str | None = "openai",
+        quick_gelu: bool | None = None,
+        sample_pairs: Annotated[int, Field(gt=0)] | None = None,
     ):
         super().__init__()
         self.clip = load_clip(backbone, pretrained, quick_gelu)
+        self.pairs = None
+        if sample_pairs is not None:
+            self.register_buffer("text_features", self.clip.text_features([REAL_PROMPTS, FORGED_PROMPTS]))
+            self.pairs = SamplePairContrast(sample_pairs)
+            self.couples_batch = True
         self.clip.drop_text()
         self.clip.logit_scale.requires_grad_(False)
         self.classifier = nn.Linear(self.clip.embed_dim, 2)
@@ -34,7 +48,11 @@ class ClipClassifier(Detector):
         return self.clip(images)
 
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
-        return two_class_output(self.classifier(features), features, labels)
+        output = two_class_output(self.classifier(features), features, labels)
+        if self.pairs is not None and labels is not None:
+            output.losses["cmc"] = self.pairs(gather_rows(features), self.text_features[gather_rows(labels)])
+            output.losses["total"] = output.losses["total"] + output.losses["cmc"]
+        return output
 
 
 @register("clip_zero_shot")

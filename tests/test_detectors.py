@@ -31,6 +31,7 @@ CASES = {
     "resproto_fd, cross-entropy, no memory": ("resproto_fd", {**TINY_TIMM_CLIP, "loss": "ce", "grp": False}),
     "resproto_fd, no residual": ("resproto_fd", {**TINY_VIT, "residual": False, "keep_text_tower": True}),
     "clip": ("clip", TINY_VIT),
+    "clip, sample pairs": ("clip", {**TINY_VIT, "sample_pairs": 6}),
     "clip_lora": ("clip_lora", {**TINY_VIT, "rank": 2, "dropout": 0.0}),
     "clip_zero_shot": ("clip_zero_shot", TINY_RESNET),
     "cvit": ("cvit", {**TINY_CVIT, "depth": 1, "hidden": 32}),

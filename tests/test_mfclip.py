@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from skimage.feature import graycomatrix, graycoprops
-from test_detectors import IMAGES, LABELS, TINY_CVIT, TINY_MFCLIP
+from test_detectors import IMAGES, LABELS, TINY_CVIT, TINY_MFCLIP, TINY_VIT
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
@@ -125,6 +125,16 @@ def test_before_the_softmax_all_weights_learn_and_after_it_the_diagonal_alone():
 def test_a_batch_larger_than_the_weights_is_an_error_that_says_which_key():
     with pytest.raises(UserError, match=r"weights for 4 pairs, the batch holds 6.*model\.pairs"):
         make(pairs=4)(IMAGES, LABELS)
+
+
+def test_clip_takes_the_contrast_as_a_plug_in():
+    torch.manual_seed(0)
+    detector = create_detector("clip", **TINY_VIT, sample_pairs=6).eval()
+    output = detector(IMAGES, LABELS)
+    ce = torch.nn.functional.cross_entropy(output.logits, LABELS)
+    cmc = detector.pairs(output.features, detector.text_features[LABELS])
+    assert output.losses["total"].item() == pytest.approx((ce + cmc).item(), rel=1e-6)
+    assert "cmc" not in create_detector("clip", **TINY_VIT)(IMAGES, LABELS).losses
 
 
 def test_divergence_is_equation_13():
