@@ -152,3 +152,12 @@ def test_git_state_is_the_commit_and_whether_tracked_files_changed(tmp_path):
 
 def test_versions_name_what_numbers_depend_on():
     assert {"python", "numpy", "scikit-learn", "torch"} <= set(versions())
+
+
+def test_m_eer_is_the_largest_equal_error_rate_of_the_unseen_test_sets():
+    tests = {name: test_result(table(seed), in_domain=seed == 0) for seed, name in enumerate("ABC")}
+    found = result(tests=tests)
+    assert found.unseen() == ["B", "C"]
+    assert found.m_eer() == max(tests["B"].frame_eer, tests["C"].frame_eer)
+    assert result(tests={"A": tests["A"]}).m_eer() == tests["A"].frame_eer
+    assert result(tests={"A": tests["A"], "E": test_result(table(1, only=1))}).m_eer() is None

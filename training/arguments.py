@@ -118,4 +118,6 @@ def print_result(result, folder) -> None:
         numbers = [getattr(test, metric) for metric in names]
         cells = ["undefined" if number is None else f"{number:9.4f}" for number in numbers]
         print("  ".join([f"{name:24}", f"{test.frames:7d}", *cells]))
+    if len(result.unseen()) > 1 and result.m_eer() is not None:
+        print(f"largest frame EER (M_EER) of {', '.join(result.unseen())}: {result.m_eer():.4f}")
     print(f"{folder}/result.json")

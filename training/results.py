@@ -153,6 +153,19 @@ class RunResult(Record):
             raise ValueError("no test set")
         return self
 
+    def unseen(self) -> list[str]:
+        """Names of the test sets whose training split the detector was not trained on; all, where it was on each."""
+        return [name for name, test in self.tests.items() if not test.in_domain] or list(self.tests)
+
+    def m_eer(self) -> float | None:
+        """M_EER: the largest frame EER of the unseen test sets, in [0, 1]; None where one is undefined.
+
+        Lai et al., GM-DF, section 4.1, take the largest so that no domain hides behind a mean. They also speak of a
+        prior of real faces, without its value; none is used.
+        """
+        values = [self.tests[name].frame_eer for name in self.unseen()]
+        return None if None in values else max(values)
+
     def save(self, path: str | Path) -> None:
         """Write as JSON with sorted keys; the file appears whole or not at all."""
         checked = type(self).model_validate(self.model_dump())  # fields may have been assigned since
