@@ -161,7 +161,8 @@ class ProtocolConfig(Strict):
     """`configs/protocols/NAME.yaml`: the data every detector is trained, selected and tested on.
 
     `sampling`: frames of several training sets as they come, or each set an equal share of every batch; an epoch has as
-    many frames either way, so that of a small set some come more than once.
+    many frames either way, so that of a small set some come more than once. `share`: of the training frames, drawn by
+    their names, so that a smaller share lies within a larger one.
     """
 
     name: str = ""
@@ -173,6 +174,7 @@ class ProtocolConfig(Strict):
     selection: Selection
     test: list[str]
     sampling: Literal["proportional", "balanced"] = "proportional"
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
     metrics: list[Metric] = ["frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc"]
 
     @model_validator(mode="after")

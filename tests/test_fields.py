@@ -202,3 +202,16 @@ def test_a_detectors_own_step_is_taken_and_the_optimiser_moves_the_rest(tmp_path
 def test_a_step_of_its_own_cannot_be_accumulated(tmp_path):
     with pytest.raises(UserError, match=r"train\.accumulate=2: Inner takes a step of its own"):
         make_trainer(tmp_path, made_config(accumulate=2), Inner())
+
+
+# --- shares of the training frames -----------------------------------------------------------------------------------
+
+
+def test_a_smaller_share_of_the_frames_lies_within_a_larger_one():
+    frames = FrameList.of(made_videos(40, 20), None)
+    small, large = frames.thinned(0.1), frames.thinned(0.4)
+    assert set(small.paths) < set(large.paths) < set(frames.paths)
+    assert 0.05 < len(small) / 800 < 0.15
+    assert 0.33 < len(large) / 800 < 0.47
+    assert frames.thinned(1.0) is frames
+    assert frames.thinned(0.1).paths == small.paths

@@ -72,6 +72,14 @@ class FrameList:
         kept = [path for path, kept_ in zip(self.paths, keep, strict=True) if kept_]
         return FrameList(self.videos, kept, self.video_index[keep], self.numbers[keep], self.labels[keep])
 
+    def thinned(self, share: float) -> "FrameList":
+        """About that share of the frames, chosen by their canonical paths: a smaller share lies within a larger one."""
+        if share == 1:
+            return self
+        limit = int(share * 2**64)
+        chosen = (int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") < limit for path in self.paths)
+        return self.without({path for path, kept in zip(self.paths, chosen, strict=True) if not kept})
+
     def with_labels(self, labels: np.ndarray) -> "FrameList":
         """The same frames under other labels (a control: shuffled labels must teach nothing)."""
         return FrameList(self.videos, self.paths, self.video_index, self.numbers, labels)

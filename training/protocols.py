@@ -61,6 +61,7 @@ def resolve(protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = Fa
     folders = loading.data_folders(data)
     reader = _Reader(folders, data)
     train = reader.frames(protocol.train, "train", protocol.frames.train, optional=tests_only)
+    train = train and train.thinned(protocol.share)
     chosen = protocol.selection
     selection = None
     if chosen.rule == "best":
@@ -180,4 +181,6 @@ def _fingerprint(
     }
     if protocol.sampling != "proportional":
         content["sampling"] = protocol.sampling
+    if protocol.share != 1:
+        content["share"] = protocol.share
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
