@@ -276,7 +276,7 @@ def test_equal_texts_are_encoded_once_and_give_each_image_its_own():
         ({"patch": 8}, {"ce", "kl", "cmc"}),
         ({"levels": 2}, {"ce", "kl", "cmc"}),
     ],
-    ids=str,
+    ids=lambda value: ",".join(sorted(map(str, value))),
 )
 def test_each_switch_of_the_papers_ablations_changes_the_model(switch, terms):
     detector = make(**switch).eval()

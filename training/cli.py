@@ -12,6 +12,7 @@ COMMANDS = {
     "list": ("resproto_fd.training.listing", "list detectors, data sets and protocols"),
     "train": ("resproto_fd.training.train", "fit a detector under a protocol and test it"),
     "test": ("resproto_fd.training.test", "test a run's or any other weights under a protocol"),
+    "evaluate": ("resproto_fd.training.evaluate", "look at stored scores again: intervals, comparisons, old metrics"),
     "leaderboard": ("resproto_fd.training.board", "build the leaderboard from the result files of runs"),
     "faces": ("resproto_fd.preprocessing.faces", "cut aligned face crops out of videos and pictures"),
     "manifest": ("resproto_fd.preprocessing.arrange", "write a data set's manifest from its tree of frames"),

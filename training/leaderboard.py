@@ -16,6 +16,7 @@ from pathlib import Path
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import atomic_file
 from resproto_fd.training.results import RunResult
+from resproto_fd.training.standing import ties_with_best
 
 RESULT_FILE = "result.json"
 DIGITS = 3  # what pages print; rows that print the same number share a rank. The CSV holds every digit.
@@ -102,6 +103,11 @@ class Row:
         return " ".join([self.first.detector, *self.first.overrides])
 
     @property
+    def key(self) -> str:
+        """Tells the rows of a table apart."""
+        return f"{self.name} | {self.first.source} | {self.selection}"
+
+    @property
     def oracle(self) -> bool:
         return self.first.selected_on.oracle
 
@@ -140,6 +146,7 @@ class Line:
     row: Row
     cells: list[Cell]  # one a test set, then the mean that ranks
     best: list[bool] = field(default_factory=list)  # of each cell; empty for an oracle, which is never best
+    tied: list[bool] = field(default_factory=list)  # of each test set: not distinguishable from the best; as `best`
     rank: int | None = None  # None for an oracle and for a row without a mean; equal printed means share a rank
 
 
@@ -150,6 +157,7 @@ class Section:
     protocol: str
     fingerprint: str
     rows: list[Row] = field(default_factory=list)
+    _ties: dict[str, dict[str, set[str]]] = field(default_factory=dict)
 
     @cached_property
     def in_domain(self) -> set[str]:
@@ -186,10 +194,20 @@ class Section:
             best = (min if sign > 0 else max)(shown, default=None)
             for line in ranked:
                 line.best.append(len(shown) > 1 and line.cells[column].shown == best)
+        ties = self.ties(metric)
+        for line in ranked:
+            line.tied = [line.row.key in ties.get(name, ()) for name in sets]
         means = [line.cells[-1].shown for line in ranked]
         for line in ranked:
             line.rank = None if line.cells[-1].shown is None else means.index(line.cells[-1].shown) + 1
         return lines
+
+    def ties(self, metric: str) -> dict[str, set[str]]:
+        """Keys of the rows that each test set cannot tell from its best; oracles take no part."""
+        if metric not in self._ties:
+            rows = {row.key: row.runs for row in self.rows if not row.oracle}
+            self._ties[metric] = ties_with_best(rows, self.test_sets, metric)
+        return self._ties[metric]
 
     @cached_property
     def notes(self) -> list[str]:
@@ -312,7 +330,9 @@ def to_csv(results: Iterable[RunResult]) -> str:
     for run in results:
         for name in sorted(run.tests):
             test = run.tests[name]
-            values = run.model_dump(exclude={"tests", "config"}) | test.model_dump(exclude={"per_method", "variants"})
+            values = run.model_dump(exclude={"tests", "config"}) | test.model_dump(
+                exclude={"per_method", "variants", "intervals"}
+            )
             values |= {
                 "test_set": name,
                 "undefined": test.undefined,
@@ -320,21 +340,33 @@ def to_csv(results: Iterable[RunResult]) -> str:
                 "selected_on": run.selected_on.text(),
                 "oracle": run.selected_on.oracle,
             }
+            for metric in LIMITS:
+                estimate = test.intervals.get(metric)
+                values[f"{metric}_low"] = estimate and estimate.low
+                values[f"{metric}_high"] = estimate and estimate.high
             writer.writerow([_field(values[column]) for column in CSV_COLUMNS])
     return out.getvalue()
 
 
+LIMITS = ("frame_auc", "frame_ap", "frame_eer", "video_auc", "video_ap", "video_eer")
+"""Metrics whose 95 % limits the CSV holds."""
 CSV_COLUMNS = (
     ["protocol", "fingerprint", "detector", "seed", "test_set", "source", "frames", "videos"]
     + [f"{level}_{short}" for level in _LEVELS for short in (*_MEANINGS, "balanced_acc")]
     + ["undefined", "selected_on", "oracle", "overrides", "title", "in_domain", "real_frames", "real_videos", "skipped"]
     + ["frames_hash", "parameters", "trainable_parameters", "train_images", "commit", "dirty", "checkpoint_sha256"]
+    + [f"{metric}_{end}" for metric in LIMITS for end in ("low", "high")]
 )
 
 
 def to_markdown(tables: list[Section], problems: list[Problem]) -> str:
     """The tables of the five main metrics, ranked, best in bold."""
-    lines = ["# Leaderboard", "", f"Rates in [0, 1]; ± is the standard deviation over seeds; {RANK_RULE}", ""]
+    lines = [
+        "# Leaderboard",
+        "",
+        f"Rates in [0, 1]; ± is the standard deviation over seeds; {RANK_RULE} {TIE_RULE}",
+        "",
+    ]
     for warning in fingerprint_warnings(tables):
         lines += [f"**Note:** {_markdown(warning)}", ""]
     for section in tables:
@@ -347,6 +379,11 @@ def to_markdown(tables: list[Section], problems: list[Problem]) -> str:
     return "\n".join(lines)
 
 
+TIE = "≈"
+TIE_RULE = (
+    "≈ marks what the test set cannot tell from its best (paired test of AUCs on the same frames, videos of one source "
+    "taken as one cluster, Holm's correction over the table, 5 %)."
+)
 RANK_RULE = (
     "ranked by the mean over the test sets nobody was trained on; numbers that print the same share a rank; "
     "a checkpoint chosen on a test set (oracle) is never ranked."
@@ -406,6 +443,8 @@ def _markdown_table(section: Section, metric: str) -> list[str]:
         row = line.row
         numbers = [number(cell) for cell in line.cells]
         numbers = [f"**{text}**" if best else text for text, best in zip(numbers, line.best or [False] * len(numbers))]
+        tied = [*line.tied, False] if line.tied else [False] * len(numbers)
+        numbers = [f"{text} {TIE}" if tie else text for text, tie in zip(numbers, tied)]
         title = _markdown(f"{row.first.title} ({row.name})")
         fields = [str(line.rank or "–"), title, *numbers, str(len(row.runs)), _markdown(row.selection)]
         lines.append("| " + " | ".join(fields) + " |")

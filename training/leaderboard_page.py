@@ -13,6 +13,8 @@ from importlib.resources import files
 from resproto_fd.training.leaderboard import (
     DIGITS,
     METRICS,
+    TIE,
+    TIE_RULE,
     Cell,
     Line,
     Problem,
@@ -62,7 +64,9 @@ def _intro(sections: list[Section], problems: list[Problem]) -> str:
         "<h1>Face-forgery leaderboard</h1>",
         f"<p class='soft'>{_count(runs, 'run')} of {_count(detectors, 'detector')}. Rates are in [0, 1]; ± is the "
         "standard deviation over seeds. A row's rank is that of its mean over the test sets nobody was trained on; "
-        f"numbers equal to {DIGITS} decimals share it. The best of each column is bold. A checkpoint chosen on a "
+        f"numbers equal to {DIGITS} decimals share it. The best of each column is bold; {escape(TIE_RULE)} Small "
+        "figures below a number are its 95 % interval, which respects that frames of one video, and videos of one "
+        "source, are not independent. A checkpoint chosen on a "
         "test set is marked as an oracle, stands below and is never ranked.</p>",
     ]
     out += [f"<div class='note' role='note'>{escape(text)}</div>" for text in fingerprint_warnings(sections)]
@@ -140,7 +144,7 @@ def _board(section: Section, name: str, lines: list[Line], ids: dict[int, str]) 
     heads.append(_head("Checkpoint", "How the tested checkpoint was chosen: part of every number", "t", "ascending"))
     bodies = ""
     for kind, oracle in (("ranked", False), ("oracles", True)):
-        body = "".join(_line(line, section, ids) for line in lines if line.row.oracle is oracle)
+        body = "".join(_line(line, section, name, ids) for line in lines if line.row.oracle is oracle)
         bodies += f"<tbody class='{kind}'>{body}</tbody>" if body else ""
     label = escape(f"{metric.title}, {section.protocol}")
     return (
@@ -167,11 +171,13 @@ def _head(text: str, tip: str, kind: str, first: str, small: str = "", test_set:
     )
 
 
-def _line(line: Line, section: Section, ids: dict[int, str]) -> str:
+def _line(line: Line, section: Section, name: str, ids: dict[int, str]) -> str:
     row, run = line.row, line.row.first
     sets = [*section.test_sets, ""]
     best = line.best or [False] * len(line.cells)
-    cells = "".join(_cell(cell, b, test_set) for cell, b, test_set in zip(line.cells, best, sets))
+    tied = [*line.tied, False] if line.tied else [False] * len(sets)
+    limits = [*(_limits(row, test_set, name) for test_set in section.test_sets), ""]
+    cells = "".join(map(_cell, line.cells, best, sets, tied, limits))
     millions = "" if run.parameters is None else f"{run.parameters / 1e6:.1f} M"
     rank = line.rank or ""
     tag = "<span class='tag'>oracle</span>" if row.oracle else ""
@@ -185,7 +191,15 @@ def _line(line: Line, section: Section, ids: dict[int, str]) -> str:
     )
 
 
-def _cell(cell: Cell, best: bool = False, test_set: str | None = None) -> str:
+def _limits(row: Row, test_set: str, metric: str) -> str:
+    """The 95 % interval of a row with one seed; with several their spread is shown, and each run's interval below."""
+    estimate = row.first.tests[test_set].intervals.get(metric) if test_set in row.first.tests else None
+    if len(row.runs) > 1 or estimate is None or estimate.low is None:
+        return ""
+    return f"{estimate.low:.{DIGITS}f}–{estimate.high:.{DIGITS}f}"
+
+
+def _cell(cell: Cell, best: bool = False, test_set: str | None = None, tied: bool = False, limits: str = "") -> str:
     data = "" if test_set is None else f" data-set='{escape(test_set)}'"
     if cell.mean is None:
         return f"<td class='none' data-v='' title='{escape(cell.reason)}'{data}>{number(cell)}</td>"
@@ -193,8 +207,12 @@ def _cell(cell: Cell, best: bool = False, test_set: str | None = None) -> str:
     values = ", ".join(f"{value:.6f}" for value in cell.values)
     return (
         f"<td{' class=best' if best else ''} data-v='{cell.mean!r}' title='by seed: {values}'{data}>"
-        f"{cell.mean:.{DIGITS}f}<small>{spread}</small></td>"
+        f"{cell.mean:.{DIGITS}f}{_TIED if tied else ''}<small>{spread}</small>"
+        f"{f'<small class=ci>{limits}</small>' if limits else ''}</td>"
     )
+
+
+_TIED = f"<abbr class='tie' title='not distinguishable from the best of this test set'>{TIE}</abbr>"
 
 
 def _plots(section: Section, name: str, lines: list[Line]) -> str:

@@ -10,10 +10,11 @@ import subprocess
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError, model_validator
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import atomic_file
+from resproto_fd.training.intervals import table_intervals
 from resproto_fd.training.metrics import method_metrics, table_metrics
 from resproto_fd.training.scores import ScoreTable
 
@@ -28,6 +29,14 @@ class Record(BaseModel):
     """Every part of a result file: no unknown key, no coercion, no NaN."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class Estimate(Record):
+    """A metric with its 95 % confidence interval (see `intervals.table_intervals`); None where it is undefined."""
+
+    value: Rate | None
+    low: Rate | None
+    high: Rate | None
 
 
 class Metrics(Record):
@@ -79,6 +88,7 @@ class TestResult(Metrics):
 
     per_method: dict[str, MethodResult] = {}
     variants: dict[str, Metrics] = {}  # other scores of the same frames, e.g. "clip" and "grp" of ResProto-FD
+    intervals: dict[str, Estimate] = {}  # "frame_auc", "video_tpr_at_fpr_1_in_100", ...; empty in older files
     skipped: Count = 0  # frames that could not be read and are in no number
     frames_hash: Sha256
     in_domain: bool | None = None  # the detector was trained on this data set's training split; None: not said
@@ -146,6 +156,12 @@ class RunResult(Record):
     train_images: Count | None = None
     timing: dict[str, Seconds] = {}  # "train_seconds", "test_images_per_second", ...
     note: str = ""
+    _folder: Path | None = PrivateAttr(None)
+
+    @property
+    def folder(self) -> Path | None:
+        """The run folder that the file was read from or written to; its score tables lie there too."""
+        return self._folder
 
     @model_validator(mode="after")
     def _has_a_test_set(self):
@@ -172,6 +188,7 @@ class RunResult(Record):
         text = json.dumps(checked.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
         with atomic_file(path) as file:
             file.write(text.encode() + b"\n")
+        self._folder = Path(path).parent
 
     @classmethod
     def load(cls, path: str | Path) -> "RunResult":
@@ -193,7 +210,9 @@ class RunResult(Record):
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise UserError(f"{path}: result schema {version} is newer than this version's {SCHEMA_VERSION}; upgrade")
         try:
-            return cls.model_validate(data)
+            result = cls.model_validate(data)
+            result._folder = Path(path).parent
+            return result
         except ValidationError as error:
             faults = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
             more = "" if len(faults) <= 5 else f"; and {len(faults) - 5} more"
@@ -215,10 +234,17 @@ def test_result(table: ScoreTable, in_domain: bool | None = None) -> TestResult:
             for method, values in method_metrics(table).items()
         },
         variants={name: Metrics(**table_metrics(table, name)) for name in sorted(table.variants)},
+        intervals={name: Estimate(**_estimate(found)) for name, found in table_intervals(table).items()},
         skipped=table.skipped,
         frames_hash=table.frames_hash(),
         in_domain=in_domain,
     )
+
+
+def _estimate(found) -> dict[str, float | None]:
+    """Value and limits, those of a bootstrap kept within [0, 1]."""
+    parts = {"value": found.value, "low": found.low, "high": found.high}
+    return {name: None if part is None else min(max(float(part), 0.0), 1.0) for name, part in parts.items()}
 
 
 test_result.__test__ = False  # pytest: not a test

@@ -1,0 +1,164 @@
+"""Stored scores looked at again: the command's numbers are those of the functions; ties with the best."""
+
+import re
+
+import numpy as np
+import pytest
+
+from resproto_fd.training.cli import main
+from resproto_fd.training.comparisons import compare_tables
+from resproto_fd.training.deepfakebench_metrics import explained
+from resproto_fd.training.intervals import table_intervals
+from resproto_fd.training.leaderboard import build, collect, sections
+from resproto_fd.training.results import RunResult, Selection, test_result
+from resproto_fd.training.scores import ScoreTable
+from resproto_fd.training.standing import ties_with_best
+
+SIGNAL = {"good": 3.0, "also_good": 2.9, "poor": 0.3}
+
+
+def made_table(detector: str, test_set: str = "D", frames: int = 6) -> ScoreTable:
+    """120 videos of two methods and reals; detectors share the hardness of each video and its noise."""
+    rng = np.random.default_rng(len(test_set))
+    video = np.repeat(np.arange(120), frames)
+    label = (np.arange(120) % 3 > 0).astype(int)
+    hard, noise = rng.normal(size=120), rng.normal(size=len(video))
+    own = np.random.default_rng(list(detector.encode())).normal(size=120)
+    score = SIGNAL[detector] * label[video] + hard[video] + 0.4 * own[video] + 0.5 * noise
+    method = np.array(["real", "swap", "warp"])[np.arange(120) % 3]
+    # The two fakes of a real video have one folder name, as in FF++.
+    ids = [f"{test_set}/{method[i]}/{'' if i % 3 else 'r'}{i // 3:03d}" for i in video]
+    return ScoreTable(
+        test_set, ids, np.tile(np.arange(frames), 120), label[video], method[video], 1 / (1 + np.exp(-score)),
+        forgery_type=np.where(label == 1, "face swap", "real")[video], detector=detector,
+    )  # fmt: skip
+
+
+def made_run(folder, detector: str, seed: int = 0, test_sets=("D", "EE")) -> RunResult:
+    place = folder / "runs" / "made" / detector / f"seed{seed}"
+    tables = {name: made_table(detector, name) for name in test_sets}
+    for name, table in tables.items():
+        table.save(place / "scores" / f"{name}.npz")
+    result = RunResult(
+        detector=detector,
+        title=detector,
+        protocol="made",
+        fingerprint="0123456789abcdef",
+        seed=seed,
+        config={},
+        selected_on=Selection(rule="last"),
+        tests={name: test_result(table, in_domain=name == "D") for name, table in tables.items()},
+    )
+    result.save(place / "result.json")
+    return result
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    for detector in SIGNAL:
+        made_run(folder, detector)
+    return folder / "runs"
+
+
+def test_the_command_prints_each_metric_with_its_interval(runs, capsys):
+    assert main(["evaluate", str(runs / "made" / "good")]) == 0
+    text = capsys.readouterr().out
+    found = table_intervals(made_table("good"))
+    for name in ("frame_auc", "video_auc", "frame_eer"):
+        value, low, high = found[name][:3]
+        assert re.search(rf"{name} +{value:.4f}  95 % interval {low:.4f} to {high:.4f}", text)
+    assert "made/good/seed0" in text
+
+
+@pytest.mark.parametrize("how", ["median", "top-2"])
+def test_a_videos_score_can_be_made_otherwise(runs, capsys, how):
+    assert main(["evaluate", str(runs / "made" / "poor"), "--video", how]) == 0
+    expected = table_intervals(made_table("poor"), aggregation=how)["video_auc"].value
+    assert f"{expected:.4f}" in capsys.readouterr().out
+    assert expected != table_intervals(made_table("poor"))["video_auc"].value
+
+
+def test_an_unknown_way_of_scoring_a_video_is_an_error_that_lists_them(runs, capsys):
+    assert main(["evaluate", str(runs), "--video", "best"]) == 2
+    assert "there are mean, median and top-K" in capsys.readouterr().err
+
+
+def test_deepfakebenchs_numbers_stand_beside_the_corrected_ones_with_the_cause(runs, capsys):
+    assert main(["evaluate", str(runs / "made" / "good"), "--metrics", "deepfakebench"]) == 0
+    text = capsys.readouterr().out
+    for row in explained(made_table("good"))[1]:
+        assert f"{row.deepfakebench:.4f}, corrected {row.corrected:.4f}  {row.cause or 'the same'}" in text
+    assert "share their folder's name" in text
+    assert "the first n are taken" in text
+
+
+def test_several_runs_are_compared_in_pairs_and_ties_with_the_best_are_named(runs, capsys):
+    assert main(["evaluate", str(runs)]) == 0
+    text = capsys.readouterr().out
+    tables = {name: made_table(name) for name in sorted(SIGNAL)}
+    comparison = compare_tables(tables)
+    part = text[text.index("Differences of frame AUC") :].split("EE: best")[0]
+    for row in comparison.differences:
+        assert f"made/{row.first}/seed0 - made/{row.second}/seed0: {row.difference:+.4f}" in part
+    assert re.search(r"best made/(also_)?good/seed0\n    not distinguishable from it: made/(also_)?good/seed0\n", part)
+
+
+@pytest.mark.parametrize(("words", "message"), [(["nowhere"], "no such folder"), (["."], r"no scores/\*\.npz under")])
+def test_a_folder_without_scores_is_named(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+# --- on the leaderboard ----------------------------------------------------------------------------------------------
+
+
+def test_result_files_hold_the_intervals_and_older_ones_are_still_read(runs):
+    path = runs / "made" / "good" / "seed0" / "result.json"
+    result = RunResult.load(path)
+    found = table_intervals(made_table("good"))
+    assert result.tests["D"].intervals["frame_auc"].low == found["frame_auc"].low
+    assert {"frame_brier", "video_tpr_at_fpr_1_in_100"} <= set(result.tests["D"].intervals)
+    old = result.model_dump(mode="json")
+    for test in old["tests"].values():
+        del test["intervals"]
+    assert RunResult.model_validate_json(RunResult.model_validate(old, strict=False).model_dump_json())
+
+
+def test_rows_that_a_test_set_cannot_tell_from_its_best_are_marked(runs, tmp_path):
+    results, _ = collect([runs])
+    section = sections(results)[0]
+    ties = section.ties("frame_auc")
+    assert {row.key.split(" ")[0] for row in section.rows if row.key in ties["D"]} == {"good", "also_good"}
+    build([runs], tmp_path)
+    page, markdown = (tmp_path / "index.html").read_text(), (tmp_path / "leaderboard.md").read_text()
+    lines = {
+        line.split("(")[1].split(")")[0]: line
+        for line in markdown.splitlines()
+        if "| also" in line or "(good)" in line or "(poor)" in line
+    }
+    assert "≈" in lines["good"]
+    assert "≈" not in lines["poor"]
+    assert page.count("class='tie'") >= 4
+    low = results[0].tests["D"].intervals["frame_auc"].low
+    assert f"{low:.3f}–" in page
+    header, first = (tmp_path / "leaderboard.csv").read_text().splitlines()[:2]
+    assert dict(zip(header.split(","), first.split(",")))["frame_auc_low"] == repr(low)
+
+
+def test_without_score_tables_or_with_those_of_other_frames_nothing_is_marked(tmp_path):
+    made = [made_run(tmp_path, name) for name in ("good", "poor")]
+    rows = {run.detector: [run] for run in made}
+    assert set(ties_with_best(rows, ["D", "EE"], "video_auc")) == {"D", "EE"}
+    assert ties_with_best(rows, ["D"], "frame_eer") == {}
+    assert ties_with_best({"good": rows["good"]}, ["D"], "frame_auc") == {}
+    made_table("poor", frames=5).save(tmp_path / "runs/made/poor/seed0/scores/D.npz")
+    assert set(ties_with_best(rows, ["D", "EE"], "frame_auc")) == {"EE"}
+    (tmp_path / "runs/made/good/seed0/scores/EE.npz").unlink()
+    assert ties_with_best(rows, ["D", "EE"], "frame_auc") == {}
+
+
+def test_rows_without_a_common_seed_are_not_compared(tmp_path):
+    rows = {"good": [made_run(tmp_path, "good", 0)], "poor": [made_run(tmp_path, "poor", 1)]}
+    assert ties_with_best(rows, ["D"], "frame_auc") == {}
