@@ -14,6 +14,7 @@ COMMANDS = {
     "test": ("resproto_fd.training.test", "test a run's or any other weights under a protocol"),
     "evaluate": ("resproto_fd.training.evaluate", "look at stored scores again: intervals, comparisons, old metrics"),
     "leaderboard": ("resproto_fd.training.board", "build the leaderboard from the result files of runs"),
+    "submit": ("resproto_fd.training.submit", "take over scores of a method that is not in the harness"),
     "faces": ("resproto_fd.preprocessing.faces", "cut aligned face crops out of videos and pictures"),
     "manifest": ("resproto_fd.preprocessing.arrange", "write a data set's manifest from its tree of frames"),
     "pack": ("resproto_fd.preprocessing.pack", "put a manifest's frames into one LMDB, and verify it"),

@@ -1,0 +1,195 @@
+"""`resproto submit`: scores made elsewhere become a result, if they are of exactly the protocol's frames.
+
+The file is a CSV with the columns test_set, frame (the canonical path) and score (P(fake) in [0, 1]); `--template FILE`
+writes one of the protocol's frames with empty scores.
+"""
+
+import argparse
+import csv
+import math
+from pathlib import Path
+
+from resproto_fd.configs import loading
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import atomic_file, sha256_of
+from resproto_fd.configs.schema import DataConfig
+
+COLUMNS = ("test_set", "frame", "score")
+NAMED = 3  # of each kind of wrong row
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scores", nargs="?", metavar="CSV", help="columns test_set, frame, score")
+    parser.add_argument("--protocol", required=True, metavar="NAME", help="a protocol's name or YAML")
+    parser.add_argument("--template", metavar="FILE", help="write the protocol's frames with empty scores, and leave")
+    parser.add_argument("--name", metavar="NAME", help="of the method: letters, digits, - _ . only")
+    parser.add_argument("--title", default="", help="as the leaderboard prints it (default: the name)")
+    parser.add_argument("--paper", default="", help="authors, title, venue")
+    parser.add_argument("--note", default="", help="how it was trained and its checkpoint chosen, for the reader")
+    parser.add_argument("--parameters", type=int, help="of the model, all of them")
+    parser.add_argument("--seed", type=int, default=0, help="of its training (default: 0)")
+    parser.add_argument("--out", default="runs", metavar="DIR", help="folder of runs (default: runs)")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="data.* settings: where the manifests are")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.scores and "=" in args.scores:  # argparse takes the first setting for the file
+        args.settings, args.scores = [args.scores, *args.settings], None
+    changes = loading.parse_overrides(args.settings)
+    if set(changes) - {"data"}:
+        raise UserError(f"submit takes data.* settings, not {', '.join(sorted(set(changes) - {'data'}))}")
+    protocol = loading.load("protocols", args.protocol)
+    data = loading.validated(DataConfig, changes.get("data", {}), "data")
+    if not args.template:
+        _check_words(args)
+
+    from resproto_fd.training import protocols
+
+    resolved = protocols.resolve(protocol, data, tests_only=True)
+    if args.template:
+        rows = sum(len(frames) for frames in resolved.tests.values())
+        write_template(Path(args.template), resolved.tests)
+        print(f"{args.template}: {rows} frames of {len(resolved.tests)} test sets; fill the column 'score'")
+        return 0
+    given = read_scores(Path(args.scores), resolved.tests)
+    print(_save(args, resolved, given))
+    return 0
+
+
+def write_template(path: Path, tests: dict) -> None:
+    """A CSV of every frame of the test sets (`FrameList` by name), scores empty."""
+    with atomic_file(path) as file:
+        lines = [",".join(COLUMNS)]
+        for name, frames in tests.items():
+            lines += [f"{_quoted(name)},{_quoted(frame)}," for frame in frames.paths]
+        file.write(("\n".join(lines) + "\n").encode())
+
+
+def read_scores(path: Path, tests: dict) -> dict[str, list[float]]:
+    """Scores of every frame, by test set, in the order of its frame list.
+
+    Args:
+        path: The CSV.
+        tests: `FrameList` by test set.
+
+    Raises:
+        UserError: The file or a column is missing; or rows are missing, of no frame of the protocol, repeated, or no
+            number in [0, 1]: each kind is counted, and the first are named with their lines.
+    """
+    places = {name: {frame: i for i, frame in enumerate(frames.paths)} for name, frames in tests.items()}
+    scores: dict[str, list[float | None]] = {name: [None] * len(frames) for name, frames in tests.items()}
+    wrong: dict[str, list[str]] = {"of no frame of the protocol": [], "repeated": [], "no number in [0, 1]": []}
+    for line, row in _rows(path):
+        test_set, frame, text = (row[column] for column in COLUMNS)
+        where = f"line {line}: {test_set}, {frame}"
+        place = places.get(test_set, {}).get(frame)
+        if place is None:
+            wrong["of no frame of the protocol"].append(where)
+            continue
+        if scores[test_set][place] is not None:
+            wrong["repeated"].append(where)
+            continue
+        value = _number(text)
+        if value is None:
+            wrong["no number in [0, 1]"].append(f"{where}: {text!r}")
+        scores[test_set][place] = math.nan if value is None else value
+    missing = [
+        f"{name}, {tests[name].paths[i]}" for name, values in scores.items() for i, v in enumerate(values) if v is None
+    ]
+    faults = [_counted(len(found), kind, found) for kind, found in [*wrong.items(), ("missing", missing)] if found]
+    if faults:
+        raise UserError(
+            f"{path}: not exactly the protocol's frames:\n  " + "\n  ".join(faults) + "\n"
+            "nothing was taken over; --template FILE writes the frames that are wanted"
+        )
+    return scores
+
+
+def _rows(path: Path):
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            lacking = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+            if lacking:
+                raise UserError(
+                    f"{path}: lacks the column {', '.join(lacking)}; wants {', '.join(COLUMNS)}, "
+                    f"has {', '.join(reader.fieldnames or ['nothing'])}"
+                )
+            for row in reader:
+                if None in row or None in row.values():
+                    raise UserError(f"{path}: line {reader.line_num} has another number of fields than the header")
+                yield reader.line_num, row
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable CSV: {error}") from error
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value <= 1 else None  # not so NaN
+
+
+def _counted(count: int, kind: str, found: list[str]) -> str:
+    more = "" if count <= NAMED else f"; and {count - NAMED} more"
+    return f"{count} {kind}: {'; '.join(found[:NAMED])}{more}"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\n') else text
+
+
+def _check_words(args: argparse.Namespace) -> None:
+    if not args.scores:
+        raise UserError("name the CSV of scores (or --template FILE to write one to fill)")
+    name = args.name or ""
+    if not name or name.startswith(".") or not all(letter.isalnum() or letter in "-_." for letter in name):
+        raise UserError(f"--name {name!r}: wants letters, digits, - _ and . (the run folder is called so)")
+
+
+def _save(args: argparse.Namespace, resolved, given: dict[str, list[float]]) -> Path:
+    """The score tables and the result file of a submission, in a run folder of its own."""
+    from resproto_fd.training.results import RunResult, Selection, test_result, versions
+    from resproto_fd.training.scores import ScoreTable
+
+    folder = Path(args.out) / resolved.config.name / args.name / f"seed{args.seed}"
+    if (folder / "result.json").exists():
+        raise UserError(f"{folder}: holds a result already; another --name or --seed, or remove it")
+    sha = sha256_of(args.scores)
+    tests = {}
+    for name, frames in resolved.tests.items():
+        owners = [frames.videos[i] for i in frames.video_index]
+        table = ScoreTable(
+            name,
+            [video.id for video in owners],
+            frames.numbers,
+            frames.labels,
+            [video.method for video in owners],
+            given[name],
+            forgery_type=[video.forgery_type for video in owners],
+            detector=args.name,
+            checkpoint=sha,
+        )
+        table.save(folder / "scores" / f"{name}.npz")
+        tests[name] = test_result(table, in_domain=name in resolved.config.train)
+    result = RunResult(
+        source="submitted",
+        detector=args.name,
+        title=args.title or args.name,
+        paper=args.paper,
+        protocol=resolved.config.name,
+        fingerprint=resolved.fingerprint,
+        seed=args.seed,
+        config={"protocol": resolved.config.model_dump(mode="json"), "scores": Path(args.scores).name},
+        versions=versions(),
+        checkpoint_sha256=sha,
+        selected_on=Selection(rule="given"),
+        tests=tests,
+        parameters=args.parameters,
+        note=args.note,
+    )
+    result.save(folder / "result.json")
+    return folder / "result.json"
