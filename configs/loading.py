@@ -204,18 +204,26 @@ def resolve(detector: str | DetectorConfig, protocol: str, changes: dict[str, An
     Raises:
         UserError: As `load`, and for changes the schema does not know.
     """
-    changes = dict(changes or {})
     detector = load("detectors", detector) if isinstance(detector, str) else detector
     values = {
         "detector": detector.model_dump(by_alias=True, exclude_unset=True),
         "protocol": load("protocols", protocol).model_dump(by_alias=True, exclude_unset=True),
     }
+    return validated(RunConfig, merged(values, of_run(changes or {})), "command line")
+
+
+def of_run(changes: dict[str, Any]) -> dict[str, Any]:
+    """Changes as a run's configuration has them: `model.*`, `input.*` and `train.*` lie within `detector`.
+
+    Raises:
+        UserError: One of these three is given a value as a whole.
+    """
+    changes = dict(changes)
     of_detector = {key: changes.pop(key) for key in ("model", "input", "train") if key in changes}
     for key, change in of_detector.items():
         if not isinstance(change, dict):
             raise UserError(f"command line: '{key}' has parts, say which: {key}.PART=value")
-    changes = merged({"detector": of_detector} if of_detector else {}, changes)
-    return validated(RunConfig, merged(values, changes), "command line")
+    return merged({"detector": of_detector} if of_detector else {}, changes)
 
 
 def dump(config: BaseModel) -> str:

@@ -207,6 +207,7 @@ class RunSettings(Strict):
     """How this machine runs it; nothing here changes what is learnt beyond rounding.
 
     `augment_on`: the same random views are taken by data workers picture by picture, or by the device in batches.
+    `save_features`: of tested frames, so that `resproto ablate` can try other ways of scoring them.
     """
 
     out: str = "runs"
@@ -218,6 +219,7 @@ class RunSettings(Strict):
     save_every: Positive | None = None
     keep: Positive = 2
     save_checkpoints: bool = True
+    save_features: bool = False
     resume: bool = True
     progress: bool = True
     deterministic: bool = True

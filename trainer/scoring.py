@@ -14,6 +14,8 @@ from resproto_fd.detectors.base import Detector
 from .data import STOP_SIGNALS, BadFrame, EvaluationBatches, FrameDataset, Normaliser, make_loader, watched
 from .distributed import World, gather_objects
 
+FEATURES = "features"
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -24,12 +26,14 @@ class Scored:
         scores: P(fake), [N].
         variants: Other scores of the same frames by name, [N] each.
         skipped: The frames that could not be read.
+        features: What `Detector.encode` gave, float32 [N, D], if it was asked for.
     """
 
     index: np.ndarray
     scores: np.ndarray
     variants: dict[str, np.ndarray]
     skipped: list[BadFrame]
+    features: np.ndarray | None = None
 
 
 @contextmanager
@@ -64,6 +68,7 @@ def score_frames(
     skip_bad: bool = False,
     title: str = "scoring",
     progress: bool = True,
+    keep_features: bool = False,
 ) -> Scored:
     """P(fake) of every frame of a data set, by a detector in evaluation mode and in full precision.
 
@@ -89,8 +94,14 @@ def score_frames(
                 raise UserError(batch["bad"][0].message)
             if "image" not in batch:
                 continue
-            output = detector(normalise(batch["image"]))
-            parts.append((batch["index"], output.scores, output.variants))
+            images = normalise(batch["image"])
+            if keep_features:
+                features = detector.encode(images)
+                output = detector.head(features)
+            else:
+                output = detector(images)
+            kept = {FEATURES: features.float()} if keep_features else {}
+            parts.append((batch["index"], output.scores, output.variants | kept))
     finally:
         detector.train(was_training)
     own = _concatenate(parts)
@@ -100,8 +111,9 @@ def score_frames(
     names = sorted({name for part in everyone for name in part[2]})
     scores = np.concatenate([part[1] for part in everyone])[order]
     variants = {name: np.concatenate([part[2][name] for part in everyone if name in part[2]])[order] for name in names}
+    features = variants.pop(FEATURES, None)
     bad = sorted((frame for part in everyone for frame in part[3]), key=lambda frame: frame.index)
-    result = Scored(index[order], scores, variants, bad)
+    result = Scored(index[order], scores, variants, bad, features)
     _refuse_unusable(result, dataset)
     return result
 
@@ -111,7 +123,8 @@ def _concatenate(parts: list) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndar
         return np.empty(0, dtype=np.int64), np.empty(0), {}
     index = torch.cat([part[0] for part in parts]).numpy()
     scores = torch.cat([part[1] for part in parts]).double().cpu().numpy()
-    variants = {name: torch.cat([part[2][name] for part in parts]).double().cpu().numpy() for name in parts[0][2]}
+    joined = {name: torch.cat([part[2][name] for part in parts]).cpu() for name in parts[0][2]}
+    variants = {name: (values if name == FEATURES else values.double()).numpy() for name, values in joined.items()}
     return index, scores, variants
 
 

@@ -98,7 +98,7 @@ def saved_config(args: argparse.Namespace) -> RunConfig:
 
     path = Path(args.run_folder) / "config.yaml"
     values = loading.load_yaml(path)
-    changes = loading.parse_overrides([word for word in args.settings if "=" in word])
+    changes = loading.of_run(loading.parse_overrides([word for word in args.settings if "=" in word]))
     if args.test_dataset:
         changes = loading.merged(changes, {"protocol": {"test": args.test_dataset}})
     if args.out:

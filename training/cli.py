@@ -13,6 +13,7 @@ COMMANDS = {
     "train": ("resproto_fd.training.train", "fit a detector under a protocol and test it"),
     "test": ("resproto_fd.training.test", "test a run's or any other weights under a protocol"),
     "evaluate": ("resproto_fd.training.evaluate", "look at stored scores again: intervals, comparisons, old metrics"),
+    "ablate": ("resproto_fd.training.ablate", "try other ways of scoring on what a run has kept"),
     "leaderboard": ("resproto_fd.training.board", "build the leaderboard from the result files of runs"),
     "submit": ("resproto_fd.training.submit", "take over scores of a method that is not in the harness"),
     "faces": ("resproto_fd.preprocessing.faces", "cut aligned face crops out of videos and pictures"),

@@ -28,6 +28,7 @@ from resproto_fd.trainer.trainer import Trainer, exclusive
 from resproto_fd.trainer.transforms import plain_transform, train_transform
 
 from . import protocols
+from .features import features_path, save_features
 from .metrics import table_metrics
 from .protocols import ResolvedProtocol
 from .results import RunResult, Selection, git_state, test_result, versions
@@ -171,7 +172,9 @@ class _Bench:
         channels_last = config.detector.train.channels_last
         self.normalise = Normaliser(given.channel_mean(), given.channel_std(), world.device, dtype, channels_last)
 
-    def _score(self, detector: Detector, frames: FrameList, title: str) -> tuple[Scored, FrameDataset]:
+    def _score(
+        self, detector: Detector, frames: FrameList, title: str, keep_features: bool = False
+    ) -> tuple[Scored, FrameDataset]:
         run = self.config.run
         dataset = FrameDataset(frames, self.resolved.stores, plain_transform(self.config.detector.input))
         scored = score_frames(
@@ -184,6 +187,7 @@ class _Bench:
             skip_bad=self.config.data.on_bad_frame == "skip",
             title=title,
             progress=run.progress,
+            keep_features=keep_features,
         )
         return scored, dataset
 
@@ -226,10 +230,12 @@ class _Bench:
             table = self._finished(path, frames, sha)
             if table is None:
                 began = time.perf_counter()
-                scored, _ = self._score(detector, frames, f"testing {name}")
+                scored, _ = self._score(detector, frames, f"testing {name}", self.config.run.save_features)
                 seconds, scored_now = seconds + time.perf_counter() - began, scored_now + len(scored.index)
                 table = self._table(name, scored, frames, sha)
                 if self.world.is_main:
+                    if scored.features is not None:
+                        save_features(features_path(self.folder, name), scored.features, table)
                     table.save(path)
             tables[name] = table
         barrier(self.world)
@@ -244,6 +250,8 @@ class _Bench:
     def _finished(self, path: Path, frames: FrameList, sha: str | None) -> ScoreTable | None:
         """The score table of these weights on these frames, when an earlier run got that far."""
         if sha is None or not path.is_file():
+            return None
+        if self.config.run.save_features and not features_path(self.folder, path.stem).is_file():
             return None
         table = ScoreTable.load(path)
         same = table.checkpoint == sha and len(table) + table.skipped >= len(frames)
