@@ -162,7 +162,8 @@ class ProtocolConfig(Strict):
 
     `sampling`: frames of several training sets as they come, or each set an equal share of every batch; an epoch has as
     many frames either way, so that of a small set some come more than once. `share`: of the training frames, drawn by
-    their names, so that a smaller share lies within a larger one.
+    their names, so that a smaller share lies within a larger one. `corruptions`: severities of each (see
+    `trainer.corruptions`) that the test sets are tested under, beside the clean ones.
     """
 
     name: str = ""
@@ -175,6 +176,7 @@ class ProtocolConfig(Strict):
     test: list[str]
     sampling: Literal["proportional", "balanced"] = "proportional"
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    corruptions: dict[str, list[Annotated[int, Field(ge=1, le=5)]]] = {}
     metrics: list[Metric] = ["frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc"]
 
     @model_validator(mode="after")

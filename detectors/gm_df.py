@@ -42,7 +42,8 @@ class GMDF(Detector):
     * No positive of equation 11 is the wildcard's, so it would not learn: a share `wildcard` of the images is given it.
     * The inner step is a plain gradient step of theta_E (experts, domain embeddings, prompt words) on the meta-train
       domains; it stays. The optimiser then moves the rest by the gradient of equation 14 on the meta-test domain, drawn
-      at each step; equation 15 takes no second derivative. With one domain each half of the batch plays a part.
+      at each step; equation 15 takes no second derivative. With one domain, of which the paper does not speak, every
+      other image is meta-train and all are meta-test.
     * L_sis is equation 11. The distance of means and covariances between domains, of which section 3.2 also speaks, is
       `alignment`, off by default since equation 14 lacks it.
 
@@ -214,11 +215,11 @@ class GMDF(Detector):
         """
         if not self.steps_alone:
             return super().training_step(model, step, images, labels, domain=domain)
-        test = self._meta_test(domain)
+        train, test = self._meta_sets(domain)
         with step.autocast():
-            features = self.encode(images[~test], domain[~test], alone=True)
+            features = self.encode(images[train], domain[train], alone=True)
             similar = torch.einsum("be,dce->bdc", F.normalize(at_least_float32(features), dim=-1), self.prompts())
-            inner = classification_loss(similar, domain[~test] + 1, labels[~test], self.temperatures())
+            inner = classification_loss(similar, domain[train] + 1, labels[train], self.temperatures())
         own = self.inner_parameters()
         gradients = average_over_processes(torch.autograd.grad(inner, own, allow_unused=True, materialize_grads=True))
         with torch.no_grad():
@@ -231,12 +232,16 @@ class GMDF(Detector):
             parameter.grad = None
         return {**losses, "inner": inner}
 
-    def _meta_test(self, domain: Tensor) -> Tensor:
-        """Which images are the meta-test set, bool [B]: those of one domain drawn at random, or every other one."""
+    def _meta_sets(self, domain: Tensor) -> tuple[Tensor, Tensor]:
+        """Which images are the meta-train set and which the meta-test set, bool [B] each.
+
+        Of several domains one drawn at random is the latter; of one, every other image is the former, all the latter.
+        """
         present = domain.unique()
         if len(present) < 2:
-            return torch.arange(len(domain), device=domain.device) % 2 == 1
-        return domain == present[torch.randint(len(present), (), device=domain.device)]
+            return torch.arange(len(domain), device=domain.device) % 2 == 0, torch.ones_like(domain, dtype=torch.bool)
+        test = domain == present[torch.randint(len(present), (), device=domain.device)]
+        return ~test, test
 
     def _domains(self, domain: Tensor | None, like: Tensor) -> Tensor:
         """Rows of the embeddings, the wildcard's being 0, [B]."""

@@ -251,11 +251,14 @@ def test_the_inner_and_outer_step_are_those_taken_by_hand(tmp_path):
         torch.testing.assert_close(trainer.detector.state_dict()[name], value, atol=1e-9, rtol=1e-9, msg=name)
 
 
-def test_one_domain_is_cut_in_halves_and_two_are_held_out_in_turn():
+def test_of_one_domain_all_are_tested_on_and_of_several_each_is_held_out_in_turn():
     detector = make()
-    assert detector._meta_test(torch.zeros(6, dtype=int)).tolist() == [False, True] * 3
-    held = {tuple(detector._meta_test(DOMAIN).tolist()) for _ in range(60)}
-    assert held == {tuple((domain == DOMAIN).tolist()) for domain in range(3)}
+    train, test = detector._meta_sets(torch.zeros(6, dtype=int))
+    assert train.tolist() == [True, False] * 3
+    assert test.all()
+    sets = [detector._meta_sets(DOMAIN) for _ in range(60)]
+    assert all(torch.equal(train, ~test) for train, test in sets)
+    assert {tuple(test.tolist()) for _, test in sets} == {tuple((domain == DOMAIN).tolist()) for domain in range(3)}
 
 
 def test_an_unknown_domain_is_the_wildcard():

@@ -121,6 +121,7 @@ class FrameDataset(Dataset):
         replace_bad: A frame that cannot be read gives way to the next one that can, and is reported beside it;
             otherwise it is only reported.
         fields: What else a batch holds of each frame: numbers [N], or a list of N texts.
+        change: Done to each stored frame before the transform: from image and canonical path to an image.
     """
 
     def __init__(
@@ -131,8 +132,10 @@ class FrameDataset(Dataset):
         seed: int = 0,
         replace_bad: bool = False,
         fields: Mapping[str, np.ndarray | list[str]] | None = None,
+        change: Callable[[np.ndarray, str], np.ndarray] | None = None,
     ):
         self.frames = frames
+        self.change = change
         self.fields = dict(fields or {})
         self.replace_bad = replace_bad
         self.stores = dict(stores)
@@ -189,6 +192,8 @@ class FrameDataset(Dataset):
         self.being_read[slot] = -1
 
     def _put(self, batch: "_Canvas", place: int, image: np.ndarray, epoch: int, index: int) -> None:
+        if self.change is not None:
+            image = self.change(image, self.frames.paths[index])
         seed = int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
         if isinstance(self.transform, OnDevice):
             batch.views[place] = self.transform.draw(seed, *image.shape[:2])

@@ -280,7 +280,8 @@ def _detector(section: Section, row: Row, identity: str) -> str:
     return (
         f"<details class='detector' id='{identity}' data-name='{_search_text(row)}'>"
         f"<summary>{escape(run.title)} <small>{sub}</small></summary><div class='inside'>"
-        f"{_facts(row)}{_runs_table(section, row)}{_methods(section, row)}{_variants(section, row)}{_config(row)}"
+        f"{_facts(row)}{_runs_table(section, row)}{_methods(section, row)}{_variants(section, row)}"
+        f"{_robustness(row)}{_config(row)}"
         "</div></details>"
     )
 
@@ -369,6 +370,62 @@ def _variants(section: Section, row: Row) -> str:
         return ""
     heads = ["Test set", "Score", *(METRICS[m].title for m in DETAIL_METRICS)]
     return "<h4>Other scores of the same frames</h4>" + _small_table(heads, lines, "Other scores of the same frames")
+
+
+def _robustness(row: Row) -> str:
+    """Frame AUC under corruptions by severity, the mean over seeds, with the mean over corruptions as a curve."""
+    sets = sorted({name for run in row.runs for name in run.robustness})
+    out = []
+    for name in sets:
+        runs = [run for run in row.runs if name in run.robustness]
+        clean = [run.tests[name].frame_auc for run in runs]
+        levels = sorted({level for run in runs for by in run.robustness[name].values() for level in by})
+        lines, curves = [], []
+        for corruption in runs[0].robustness[name]:
+            cells = [Cell(tuple(clean)) if None not in clean else Cell(reason="undefined")]
+            for level in levels:
+                found = [run.robustness[name].get(corruption, {}).get(level) for run in runs]
+                values = [each.frame_auc for each in found if each is not None and each.frame_auc is not None]
+                cells.append(Cell(tuple(values)) if len(values) == len(runs) else Cell(reason="not run"))
+            curves.append([cell.mean for cell in cells])
+            lines.append(([corruption], [_cell(cell) for cell in cells]))
+        mean = [sum(column) / len(column) if None not in column else None for column in zip(*curves)]
+        lines.append((["mean"], [_cell(Cell(() if value is None else (value,), "not run")) for value in mean]))
+        title = f"Frame AUC under corruptions on {name}"
+        heads = ["Corruption", "clean", *(f"severity {level}" for level in levels)]
+        plot = _curve(["0", *levels], mean, title)
+        out.append(f"<h4>{escape(title)}</h4>{plot}{_small_table(heads, lines, title)}")
+    return "".join(out)
+
+
+def _curve(ticks: list[str], values: list[float | None], title: str) -> str:
+    """A line through the values, one a tick, on an axis from 0.4 or below to 1."""
+    points = [(i, value) for i, value in enumerate(values) if value is not None]
+    if len(points) < 2:
+        return ""
+    low = min(0.4, *(value for _, value in points))
+    left, top, width, height = 34, 8, 260, 110
+
+    def at(i: int, value: float) -> tuple[float, float]:
+        return left + i * width / (len(ticks) - 1), top + (1 - value) / (1 - low) * height
+
+    marks = [f"<text x='{at(i, 0)[0]:.1f}' y='{top + height + 14}' text-anchor='middle'>{escape(t)}</text>"
+             for i, t in enumerate(ticks)]  # fmt: skip
+    for tenth in range(int(low * 10), 11, 2):
+        y = at(0, tenth / 10)[1]
+        marks.append(f"<line class='grid' x1='{left}' x2='{left + width}' y1='{y:.1f}' y2='{y:.1f}'/>")
+        marks.append(f"<text x='{left - 6}' y='{y + 4:.1f}' text-anchor='end'>{tenth / 10:.1f}</text>")
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(i, value) for i, value in points))
+    marks.append(f"<polyline class='span' fill='none' points='{line}'/>")
+    for i, value in points:
+        x, y = at(i, value)
+        tip = f"<title>severity {escape(ticks[i])}: {value:.3f}</title>"
+        marks.append(f"<circle class='dot' cx='{x:.1f}' cy='{y:.1f}' r='4'>{tip}</circle>")
+    label = escape(f"{title}, mean over corruptions, by severity; the numbers are in the table")
+    return (
+        f"<figure class='curve'><svg viewBox='0 0 {left + width + 12} {top + height + 20}' role='img' "
+        f"aria-label='{label}'>{''.join(marks)}</svg></figure>"
+    )
 
 
 def _metric_cell(found: list, metric: str) -> str:

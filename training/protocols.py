@@ -16,6 +16,7 @@ from resproto_fd.preprocessing.frame_store import FrameStore, open_store
 from resproto_fd.preprocessing.manifest import Video, read_manifest
 from resproto_fd.preprocessing.side_file import side_path
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
+from resproto_fd.trainer.corruptions import check_corruption
 from resproto_fd.trainer.data import FrameList
 
 
@@ -58,6 +59,9 @@ def resolve(protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = Fa
         UserError: A data set, folder, split or label is unknown or missing; or a store lacks frames that its manifest
             names, and data.on_bad_frame is not `skip`: they are counted, and the first are named.
     """
+    for name, severities in protocol.corruptions.items():
+        for severity in severities:
+            check_corruption(name, severity)
     folders = loading.data_folders(data)
     reader = _Reader(folders, data)
     train = reader.frames(protocol.train, "train", protocol.frames.train, optional=tests_only)
@@ -181,6 +185,8 @@ def _fingerprint(
     }
     if protocol.sampling != "proportional":
         content["sampling"] = protocol.sampling
+    if protocol.corruptions:
+        content["corruptions"] = protocol.corruptions
     if protocol.share != 1:
         content["share"] = protocol.share
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -151,6 +151,7 @@ class RunResult(Record):
     checkpoint_sha256: Sha256 | None = None
     selected_on: Selection
     tests: dict[str, TestResult]
+    robustness: dict[str, dict[str, dict[str, Metrics]]] = {}  # test set, corruption, severity "1" to "5"
     parameters: Count | None = None
     trainable_parameters: Count | None = None
     train_images: Count | None = None

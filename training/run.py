@@ -5,7 +5,9 @@ A run folder holds `config.yaml`, `checkpoints/`, `best.pt`, `tb/` (TensorBoard)
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.registry import build_detector, class_names, keywords_of
 from resproto_fd.detectors.weights import load_all, read_state_dict, without_pretrained
 from resproto_fd.trainer import checkpoint
+from resproto_fd.trainer.corruptions import corrupted
 from resproto_fd.trainer.data import FrameDataset, FrameList, Normaliser
 from resproto_fd.trainer.distributed import World, barrier, joined
 from resproto_fd.trainer.fields import batch_fields
@@ -31,7 +34,7 @@ from . import protocols
 from .features import features_path, save_features
 from .metrics import table_metrics
 from .protocols import ResolvedProtocol
-from .results import RunResult, Selection, git_state, test_result, versions
+from .results import Metrics, RunResult, Selection, git_state, test_result, versions
 from .scores import ScoreTable
 
 
@@ -159,6 +162,13 @@ def _refuse_one_class(frames: FrameList) -> None:
         raise UserError(f"the training frames hold {real} real and {fake} fake; both classes are needed")
 
 
+Change = Callable[[np.ndarray, str], np.ndarray] | None
+
+
+def _change(corruption: str, severity: int, image: np.ndarray, frame: str) -> np.ndarray:
+    return corrupted(image, corruption, severity, frame)
+
+
 class _Bench:
     """What validation and testing share: the stores, the input, the batch size."""
 
@@ -173,10 +183,11 @@ class _Bench:
         self.normalise = Normaliser(given.channel_mean(), given.channel_std(), world.device, dtype, channels_last)
 
     def _score(
-        self, detector: Detector, frames: FrameList, title: str, keep_features: bool = False
+        self, detector: Detector, frames: FrameList, title: str, keep_features: bool = False, change: Change = None
     ) -> tuple[Scored, FrameDataset]:
         run = self.config.run
-        dataset = FrameDataset(frames, self.resolved.stores, plain_transform(self.config.detector.input))
+        transform = plain_transform(self.config.detector.input)
+        dataset = FrameDataset(frames, self.resolved.stores, transform, change=change)
         scored = score_frames(
             detector,
             dataset,
@@ -238,20 +249,41 @@ class _Bench:
                         save_features(features_path(self.folder, name), scored.features, table)
                     table.save(path)
             tables[name] = table
+        robustness = self._corrupted(detector, sha)
         barrier(self.world)
         if not self.world.is_main:
             return None
         if seconds:
             timing = timing | {"test_seconds": seconds, "test_images_per_second": scored_now / seconds}
         result = self._result(detector, selection, tables, timing, sha, train_images, note)
+        result.robustness = robustness
         result.save(self.folder / "result.json")
         return result
 
-    def _finished(self, path: Path, frames: FrameList, sha: str | None) -> ScoreTable | None:
+    def _corrupted(self, detector: Detector, sha: str | None) -> dict[str, dict[str, dict[str, Metrics]]]:
+        """Metrics under the protocol's corruptions, by test set, corruption and severity; scores are kept as well."""
+        found: dict[str, dict[str, dict[str, Metrics]]] = {}
+        for name, frames in self.resolved.tests.items():
+            for corruption, severities in self.config.protocol.corruptions.items():
+                for severity in severities:
+                    path = self.folder / "scores_corrupted" / f"{name}@{corruption}-{severity}.npz"
+                    table = self._finished(path, frames, sha, features=False)
+                    if table is None:
+                        change = partial(_change, corruption, severity)
+                        title = f"testing {name}, {corruption} {severity}"
+                        scored, _ = self._score(detector, frames, title, change=change)
+                        table = self._table(name, scored, frames, sha)
+                        if self.world.is_main:
+                            table.save(path)
+                    severity_metrics = found.setdefault(name, {}).setdefault(corruption, {})
+                    severity_metrics[str(severity)] = Metrics(**table_metrics(table))
+        return found
+
+    def _finished(self, path: Path, frames: FrameList, sha: str | None, features: bool = True) -> ScoreTable | None:
         """The score table of these weights on these frames, when an earlier run got that far."""
         if sha is None or not path.is_file():
             return None
-        if self.config.run.save_features and not features_path(self.folder, path.stem).is_file():
+        if features and self.config.run.save_features and not features_path(self.folder, path.stem).is_file():
             return None
         table = ScoreTable.load(path)
         same = table.checkpoint == sha and len(table) + table.skipped >= len(frames)
