@@ -120,14 +120,14 @@ def test_a_protocol_tests_under_corruptions_resumes_and_keeps_scores(tmp_path, c
         "run.device=cpu",
         f"data.root={tmp_path / 'data'}",
     ]
-    chosen = "protocol.corruptions={blur: [1, 5], noise: [2]}"
+    chosen = "protocol.corruptions={blur: [1, 5], noise: [1, 5]}"
     assert main(["train", *words, *settings, chosen]) == 0
     path = next((tmp_path / "runs").rglob("result.json"))
     result = RunResult.load(path)
     found = result.robustness["Demo-A"]
-    assert {name: set(by) for name, by in found.items()} == {"blur": {"1", "5"}, "noise": {"2"}}
+    assert {name: set(by) for name, by in found.items()} == {"blur": {"1", "5"}, "noise": {"1", "5"}}
     kept = sorted(file.name for file in (path.parent / "scores_corrupted").iterdir())
-    assert kept == ["Demo-A@blur-1.npz", "Demo-A@blur-5.npz", "Demo-A@noise-2.npz"]
+    assert kept == [f"Demo-A@{name}-{level}.npz" for name in ("blur", "noise") for level in (1, 5)]
     clean, blurred = (ScoreTable.load(path.parent / folder / name) for folder, name in
                       (("scores", "Demo-A.npz"), ("scores_corrupted", "Demo-A@blur-5.npz")))  # fmt: skip
     assert clean.frames_hash() == blurred.frames_hash()
