@@ -97,7 +97,11 @@ class TrainConfig(Strict):
 
 
 class DetectorConfig(Strict):
-    """`configs/detectors/NAME.yaml`: a registered class, its constructor's keywords, its input and its recipe."""
+    """`configs/detectors/NAME.yaml`: a registered class, its constructor's keywords, its input and its recipe.
+
+    `role`: a control stands in the table for comparison and is not ranked; one that does not see faces (`sees_faces`)
+    and beats chance is warned of.
+    """
 
     name: str = ""
     detector: str
@@ -105,6 +109,8 @@ class DetectorConfig(Strict):
     paper: str = ""
     source: str = ""
     note: str = ""
+    role: Literal["detector", "control"] = "detector"
+    sees_faces: bool = True
     model: dict[str, Any] = {}
     input: InputConfig = InputConfig()
     train: TrainConfig = TrainConfig()
@@ -162,7 +168,8 @@ class ProtocolConfig(Strict):
 
     `sampling`: frames of several training sets as they come, or each set an equal share of every batch; an epoch has as
     many frames either way, so that of a small set some come more than once. `share`: of the training frames, drawn by
-    their names, so that a smaller share lies within a larger one. `corruptions`: severities of each (see
+    their names, so that a smaller share lies within a larger one. `recode`: every frame, of training too, is put
+    through JPEG of that quality first, so that files are alike (a control). `corruptions`: severities of each (see
     `trainer.corruptions`) that the test sets are tested under, beside the clean ones.
     """
 
@@ -176,6 +183,7 @@ class ProtocolConfig(Strict):
     test: list[str]
     sampling: Literal["proportional", "balanced"] = "proportional"
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    recode: Annotated[int, Field(ge=1, le=100)] | None = None
     corruptions: dict[str, list[Annotated[int, Field(ge=1, le=5)]]] = {}
     metrics: list[Metric] = ["frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc"]
 

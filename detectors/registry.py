@@ -24,8 +24,11 @@ GROUP = "resproto_fd.detectors"
 """Entry point group of other packages: detector name = module that registers it, or module:Class."""
 
 MODULES = {
+    "border": "resproto_fd.detectors.controls",
+    "chance": "resproto_fd.detectors.controls",
     "clip": "resproto_fd.detectors.clip",
     "clip_lora": "resproto_fd.detectors.clip_lora",
+    "clip_probe": "resproto_fd.detectors.controls",
     "clip_zero_shot": "resproto_fd.detectors.clip",
     "cvit": "resproto_fd.detectors.cvit",
     "gm_df": "resproto_fd.detectors.gm_df",

@@ -33,6 +33,9 @@ CASES = {
     "clip": ("clip", TINY_VIT),
     "clip, sample pairs": ("clip", {**TINY_VIT, "sample_pairs": 6}),
     "clip_lora": ("clip_lora", {**TINY_VIT, "rank": 2, "dropout": 0.0}),
+    "border": ("border", {"backbone": "test_resnet", "pretrained": None}),
+    "chance": ("chance", {}),
+    "clip_probe": ("clip_probe", TINY_RESNET),
     "clip_zero_shot": ("clip_zero_shot", TINY_RESNET),
     "cvit": ("cvit", {**TINY_CVIT, "depth": 1, "hidden": 32}),
     "mfclip": ("mfclip", {**TINY_CVIT, **TINY_MFCLIP}),
@@ -69,7 +72,7 @@ def case(request):
     return request.param
 
 
-@pytest.fixture(params=[case for case in CASES if case != "clip_zero_shot"])
+@pytest.fixture(params=[case for case in CASES if case not in ("clip_zero_shot", "chance")])
 def trained_case(request):
     return request.param
 
@@ -241,7 +244,10 @@ def test_full_size_presets_are_what_their_names_say(name):
     trainable = {
         "resproto_fd": 86_192_641,
         "resproto_fd_released": 86_192_641,
+        "border": 23_512_130,
         "clip": 86_193_666,
+        "clip_probe": 1_026,
+        "univfd": 1_538,
         "clip_zero_shot": 0,
         "xception": 20_811_050,
         "efficientnet_b4": 17_552_202,

@@ -162,3 +162,40 @@ def test_without_score_tables_or_with_those_of_other_frames_nothing_is_marked(tm
 def test_rows_without_a_common_seed_are_not_compared(tmp_path):
     rows = {"good": [made_run(tmp_path, "good", 0)], "poor": [made_run(tmp_path, "poor", 1)]}
     assert ties_with_best(rows, ["D"], "frame_auc") == {}
+
+
+# --- controls --------------------------------------------------------------------------------------------------------
+
+
+def with_controls(folder, blind_sees: bool):
+    """A detector, the probe, and a control without faces that is above chance or is not."""
+    made = made_run(folder, "good")
+    for name, cls, score, faces in (("probe", "clip_probe", "poor", True), ("blind", "border", "poor", False)):
+        run = made_run(folder, score)
+        run.detector, run.title, run.detector_class, run.role, run.sees_faces = name, name, cls, "control", faces
+        if name == "blind" and not blind_sees:
+            for test in run.tests.values():
+                test.intervals["frame_auc"] = test.intervals["frame_auc"].model_copy(update={"low": 0.4})
+        run.save(folder / "runs" / "made" / name / "seed0" / "result.json")
+    (folder / "runs" / "made" / "poor" / "seed0" / "result.json").unlink()
+    return made
+
+
+@pytest.mark.parametrize("blind_sees", [True, False])
+def test_a_control_without_faces_above_chance_is_warned_of(tmp_path, blind_sees):
+    with_controls(tmp_path, blind_sees)
+    section = sections(collect([tmp_path / "runs"])[0])[0]
+    assert bool(section.warnings) == blind_sees
+    build([tmp_path / "runs"], tmp_path / "board")
+    page = (tmp_path / "board" / "index.html").read_text()
+    assert ("something beside the face goes with the label" in page) == blind_sees
+
+
+def test_controls_are_not_ranked_and_the_margin_over_the_probe_is_printed(tmp_path):
+    made = with_controls(tmp_path, True)
+    section = sections(collect([tmp_path / "runs"])[0])[0]
+    ranks = {line.row.name: line.rank for line in section.table("frame_auc")}
+    assert ranks == {"good": 1, "probe": None, "blind": None}
+    margin = made.tests["EE"].frame_auc - made_run(tmp_path, "poor").tests["EE"].frame_auc
+    assert f"good {margin:+.3f}" in section.margins[0]
+    assert "blind" not in section.margins[0]

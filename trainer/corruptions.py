@@ -127,7 +127,12 @@ def _video(image: np.ndarray, rate_factor: float, rng) -> np.ndarray:
 
 
 def _jpeg(image: np.ndarray, quality: float, rng) -> np.ndarray:
-    coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
+    return through_jpeg(image, int(quality))
+
+
+def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """A picture, RGB uint8 [H, W, 3], coded as JPEG of a quality, 1 to 100, and decoded."""
+    coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return np.ascontiguousarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1])
 
 

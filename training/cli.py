@@ -16,6 +16,7 @@ COMMANDS = {
     "ablate": ("resproto_fd.training.ablate", "try other ways of scoring on what a run has kept"),
     "leaderboard": ("resproto_fd.training.board", "build the leaderboard from the result files of runs"),
     "submit": ("resproto_fd.training.submit", "take over scores of a method that is not in the harness"),
+    "control": ("resproto_fd.training.control", "train and test a classifier that sees files' statistics alone"),
     "faces": ("resproto_fd.preprocessing.faces", "cut aligned face crops out of videos and pictures"),
     "manifest": ("resproto_fd.preprocessing.arrange", "write a data set's manifest from its tree of frames"),
     "pack": ("resproto_fd.preprocessing.pack", "put a manifest's frames into one LMDB, and verify it"),

@@ -19,6 +19,7 @@ from resproto_fd.training.results import RunResult
 from resproto_fd.training.standing import ties_with_best
 
 RESULT_FILE = "result.json"
+PROBE = "clip_probe"
 DIGITS = 3  # what pages print; rows that print the same number share a rank. The CSV holds every digit.
 
 
@@ -108,6 +109,15 @@ class Row:
         return f"{self.name} | {self.first.source} | {self.selection}"
 
     @property
+    def control(self) -> bool:
+        """Stands in the table for comparison; shown, never ranked or best."""
+        return self.first.role == "control"
+
+    @property
+    def ranks(self) -> bool:
+        return not self.oracle and not self.control
+
+    @property
     def oracle(self) -> bool:
         return self.first.selected_on.oracle
 
@@ -145,9 +155,9 @@ class Line:
 
     row: Row
     cells: list[Cell]  # one a test set, then the mean that ranks
-    best: list[bool] = field(default_factory=list)  # of each cell; empty for an oracle, which is never best
+    best: list[bool] = field(default_factory=list)  # of each cell; empty for oracles and controls, which are never best
     tied: list[bool] = field(default_factory=list)  # of each test set: not distinguishable from the best; as `best`
-    rank: int | None = None  # None for an oracle and for a row without a mean; equal printed means share a rank
+    rank: int | None = None  # None for oracles, controls and rows without a mean; equal printed means share a rank
 
 
 @dataclass
@@ -185,10 +195,17 @@ class Section:
 
         def order(line: Line):
             mean = line.cells[-1].mean
-            return line.row.oracle, mean is None, sign * (mean or 0), line.row.name, line.row.selection
+            return (
+                line.row.oracle,
+                line.row.control,
+                mean is None,
+                sign * (mean or 0),
+                line.row.name,
+                line.row.selection,
+            )
 
         lines.sort(key=order)
-        ranked = [line for line in lines if not line.row.oracle]
+        ranked = [line for line in lines if line.row.ranks]
         for column in range(len(sets) + 1):
             shown = [line.cells[column].shown for line in ranked if line.cells[column].shown is not None]
             best = (min if sign > 0 else max)(shown, default=None)
@@ -203,16 +220,39 @@ class Section:
         return lines
 
     def ties(self, metric: str) -> dict[str, set[str]]:
-        """Keys of the rows that each test set cannot tell from its best; oracles take no part."""
+        """Keys of the rows that each test set cannot tell from its best; oracles and controls take no part."""
         if metric not in self._ties:
-            rows = {row.key: row.runs for row in self.rows if not row.oracle}
+            rows = {row.key: row.runs for row in self.rows if row.ranks}
             self._ties[metric] = ties_with_best(rows, self.test_sets, metric)
         return self._ties[metric]
 
     @cached_property
+    def warnings(self) -> list[str]:
+        """Controls that see no face and are above chance all the same: something else goes with the label."""
+        return [
+            f"{name}: {row.first.title} sees no face, and its frame AUC is {test.frame_auc:.{DIGITS}f} (95 % interval "
+            f"from {limits.low:.{DIGITS}f}): something beside the face goes with the label; a detector may use it."
+            for row in self.rows
+            if row.control and not row.first.sees_faces
+            for name, test in row.first.tests.items()
+            if (limits := test.intervals.get("frame_auc")) and limits.low is not None and limits.low > 0.5
+        ]
+
+    @cached_property
+    def margins(self) -> list[str]:
+        """How far each ranked row's mean frame AUC is above that of the frozen-CLIP probe, the best if several."""
+        probes = [row for row in self.rows if row.control and row.first.detector_class == PROBE]
+        means = [mean for row in probes if (mean := row.mean(self.mean_sets, "frame_auc").mean) is not None]
+        if not means:
+            return []
+        over = {row.name: row.mean(self.mean_sets, "frame_auc").mean for row in self.rows if row.ranks}
+        text = ", ".join(f"{name} {mean - max(means):+.{DIGITS}f}" for name, mean in over.items() if mean is not None)
+        return [f"Mean frame AUC over the frozen-CLIP probe's {max(means):.{DIGITS}f}: {text}."] if text else []
+
+    @cached_property
     def notes(self) -> list[str]:
         """What a reader must know before comparing rows of this table."""
-        notes = []
+        notes = [*self.warnings, *self.margins]
         for name in self.test_sets:
             tests = [(row, run, run.tests[name]) for row in self.rows for run in row.runs if name in run.tests]
             for reason in sorted({test.undefined for *_, test in tests if test.undefined}):
@@ -355,6 +395,7 @@ CSV_COLUMNS = (
     + [f"{level}_{short}" for level in _LEVELS for short in (*_MEANINGS, "balanced_acc")]
     + ["undefined", "selected_on", "oracle", "overrides", "title", "in_domain", "real_frames", "real_videos", "skipped"]
     + ["frames_hash", "parameters", "trainable_parameters", "train_images", "commit", "dirty", "checkpoint_sha256"]
+    + ["role"]
     + [f"{metric}_{end}" for metric in LIMITS for end in ("low", "high")]
 )
 
@@ -386,7 +427,7 @@ TIE_RULE = (
 )
 RANK_RULE = (
     "ranked by the mean over the test sets nobody was trained on; numbers that print the same share a rank; "
-    "a checkpoint chosen on a test set (oracle) is never ranked."
+    "a checkpoint chosen on a test set (oracle) is never ranked, nor is a control."
 )
 
 

@@ -66,8 +66,8 @@ def _intro(sections: list[Section], problems: list[Problem]) -> str:
         "standard deviation over seeds. A row's rank is that of its mean over the test sets nobody was trained on; "
         f"numbers equal to {DIGITS} decimals share it. The best of each column is bold; {escape(TIE_RULE)} Small "
         "figures below a number are its 95 % interval, which respects that frames of one video, and videos of one "
-        "source, are not independent. A checkpoint chosen on a "
-        "test set is marked as an oracle, stands below and is never ranked.</p>",
+        "source, are not independent. Controls are there to be compared with, and are not ranked. A checkpoint "
+        "chosen on a test set is marked as an oracle, stands below and is never ranked.</p>",
     ]
     out += [f"<div class='note' role='note'>{escape(text)}</div>" for text in fingerprint_warnings(sections)]
     if problems:
@@ -143,8 +143,12 @@ def _board(section: Section, name: str, lines: list[Line], ids: dict[int, str]) 
     heads.append(_head("Parameters", "All parameters of the detector, trained or not, in millions", "", "ascending"))
     heads.append(_head("Checkpoint", "How the tested checkpoint was chosen: part of every number", "t", "ascending"))
     bodies = ""
-    for kind, oracle in (("ranked", False), ("oracles", True)):
-        body = "".join(_line(line, section, name, ids) for line in lines if line.row.oracle is oracle)
+    for kind, of_kind in (
+        ("ranked", lambda row: row.ranks),
+        ("controls", lambda row: row.control and not row.oracle),
+        ("oracles", lambda row: row.oracle),
+    ):
+        body = "".join(_line(line, section, name, ids) for line in lines if of_kind(line.row))
         bodies += f"<tbody class='{kind}'>{body}</tbody>" if body else ""
     label = escape(f"{metric.title}, {section.protocol}")
     return (
@@ -181,6 +185,7 @@ def _line(line: Line, section: Section, name: str, ids: dict[int, str]) -> str:
     millions = "" if run.parameters is None else f"{run.parameters / 1e6:.1f} M"
     rank = line.rank or ""
     tag = "<span class='tag'>oracle</span>" if row.oracle else ""
+    tag += "<span class='tag'>control</span>" if row.control else ""
     tag += f"<span class='tag'>{escape(run.source)}</span>" if run.source != "measured" else ""
     return (
         f"<tr data-name='{_search_text(row)}'><td class='rank' data-v='{rank}' data-set=''>{rank or '–'}</td>"

@@ -185,6 +185,8 @@ def _fingerprint(
     }
     if protocol.sampling != "proportional":
         content["sampling"] = protocol.sampling
+    if protocol.recode is not None:
+        content["recode"] = protocol.recode
     if protocol.corruptions:
         content["corruptions"] = protocol.corruptions
     if protocol.share != 1:

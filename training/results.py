@@ -136,6 +136,8 @@ class RunResult(Record):
 
     schema_version: int = SCHEMA_VERSION
     source: Literal["measured", "submitted"] = "measured"
+    role: Literal["detector", "control"] = "detector"
+    sees_faces: bool = True
     detector: str  # preset, as on the command line
     title: str
     paper: str = ""

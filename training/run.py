@@ -17,12 +17,12 @@ import torch
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import sha256_of, write_text
-from resproto_fd.configs.schema import DetectorConfig, RunConfig
+from resproto_fd.configs.schema import DetectorConfig, ProtocolConfig, RunConfig
 from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.registry import build_detector, class_names, keywords_of
 from resproto_fd.detectors.weights import load_all, read_state_dict, without_pretrained
 from resproto_fd.trainer import checkpoint
-from resproto_fd.trainer.corruptions import corrupted
+from resproto_fd.trainer.corruptions import corrupted, through_jpeg
 from resproto_fd.trainer.data import FrameDataset, FrameList, Normaliser
 from resproto_fd.trainer.distributed import World, barrier, joined
 from resproto_fd.trainer.fields import batch_fields
@@ -80,7 +80,10 @@ def train(config: RunConfig) -> RunResult | None:
         skip = config.data.on_bad_frame == "skip"
         augment = train_transform(config.detector.train.augment, config.detector.input, config.run.augment_on)
         fields = batch_fields(detector, frames, resolved.sides)
-        data = FrameDataset(frames, resolved.stores, augment, config.seed, replace_bad=skip, fields=fields)
+        change = _changed(config.protocol)
+        data = FrameDataset(
+            frames, resolved.stores, augment, config.seed, replace_bad=skip, fields=fields, change=change
+        )
         validate = bench.validate if resolved.selection else None
         trainer = Trainer(detector, data, config, world, folder, validate, resolved.fingerprint)
         progress = trainer.fit()
@@ -165,8 +168,16 @@ def _refuse_one_class(frames: FrameList) -> None:
 Change = Callable[[np.ndarray, str], np.ndarray] | None
 
 
-def _change(corruption: str, severity: int, image: np.ndarray, frame: str) -> np.ndarray:
-    return corrupted(image, corruption, severity, frame)
+def _changed(protocol: ProtocolConfig, corruption: str | None = None, severity: int = 0) -> Change:
+    """What is done to each stored frame: made alike, if the protocol wants it, then corrupted; None for nothing."""
+    if protocol.recode is None and corruption is None:
+        return None
+    return partial(_change, protocol.recode, corruption, severity)
+
+
+def _change(quality: int | None, corruption: str | None, severity: int, image: np.ndarray, frame: str) -> np.ndarray:
+    image = image if quality is None else through_jpeg(image, quality)
+    return image if corruption is None else corrupted(image, corruption, severity, frame)
 
 
 class _Bench:
@@ -185,7 +196,7 @@ class _Bench:
     def _score(
         self, detector: Detector, frames: FrameList, title: str, keep_features: bool = False, change: Change = None
     ) -> tuple[Scored, FrameDataset]:
-        run = self.config.run
+        run, change = self.config.run, change or _changed(self.config.protocol)
         transform = plain_transform(self.config.detector.input)
         dataset = FrameDataset(frames, self.resolved.stores, transform, change=change)
         scored = score_frames(
@@ -269,7 +280,7 @@ class _Bench:
                     path = self.folder / "scores_corrupted" / f"{name}@{corruption}-{severity}.npz"
                     table = self._finished(path, frames, sha, features=False)
                     if table is None:
-                        change = partial(_change, corruption, severity)
+                        change = _changed(self.config.protocol, corruption, severity)
                         title = f"testing {name}, {corruption} {severity}"
                         scored, _ = self._score(detector, frames, title, change=change)
                         table = self._table(name, scored, frames, sha)
@@ -307,6 +318,8 @@ class _Bench:
             title=config.detector.title or config.detector.name,
             paper=config.detector.paper,
             detector_class=config.detector.detector,
+            role=config.detector.role,
+            sees_faces=config.detector.sees_faces,
             overrides=overrides_of(config),
             protocol=config.protocol.name,
             fingerprint=self.resolved.fingerprint,

@@ -151,45 +151,79 @@ def _check_words(args: argparse.Namespace) -> None:
 
 
 def _save(args: argparse.Namespace, resolved, given: dict[str, list[float]]) -> Path:
-    """The score tables and the result file of a submission, in a run folder of its own."""
-    from resproto_fd.training.results import RunResult, Selection, test_result, versions
+    from resproto_fd.training.results import Selection
+
+    return save_result(
+        resolved,
+        given,
+        args.out,
+        args.name,
+        args.seed,
+        checkpoint=sha256_of(args.scores),
+        title=args.title or args.name,
+        source="submitted",
+        paper=args.paper,
+        selected_on=Selection(rule="given"),
+        parameters=args.parameters,
+        note=args.note,
+    )
+
+
+def save_result(
+    resolved,
+    given: dict[str, list[float]],
+    out: str,
+    name: str,
+    seed: int,
+    checkpoint: str | None = None,
+    **said,
+) -> Path:
+    """The score tables and the result file of scores that no detector here made, in a run folder of their own.
+
+    Args:
+        resolved: The protocol.
+        given: Scores of each test set's frames, in their order.
+        out: Folder of runs.
+        name: Of the method: the run folder's.
+        seed: Of its training.
+        checkpoint: SHA-256 of what the scores came from.
+        said: Further fields of the result.
+
+    Raises:
+        UserError: The run folder holds a result already.
+    """
+    from resproto_fd.training.results import RunResult, test_result, versions
     from resproto_fd.training.scores import ScoreTable
 
-    folder = Path(args.out) / resolved.config.name / args.name / f"seed{args.seed}"
+    folder = Path(out) / resolved.config.name / name / f"seed{seed}"
     if (folder / "result.json").exists():
         raise UserError(f"{folder}: holds a result already; another --name or --seed, or remove it")
-    sha = sha256_of(args.scores)
     tests = {}
-    for name, frames in resolved.tests.items():
+    for test_set, frames in resolved.tests.items():
         owners = [frames.videos[i] for i in frames.video_index]
         table = ScoreTable(
-            name,
+            test_set,
             [video.id for video in owners],
             frames.numbers,
             frames.labels,
             [video.method for video in owners],
-            given[name],
+            given[test_set],
             forgery_type=[video.forgery_type for video in owners],
-            detector=args.name,
-            checkpoint=sha,
+            detector=name,
+            checkpoint=checkpoint,
         )
-        table.save(folder / "scores" / f"{name}.npz")
-        tests[name] = test_result(table, in_domain=name in resolved.config.train)
+        table.save(folder / "scores" / f"{test_set}.npz")
+        tests[test_set] = test_result(table, in_domain=test_set in resolved.config.train)
     result = RunResult(
-        source="submitted",
-        detector=args.name,
-        title=args.title or args.name,
-        paper=args.paper,
+        detector=name,
         protocol=resolved.config.name,
         fingerprint=resolved.fingerprint,
-        seed=args.seed,
-        config={"protocol": resolved.config.model_dump(mode="json"), "scores": Path(args.scores).name},
+        seed=seed,
+        config={"protocol": resolved.config.model_dump(mode="json")},
         versions=versions(),
-        checkpoint_sha256=sha,
-        selected_on=Selection(rule="given"),
+        checkpoint_sha256=checkpoint,
         tests=tests,
-        parameters=args.parameters,
-        note=args.note,
+        **said,
     )
     result.save(folder / "result.json")
     return folder / "result.json"
