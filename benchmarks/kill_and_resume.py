@@ -32,7 +32,7 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 PLACES = ("time", "step", "write", "fsync", "rename", "score", "record")
 PRELOADED = ["resproto_fd.training.cli", "resproto_fd.training.run", "resproto_fd.detectors.resproto_fd"]
-PRELOADED += ["sklearn.metrics", "albumentations"]
+PRELOADED += ["sklearn.metrics"]
 
 DETECTOR = """
 detector: resproto_fd

@@ -75,7 +75,7 @@ def test_light_commands_import_nothing_heavy(words):
     code = (
         "import sys\nfrom resproto_fd.training.cli import main\n"
         f"try: main({words!r})\nexcept SystemExit: pass\n"
-        "heavy = {'torch', 'open_clip', 'timm', 'albumentations', 'sklearn', 'cv2', 'scipy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'open_clip', 'timm', 'peft', 'sklearn', 'cv2', 'scipy'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -278,7 +278,7 @@ def git_state(file: str | Path = __file__) -> tuple[str | None, bool | None]:
 def versions() -> dict[str, str]:
     """Versions of Python, of this package, and of the libraries that numbers depend on."""
     found = {"python": platform.python_version()}
-    for name in ("resproto-fd", "torch", "numpy", "scikit-learn", "open_clip_torch", "timm", "albumentations"):
+    for name in ("resproto-fd", "torch", "numpy", "scikit-learn", "open_clip_torch", "timm"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
