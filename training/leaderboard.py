@@ -170,6 +170,13 @@ class Section:
     _ties: dict[str, dict[str, set[str]]] = field(default_factory=dict)
 
     @cached_property
+    def train(self) -> list[str]:
+        """The protocol's training sets, as the first result that tells them has them."""
+        known = (run.config.get("protocol") for row in self.rows for run in row.runs)
+        found = next((protocol.get("train") for protocol in known if isinstance(protocol, dict)), None)
+        return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+    @cached_property
     def in_domain(self) -> set[str]:
         """Test sets whose training split some run was trained on."""
         return {name for row in self.rows for run in row.runs for name, test in run.tests.items() if test.in_domain}

@@ -23,6 +23,7 @@ from resproto_fd.training.leaderboard import (
     fingerprint_warnings,
     number,
 )
+from resproto_fd.training.published_board import published_lines
 from resproto_fd.training.results import RunResult
 
 FIRST_METRIC = "frame_auc"
@@ -108,7 +109,10 @@ def _controls(sections: list[Section]) -> str:
 def _section(section: Section, position: int) -> str:
     ids = {id(row): f"s{position}d{i}" for i, row in enumerate(section.rows)}
     tables = {name: section.table(name) for name in METRICS}
-    boards = "".join(_board(section, name, table, ids) + _plots(section, name, table) for name, table in tables.items())
+    boards = "".join(
+        _board(section, name, table, ids) + _plots(section, name, table) + _published(section, name)
+        for name, table in tables.items()
+    )
     notes = "".join(f"<li>{escape(note)}</li>" for note in section.notes)
     notes = f"<div class='note' role='note'>Before comparing:<ul>{notes}</ul></div>" if notes else ""
     details = "".join(_detector(section, line.row, ids[id(line.row)]) for line in tables[FIRST_METRIC])
@@ -375,6 +379,33 @@ def _variants(section: Section, row: Row) -> str:
         return ""
     heads = ["Test set", "Score", *(METRICS[m].title for m in DETAIL_METRICS)]
     return "<h4>Other scores of the same frames</h4>" + _small_table(heads, lines, "Other scores of the same frames")
+
+
+def _published(section: Section, name: str) -> str:
+    """Published numbers of the same training and test sets, with what our own run of a method of that title gave."""
+    lines = published_lines(section.train, section.test_sets, name)
+    if not lines:
+        return ""
+    sets = [test_set for test_set in section.test_sets if any(test_set in line.values for line in lines)]
+    measured = {row.first.title: row for row in section.rows if row.ranks}
+    body = []
+    for line in lines:
+        cells = []
+        for test_set in sets:
+            row = line.values.get(test_set)
+            own = measured[line.method].cell(test_set, name).mean if line.method in measured else None
+            apart = f"<small>ours {own - row.value:+.{DIGITS}f}</small>" if row and own is not None else ""
+            note = escape(f"{row.test_set_printed}; {row.note}".strip("; ")) if row else "not printed"
+            cells.append(f"<td title='{note}'>{row.printed if row else '–'}{apart}</td>")
+        body.append(([line.method, line.venue], [*cells, f"<td>{escape(f'{line.source}, {line.table}')}</td>"]))
+    title = f"Published, not measured here: {METRICS[name].title}"
+    table = _small_table(["Method", "Venue", *sets, "Source"], body, f"{title}, {section.protocol}")
+    return (
+        f"<details class='published {_on(name)}' data-metric='{name}'><summary>{title} ({_count(len(lines), 'row')})"
+        "</summary><p class='soft'>As their papers print them, trained on the same sets: frames, checkpoints and how "
+        "these were chosen are theirs. Small: our own run of the method minus the paper's number.</p>"
+        f"{table}</details>"
+    )
 
 
 def _robustness(row: Row) -> str:

@@ -1,0 +1,77 @@
+"""Published numbers beside measured rows: apart from them, matched by training sets, test sets and metric."""
+
+import pytest
+
+from resproto_fd.configs import loading
+from resproto_fd.training.leaderboard import build
+from resproto_fd.training.published import find_published
+from resproto_fd.training.published_board import own_names, published_lines
+from resproto_fd.training.results import RunResult, Selection, TestResult
+
+
+def made_result(folder, title, protocol, frame_auc, detector="x"):
+    test = TestResult(
+        frames=10, real_frames=5, videos=4, real_videos=2, frame_auc=frame_auc, frame_ap=0.8, frame_eer=0.2,
+        frame_acc=0.7, frame_balanced_acc=0.7, video_auc=0.9, video_ap=0.8, video_eer=0.1, video_acc=0.8, video_balanced_acc=0.8,
+        frames_hash="0" * 64, in_domain=False,
+    )  # fmt: skip
+    RunResult(
+        detector=detector, title=title, protocol=protocol.name, fingerprint="12345678", seed=0,
+        config={"protocol": protocol.model_dump(mode="json")}, selected_on=Selection(rule="last"),
+        tests={"Celeb-DF-v2": test, "DFDC": test},
+    ).save(folder / detector / "result.json")  # fmt: skip
+
+
+def test_lines_are_the_printed_cells_of_the_same_sets_and_level():
+    lines = published_lines(["FaceForensics++"], ["Celeb-DF-v2", "DFDC"], "frame_auc")
+    own = next(line for line in lines if line.method == "ResProto-FD" and line.table == "Table 2")
+    cell = find_published(method="ResProto-FD", source="resproto_fd", table="Table 2", test_set="DFDC", metric="auc")[0]
+    assert own.values["DFDC"].value == cell.value
+    assert all(set(line.values) <= {"Celeb-DF-v2", "DFDC"} for line in lines)
+    assert all(row.level in ("frame", "image") for line in lines for row in line.values.values())
+    video = published_lines(["FaceForensics++"], ["DFDC"], "video_auc")
+    assert {row.level for line in video for row in line.values.values()} == {"video"}
+
+
+@pytest.mark.parametrize(
+    "name", ["genface_forgery_am", "df40_cross", "gid_df_c40", "multi_ff_cdf_dff", "genimage_sd14"]
+)
+def test_the_papers_protocols_find_their_tables(name):
+    protocol = loading.load("protocols", name)
+    metric = "frame_acc" if name == "genimage_sd14" else "frame_auc"
+    lines = published_lines(protocol.train, protocol.test, metric)
+    if name == "multi_ff_cdf_dff":  # Table 5 alone prints a single test set; Table 4 prints one number over two
+        assert {line.table for line in lines} <= {"Table 5"}
+    else:
+        assert len(lines) >= 5
+        assert {test_set for line in lines for test_set in line.values} <= set(protocol.test)
+
+
+def test_other_training_sets_have_other_numbers_and_unknown_ones_none():
+    assert published_lines(["Demo-A"], ["Demo-B"], "frame_auc") == []
+    assert published_lines(["FaceForensics++", "DFDC"], ["Celeb-DF-v2"], "frame_auc") == []
+
+
+def test_names_of_data_sets_are_known_here():
+    known = set(loading.names("datasets"))
+    assert {
+        own_names(name)[0] for name in ("GenFace/EFS", "DF40/simswap", "GenImage/Midjourney", "GenImage/SD v1.5")
+    } <= known
+
+
+def test_the_page_shows_them_apart_with_the_difference_to_our_own_run(tmp_path):
+    protocol = loading.load("protocols", "ffpp_c23_cross")
+    cell = next(
+        line.values["DFDC"]
+        for line in published_lines(protocol.train, ["DFDC"], "frame_auc")
+        if line.method == "Xception"
+    )
+    made_result(tmp_path / "runs", "Xception", protocol, cell.value + 0.05)
+    made_result(tmp_path / "runs", "<script>alert(1)</script>", protocol, 0.6, detector="y")
+    build([tmp_path / "runs"], tmp_path / "board")
+    page = (tmp_path / "board" / "index.html").read_text()
+    assert "Published, not measured here: Frame AUC" in page
+    assert f"{cell.printed}<small>ours +0.050</small>" in page
+    assert "<script>alert" not in page
+    board = page[page.index("class='board") : page.index("</table>")]
+    assert "EfficientB4" not in board
