@@ -278,13 +278,15 @@ def test_configurations_that_differ_between_seeds_are_named():
     assert "Differs between these runs: model.k." in render(sections(results), [])
 
 
-def test_building_writes_three_files_and_the_same_bytes_again(tmp_path):
+def test_building_writes_five_files_and_the_same_bytes_again(tmp_path):
     saved(tmp_path / "runs", [run("a", {"B": 0.7}), run("a", {"B": 0.8}, 1), run("b", {"B": 0.9})])
     summary = build([tmp_path / "runs"], tmp_path / "one")
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [
         "index.html",
         "leaderboard.csv",
+        "leaderboard.json",
         "leaderboard.md",
+        "leaderboard.tex",
     ]
     assert (summary.runs, len(summary.sections), summary.problems) == (3, 1, [])
     assert summary.page.read_text().startswith("<!doctype html>")

@@ -12,7 +12,8 @@ from resproto_fd.training.results import RunResult, Selection, TestResult
 def made_result(folder, title, protocol, frame_auc, detector="x"):
     test = TestResult(
         frames=10, real_frames=5, videos=4, real_videos=2, frame_auc=frame_auc, frame_ap=0.8, frame_eer=0.2,
-        frame_acc=0.7, frame_balanced_acc=0.7, video_auc=0.9, video_ap=0.8, video_eer=0.1, video_acc=0.8, video_balanced_acc=0.8,
+        frame_acc=0.7, frame_balanced_acc=0.7, video_auc=0.9, video_ap=0.8, video_eer=0.1, video_acc=0.8,
+        video_balanced_acc=0.8,
         frames_hash="0" * 64, in_domain=False,
     )  # fmt: skip
     RunResult(

@@ -341,11 +341,11 @@ def sections(results: Iterable[RunResult]) -> list[Section]:
 
 
 def build(runs: Iterable[str | Path], out_dir: str | Path) -> Summary:
-    """Write index.html, leaderboard.csv and leaderboard.md into a folder.
+    """Write index.html and leaderboard.csv, .md, .json and .tex into a folder.
 
     Args:
         runs: Result files, run folders, or folders above run folders.
-        out_dir: Made when missing; files of these three names in it are replaced.
+        out_dir: Made when missing; files of these names in it are replaced.
 
     Returns:
         What was made. Broken result files are left out, named in `problems` and on the page.
@@ -353,6 +353,7 @@ def build(runs: Iterable[str | Path], out_dir: str | Path) -> Summary:
     Raises:
         UserError: A path does not exist, or there is no result file at all.
     """
+    from resproto_fd.training.leaderboard_export import to_json, to_latex
     from resproto_fd.training.leaderboard_page import render
 
     results, problems = collect(runs)
@@ -362,6 +363,8 @@ def build(runs: Iterable[str | Path], out_dir: str | Path) -> Summary:
         "index.html": render(tables, problems),
         "leaderboard.csv": to_csv(results),
         "leaderboard.md": to_markdown(tables, problems),
+        "leaderboard.json": to_json(tables, problems),
+        "leaderboard.tex": to_latex(tables),
     }
     for name, text in files.items():
         with atomic_file(out_dir / name) as file:
