@@ -18,10 +18,12 @@ NASTY = r"<script> 50% of A_1 & {x} $y$ #~^ \input{/etc/passwd} – é 漢"
 def board(tmp_path):
     for name in ("good", "also_good", "poor"):
         made_run(tmp_path, name)
-    run = made_run(tmp_path, "poor", seed=1)
+    run = made_run(tmp_path, "poor")
     run.title = NASTY
     run.detector = "nasty"
-    run.save(tmp_path / "runs" / "made" / "nasty" / "result.json")
+    nasty = tmp_path / "runs" / "made" / "nasty"
+    shutil.copytree(tmp_path / "runs" / "made" / "poor" / "seed0", nasty)
+    run.save(nasty / "result.json")
     build([tmp_path / "runs"], tmp_path / "board")
     return tmp_path / "board"
 
