@@ -146,7 +146,7 @@ def describe_detectors() -> list[dict[str, str]]:
                 "title": config.title or name,
                 "class": config.detector,
                 "paper": config.paper,
-                "backbone": _backbone_title(config.model.get("backbone")),
+                "backbone": backbone_title(config.model.get("backbone")),
                 "pretrained": _pretrained_title(config.model.get("pretrained")),
             }
         )
@@ -212,7 +212,8 @@ def _import_entry_point(point: EntryPoint) -> None:
         raise UserError(f"detector '{point.name}': {point.value} was imported but registers no such name")
 
 
-def _backbone_title(backbone: Any) -> str:
+def backbone_title(backbone: Any) -> str:
+    """A backbone as tables print it: its name, or what an own layout is; "" where a preset says none."""
     if not isinstance(backbone, dict):
         return backbone or ""
     vision = backbone.get("vision_cfg", {})

@@ -39,6 +39,22 @@ class Estimate(Record):
     high: Rate | None
 
 
+class Transfer(Record):
+    """Frames called fake by a threshold that was fixed on the split which the checkpoint was selected on."""
+
+    threshold: Rate
+    fpr: Rate | None
+    tpr: Rate | None
+
+
+class Compute(Record):
+    """What a row costs and sees: rows that differ in it are no fair race."""
+
+    backbone: str = ""
+    input_size: Count | None = None
+    gflops: Annotated[float, Field(ge=0)] | None = None  # of one image, multiply and add counted apart
+
+
 class Metrics(Record):
     """Metrics of one set of frames (see `metrics.table_metrics`); None is undefined, see `undefined`."""
 
@@ -88,6 +104,7 @@ class TestResult(Metrics):
 
     per_method: dict[str, MethodResult] = {}
     variants: dict[str, Metrics] = {}  # other scores of the same frames, e.g. "clip" and "grp" of ResProto-FD
+    transfer: dict[str, Transfer] = {}  # by rule, see `shift.RULES`; empty without a selection split
     intervals: dict[str, Estimate] = {}  # "frame_auc", "video_tpr_at_fpr_1_in_100", ...; empty in older files
     skipped: Count = 0  # frames that could not be read and are in no number
     frames_hash: Sha256
@@ -153,9 +170,13 @@ class RunResult(Record):
     checkpoint_sha256: Sha256 | None = None
     selected_on: Selection
     tests: dict[str, TestResult]
+    compute: Compute = Compute()
+    pooled_auc: Rate | None = None  # frames of all test sets as one
+    cross_auc: dict[str, dict[str, Rate]] = {}  # reals of one test set against fakes of another
     robustness: dict[str, dict[str, dict[str, Metrics]]] = {}  # test set, corruption, severity "1" to "5"
     parameters: Count | None = None
     trainable_parameters: Count | None = None
+    flops: Count | None = None  # of one frame's forward pass, two a multiply-add
     train_images: Count | None = None
     timing: dict[str, Seconds] = {}  # "train_seconds", "test_images_per_second", ...
     note: str = ""

@@ -19,7 +19,7 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import sha256_of, write_text
 from resproto_fd.configs.schema import DetectorConfig, ProtocolConfig, RunConfig
 from resproto_fd.detectors.base import Detector
-from resproto_fd.detectors.registry import build_detector, class_names, keywords_of
+from resproto_fd.detectors.registry import backbone_title, build_detector, class_names, keywords_of
 from resproto_fd.detectors.weights import load_all, read_state_dict, without_pretrained
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.corruptions import corrupted, through_jpeg
@@ -30,11 +30,11 @@ from resproto_fd.trainer.scoring import Scored, score_frames
 from resproto_fd.trainer.trainer import Trainer, exclusive
 from resproto_fd.trainer.transforms import plain_transform, train_transform
 
-from . import protocols
+from . import protocols, shift
 from .features import features_path, save_features
 from .metrics import table_metrics
 from .protocols import ResolvedProtocol
-from .results import Metrics, RunResult, Selection, git_state, test_result, versions
+from .results import Compute, Metrics, RunResult, Selection, Transfer, git_state, test_result, versions
 from .scores import ScoreTable
 
 
@@ -261,6 +261,7 @@ class _Bench:
                     table.save(path)
             tables[name] = table
         robustness = self._corrupted(detector, sha)
+        source = self._selection_scores(detector, sha)
         barrier(self.world)
         if not self.world.is_main:
             return None
@@ -268,8 +269,42 @@ class _Bench:
             timing = timing | {"test_seconds": seconds, "test_images_per_second": scored_now / seconds}
         result = self._result(detector, selection, tables, timing, sha, train_images, note)
         result.robustness = robustness
+        result.pooled_auc, result.cross_auc = shift.pooled_auc(tables), shift.cross_aucs(tables)
+        result.compute = self._compute(detector)
+        for rule, threshold in (shift.thresholds(source) if source is not None else {}).items():
+            for name, table in tables.items():
+                fpr, tpr = shift.transferred(table, threshold)
+                result.tests[name].transfer[rule] = Transfer(threshold=threshold, fpr=fpr, tpr=tpr)
         result.save(self.folder / "result.json")
         return result
+
+    def _selection_scores(self, detector: Detector, sha: str | None) -> ScoreTable | None:
+        """Scores of the split that checkpoints are selected on, if it is on this machine; kept like those of tests."""
+        frames, name = self.resolved.selection, self.config.protocol.selection.dataset
+        if frames is None or name is None:
+            return None
+        path = self.folder / "scores_selection" / f"{name}.npz"
+        table = self._finished(path, frames, sha, features=False)
+        if table is None:
+            scored, _ = self._score(detector, frames, f"scoring {name} {self.config.protocol.selection.split}")
+            table = self._table(name, scored, frames, sha)
+            if self.world.is_main:
+                table.save(path)
+        return table
+
+    def _compute(self, detector: Detector) -> Compute:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        config = self.config.detector
+        size = config.input.size
+        image = self.normalise(torch.full((1, 3, size, size), 128, dtype=torch.uint8))
+        was_training = detector.training
+        detector.eval()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            detector(image)
+        detector.train(was_training)
+        gflops = round(counter.get_total_flops() / 1e9, 3)
+        return Compute(backbone=backbone_title(config.model.get("backbone")), input_size=size, gflops=gflops)
 
     def _corrupted(self, detector: Detector, sha: str | None) -> dict[str, dict[str, dict[str, Metrics]]]:
         """Metrics under the protocol's corruptions, by test set, corruption and severity; scores are kept as well."""
