@@ -10,6 +10,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Self
 
 from ..configs.errors import UserError
 from ..losses.residual import at_least_float32
@@ -110,6 +111,35 @@ class Detector(nn.Module):
 
     def after_step(self) -> None:
         """Called after each optimiser step (a parameter kept in its range, a teacher that follows)."""
+
+    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A DeepfakeBench checkpoint's tensors under this detector's own names; what has no part in it left out.
+
+        The part of the architecture in which DeepfakeBench's differs may be changed to be as its is.
+
+        Raises:
+            UserError: DeepfakeBench has no such detector.
+        """
+        raise UserError(f"{type(self).__name__} has no counterpart in DeepfakeBench: its checkpoints do not fit")
+
+    def load_deepfakebench(self, state: Mapping[str, Tensor]) -> Self:
+        """Loads a DeepfakeBench checkpoint, every tensor that has an effect, and nothing else.
+
+        Args:
+            state: As DeepfakeBench saved it, with or without `module.` before its keys, and with or without the index
+                tables that older versions of its libraries saved.
+
+        Raises:
+            UserError: DeepfakeBench has no such detector, or the checkpoint is of another; the first keys that do not
+                fit are named.
+        """
+        from .weights import load_all
+
+        parallel = state and all(key.startswith("module.") for key in state)
+        state = {key.removeprefix("module.") if parallel else key: value for key, value in state.items()}
+        state = {key: value for key, value in state.items() if not key.endswith("position_ids")}
+        load_all(self, self.from_deepfakebench(state), "DeepfakeBench checkpoint")
+        return self
 
     def checkpoint_activations(self) -> None:
         """Trades time for memory: activations of the backbone are computed again in the backward pass.

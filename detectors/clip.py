@@ -2,6 +2,8 @@
 
 from typing import Annotated, Literal
 
+import torch
+from open_clip.transformer import VisionTransformer
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +12,7 @@ from ..losses.global_batch import gather_rows
 from ..losses.residual import at_least_float32, temperature
 from .base import Detector, Output, two_class_output
 from .clip_tower import FORGED_PROMPTS, REAL_PROMPTS, Backbone, load_clip
+from .deepfakebench_names import clip_vit
 from .registry import register
 from .sample_pairs import SamplePairContrast
 
@@ -17,6 +20,8 @@ from .sample_pairs import SamplePairContrast
 @register("clip")
 class ClipClassifier(Detector):
     """The whole image tower of CLIP, trained with a linear classifier on its projected embedding (not normalised).
+
+    DeepfakeBench's checkpoints are of the embedding before the projection: loading one takes the projection away.
 
     Args:
         backbone: See `clip_tower.Backbone`.
@@ -43,6 +48,18 @@ class ClipClassifier(Detector):
         self.clip.drop_text()
         self.clip.logit_scale.requires_grad_(False)
         self.classifier = nn.Linear(self.clip.embed_dim, 2)
+
+    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See `Detector.from_deepfakebench`; of a ViT."""
+        visual = self.clip.visual
+        if not isinstance(visual, VisionTransformer):
+            return super().from_deepfakebench(state)
+        visual.proj = None
+        self.classifier = nn.Linear(visual.class_embedding.numel(), 2).to(self.classifier.weight)
+        own = {"clip.logit_scale": self.clip.logit_scale.data, "clip.quick_gelu": torch.tensor(True)}
+        tower = {f"clip.visual.{key}": value for key, value in clip_vit(state).items()}
+        rest = {key.replace("head.", "classifier."): v for key, v in state.items() if not key.startswith("backbone.")}
+        return own | tower | rest
 
     def encode(self, images: Tensor) -> Tensor:
         return self.clip(images)

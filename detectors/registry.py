@@ -31,11 +31,16 @@ MODULES = {
     "clip_probe": "resproto_fd.detectors.controls",
     "clip_zero_shot": "resproto_fd.detectors.clip",
     "cvit": "resproto_fd.detectors.cvit",
+    "efficientnetb4": "resproto_fd.detectors.efficientnet_b4",
+    "ffd": "resproto_fd.detectors.xception_variants",
     "gm_df": "resproto_fd.detectors.gm_df",
+    "meso4": "resproto_fd.detectors.mesonet",
+    "meso4Inception": "resproto_fd.detectors.mesonet",
     "mfclip": "resproto_fd.detectors.mfclip",
     "resproto_fd": "resproto_fd.detectors.resproto_fd",
     "sd2": "resproto_fd.detectors.sd2",
     "sd2_probe": "resproto_fd.detectors.sd2_probe",
+    "spsl": "resproto_fd.detectors.xception_variants",
     "timm": "resproto_fd.detectors.timm_backbone",
 }
 """Where the built-in classes live."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..configs.errors import UserError
 from ..configs.loading import nearest
+from . import deepfakebench_names
 from .base import Detector, Output, two_class_output
 from .registry import register
 from .weights import fetch, load_all, pretrained_skipped, read_state_dict
@@ -43,6 +44,14 @@ class TimmClassifier(Detector):
         self.backbone = _build(backbone, None if pretrained_skipped() else pretrained, options or {})
         size = getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(size, 2))
+
+    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See `Detector.from_deepfakebench`; for those timm networks that DeepfakeBench has too."""
+        rename = deepfakebench_names.NETWORKS.get(type(self.backbone).__name__)
+        if rename is None:
+            return super().from_deepfakebench(state)
+        names = {key: rename(key) for key in state}
+        return {names[key]: value for key, value in state.items() if names[key] is not None}
 
     def encode(self, images: Tensor) -> Tensor:
         return self.backbone(images)

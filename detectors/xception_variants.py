@@ -1,0 +1,101 @@
+"""Detectors that put something before, into or beside Xception: SPSL and FFD."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import Output
+from .registry import register
+from .timm_backbone import TimmClassifier
+
+XCEPTION = "legacy_xception"
+MIDDLE = 728
+
+
+@register("spsl")
+class SPSL(TimmClassifier):
+    """The picture that the phase of its spectrum gives, as a fourth channel (Liu et al., CVPR 2021).
+
+    The network is whole, as DeepfakeBench's is; the paper's is cut short.
+
+    Args:
+        pretrained, dropout, options: See `TimmClassifier`; timm spreads the weights of three channels over four.
+    """
+
+    def __init__(
+        self, pretrained: bool | str | None = True, dropout: float = 0.0, options: dict[str, Any] | None = None
+    ):
+        super().__init__(XCEPTION, pretrained, dropout, {"in_chans": 4, **(options or {})})
+
+    def encode(self, images: Tensor) -> Tensor:
+        return super().encode(torch.cat([images, phase_picture(images)], dim=1))
+
+
+def phase_picture(images: Tensor) -> Tensor:
+    """Inverse transform of exp(i phase) of the mean channel, its real part: [B, 3, H, W] -> [B, 1, H, W]."""
+    spectrum = torch.fft.fft2(images.float().mean(dim=1, keepdim=True))
+    return torch.fft.ifft2(torch.exp(1j * spectrum.angle())).real.to(images.dtype)
+
+
+@register("ffd")
+class FFD(TimmClassifier):
+    """A map of where the forgery is, learnt within Xception, that weighs its features (Dang et al., CVPR 2020).
+
+    Args:
+        pretrained, dropout, options: See `TimmClassifier`.
+        mask_weight: Of the mean absolute difference between map and mask, where the batch has masks. 0 asks for none,
+            as DeepfakeBench, whose mask loss cannot run.
+    """
+
+    def __init__(
+        self,
+        pretrained: bool | str | None = True,
+        dropout: float = 0.0,
+        options: dict[str, Any] | None = None,
+        mask_weight: float = 0.0,
+    ):
+        super().__init__(XCEPTION, pretrained, dropout, options)
+        self.mask_weight = mask_weight
+        self.requires = frozenset({"mask"} if mask_weight else ())
+        self.map = nn.Module()
+        self.map.c = _Separable(MIDDLE, 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self._weighed(images)[0]
+
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, mask: Tensor | None = None, **fields: Tensor
+    ) -> Output:
+        """See `Detector.forward`; with masks, [B, 1, H, W] in [0, 1], also the map's loss."""
+        features, found = self._weighed(images)
+        output = self.head(features, labels)
+        if mask is not None and self.mask_weight and labels is not None:
+            output.losses["mask"] = (F.adaptive_avg_pool2d(mask, found.shape[-2:]) - found).abs().mean()
+            output.losses["total"] = output.losses["total"] + self.mask_weight * output.losses["mask"]
+        return output
+
+    def _weighed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, D], and the share of forgery at each place of block 7's map, in (0, 1), [B, 1, h, w]."""
+        x, found = images, None
+        for name, part in self.backbone.named_children():
+            if name == "global_pool":
+                break
+            x = part(x)
+            if name == "block7":
+                found = torch.sigmoid(self.map.c(x))
+                x = x * found
+        return self.backbone.forward_head(x), found
+
+
+class _Separable(nn.Module):
+    """Depthwise 3 x 3, then pointwise."""
+
+    def __init__(self, before: int, after: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, before, 3, padding=1, groups=before, bias=False)
+        self.pointwise = nn.Conv2d(before, after, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise(self.conv1(x))

@@ -1,0 +1,121 @@
+"""DeepfakeBench's checkpoints: every key loads, and the numbers are those of its own code (made weights, seed 1)."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors import create_detector
+from resproto_fd.detectors.weights import without_pretrained
+
+TOLERANCES = {
+    "xception": 6e-6,
+    "efficientnetb4": 7e-6,
+    "resnet34": 7e-6,
+    "meso4": 3e-6,
+    "meso4Inception": 3e-6,
+    "spsl": 5e-6,
+    "ffd": 9e-6,
+    "clip": 3e-6,
+}
+"""Detector -> largest relative difference of logits, scores and loss, from the data's own account of float32 noise."""
+
+
+@pytest.fixture(scope="module")
+def parity(shared):
+    folder = shared / "parity"
+    spec = importlib.util.spec_from_file_location("recipe", folder / "recipe.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    return folder, recipe
+
+
+def checkpoint(parity, name: str, seed: int = 1) -> dict[str, torch.Tensor]:
+    folder, recipe = parity
+    keys = json.loads((folder / "keys" / f"{name}.json").read_text())
+    return {key: torch.from_numpy(np.array(value)) for key, value in recipe.fill(keys, seed).items()}
+
+
+def apart(found, wanted) -> float:
+    found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+def make(name: str):
+    with without_pretrained():
+        return create_detector(name, pretrained=None)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", TOLERANCES)
+def test_a_checkpoint_loads_whole_and_gives_deepfakebenchs_numbers(parity, name):
+    folder, recipe = parity
+    golden = json.loads((folder / "golden" / f"{name}_seed1.json").read_text())
+    size, count = golden["input"]["size"], golden["input"]["n"]
+    images, labels = torch.from_numpy(recipe.images(1, count, size)), torch.tensor(golden["labels"])
+    detector = make(name).load_deepfakebench(checkpoint(parity, name)).eval()
+    with torch.no_grad():
+        output, alone = detector(images), detector(images[:1])
+    assert apart(output.logits, golden["eval"]["cls"]) < TOLERANCES[name]
+    assert apart(output.scores, golden["eval"]["prob"]) < TOLERANCES[name]
+    assert apart(alone.logits, golden["eval_single"]["cls"]) < 2 * TOLERANCES[name]
+    assert F.cross_entropy(output.logits, labels).item() == pytest.approx(golden["eval_loss"]["overall"], rel=1e-5)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["xception", "resnet34", "meso4", "meso4Inception", "spsl", "ffd"])
+def test_a_training_step_has_deepfakebenchs_loss_and_gradient(parity, name):
+    folder, recipe = parity
+    golden = json.loads((folder / "golden" / f"{name}_seed1.json").read_text())
+    images = torch.from_numpy(recipe.images(1, golden["input"]["n"], golden["input"]["size"]))
+    detector = make(name).load_deepfakebench(checkpoint(parity, name)).train()
+    for module in detector.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    losses = detector(images, torch.tensor(golden["labels"])).losses
+    losses["total"].backward()
+    assert losses["total"].item() == pytest.approx(golden["train"]["overall"], rel=1e-5)
+    norm = torch.sqrt(sum(p.grad.square().sum() for p in detector.parameters() if p.grad is not None)).item()
+    assert norm == pytest.approx(golden["train"]["grad_norm"], rel=2e-3)
+
+
+@pytest.mark.real
+def test_prefixes_and_index_tables_of_older_files_are_taken_off(parity):
+    state = checkpoint(parity, "meso4")
+    images = torch.from_numpy(parity[1].images(1, 2, 256))
+    expected = make("meso4").load_deepfakebench(state).eval()(images).logits
+    wrapped = {f"module.{key}": value for key, value in state.items()}
+    assert torch.equal(make("meso4").load_deepfakebench(wrapped).eval()(images).logits, expected)
+    clip = checkpoint(parity, "clip")
+    clip["backbone.embeddings.position_ids"] = torch.arange(197)
+    make("clip").load_deepfakebench(clip)
+
+
+@pytest.mark.real
+def test_a_checkpoint_of_another_detector_or_with_a_key_too_few_is_refused_by_name(parity):
+    state = checkpoint(parity, "meso4")
+    with pytest.raises(UserError, match="does not fit TimmClassifier"):
+        make("xception").load_deepfakebench(state)
+    del state["backbone.fc1.bias"]
+    with pytest.raises(UserError, match=r"fc1\.bias is missing"):
+        make("meso4").load_deepfakebench(state)
+
+
+def test_a_detector_that_deepfakebench_lacks_says_so():
+    detector = create_detector("chance")
+    with pytest.raises(UserError, match="Chance has no counterpart in DeepfakeBench"):
+        detector.load_deepfakebench({"a": torch.zeros(1)})
+
+
+@pytest.mark.real
+def test_unused_adjust_channel_weights_are_left_out_and_nothing_else(parity):
+    state = checkpoint(parity, "xception")
+    detector = make("xception")
+    used = detector.from_deepfakebench(state)
+    left_out = {key for key in state if key.startswith("backbone.adjust_channel.")}
+    assert len(used) == len(state) - len(left_out)
+    assert set(used) == set(detector.state_dict())
