@@ -134,7 +134,7 @@ def test_a_protocol_tests_under_corruptions_resumes_and_keeps_scores(tmp_path, c
     assert not np.array_equal(clean.score, blurred.score)
     stamps = {file: file.stat().st_mtime_ns for file in (path.parent / "scores_corrupted").iterdir()}
     assert main(["leaderboard", str(tmp_path / "runs"), "--out", str(tmp_path / "board")]) == 0
-    page = (tmp_path / "board" / "index.html").read_text()
+    page = next((tmp_path / "board" / "rows").iterdir()).read_text()
     assert "Frame AUC under corruptions on Demo-A" in page
     assert "<polyline" in page
     assert f"{found['blur']['5'].frame_auc:.3f}" in page

@@ -20,6 +20,9 @@ from resproto_fd.training.leaderboard import (
 )
 from resproto_fd.training.leaderboard_page import render
 from resproto_fd.training.results import MethodResult, Metrics, RunResult, Selection, TestResult
+from resproto_fd.training.site_charts import Bar, Series, bar_chart, line_chart, tenths
+from resproto_fd.training.site_detector import render_row
+from resproto_fd.training.site_parts import EXPORTS, INDEX, PUBLISHED, ROWS, row_page
 
 COUNTS = {"frames": 40, "real_frames": 20, "videos": 8, "real_videos": 4}
 
@@ -70,6 +73,10 @@ ORACLE = Selection(rule="best", dataset="B", split="test", metric="frame_auc", o
 def only(results):
     (section,) = sections(results)
     return section
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def saved(folder, runs):
@@ -234,11 +241,34 @@ def test_text_from_outside_is_shown_as_text_everywhere_on_the_page():
     plain = run("a", {"B": 0.7})
     for oracle in (False, True):
         nasty.selected_on.oracle = oracle
-        page, expected = Page(render(sections([nasty]), [])), Page(render(sections([plain]), []))
-        assert {tag for tag, _ in page.tags} <= {tag for tag, _ in expected.tags} | {"code", "span", "tbody"}
-        assert sum(tag == "script" for tag, _ in page.tags) == sum(tag == "script" for tag, _ in expected.tags)
-        assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
-        assert any(NASTY in text for text in page.text)
+        for page, expected in zip(pages(nasty), pages(plain), strict=True):
+            assert_text_is_text(page, expected)
+
+
+def pages(result):
+    (section,) = sections([result])
+    return Page(render([section], [])), Page(render_row(section, section.rows[0]))
+
+
+def assert_text_is_text(page, expected):
+    assert {tag for tag, _ in page.tags} <= {tag for tag, _ in expected.tags} | {"code", "span", "tbody"}
+    assert sum(tag == "script" for tag, _ in page.tags) == sum(tag == "script" for tag, _ in expected.tags)
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert any(NASTY in text for text in page.text)
+
+
+def test_text_from_outside_is_text_in_charts():
+    axis = tenths(NASTY)
+    lines = Page(line_chart(NASTY, [Series(NASTY, [(0.1, 0.2), (0.5, 0.6)], [NASTY, NASTY])], axis, axis))
+    bars = Page(bar_chart(NASTY, [Bar(NASTY, 0.7, 0.6, 0.8)]))
+    for chart in (lines, bars):
+        assert {tag for tag, _ in chart.tags} <= {
+            *["figure", "figcaption", "svg", "g", "line", "polyline", "text", "title", "rect", "ul", "li", "p"]
+        }
+        assert NASTY in chart.text
+    (group,) = [a for tag, a in lines.tags if tag == "g" and "data-points" in a]
+    assert [point[2] for point in json.loads(group["data-points"])] == [NASTY, NASTY]
+    assert group["data-series"] == NASTY
 
 
 def test_text_from_outside_cannot_break_out_of_a_markdown_table():
@@ -249,9 +279,13 @@ def test_text_from_outside_cannot_break_out_of_a_markdown_table():
 
 
 def test_the_page_asks_for_nothing_and_its_policy_allows_nothing():
-    page = Page(render(sections([run("a", {"B": 0.7})]), []))
+    (section,) = sections([run("a", {"B": 0.7})])
+    page = Page(render([section], []))
     addresses = [a[name] for _, a in page.tags for name in ("src", "href", "action", "data") if name in a]
-    assert all(address.startswith("#") or address == "data:," for address in addresses)
+    links = {a["href"] for tag, a in page.tags if tag == "a"}
+    site = {INDEX, PUBLISHED, *EXPORTS.values(), row_page(section, section.rows[0]), "#content"}
+    assert links == site
+    assert set(addresses) - links == {"data:,"}
     (policy,) = [a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
     assert policy.startswith("default-src 'none';")
     assert policy.count("'sha256-") == sum(tag == "script" for tag, _ in page.tags)
@@ -260,25 +294,50 @@ def test_the_page_asks_for_nothing_and_its_policy_allows_nothing():
 def test_every_header_can_be_sorted_and_explains_itself():
     page = Page(render(sections([run("a", {"Demo-A": 0.7, "B": 0.8})]), []))
     headers = [a for tag, a in page.tags if tag == "th" and a.get("scope") == "col" and "data-first" in a]
-    assert len(headers) == 8 * len(METRICS)
+    assert len(headers) == 13 * len(METRICS)
     assert all(a["title"] for a in headers)
-    assert sum(tag == "button" for tag, _ in page.tags) == len(headers)
+    buttons = [a for tag, a in page.tags if tag == "button"]
+    assert len(buttons) == len(headers) + 1
+    assert [a.get("id") for a in buttons].count("theme") == 1
 
 
-def test_the_links_of_the_table_lead_to_details_that_exist():
-    page = Page(render(sections([run("a", {"B": 0.7}), run("b", {"B": 0.7}, fingerprint="b" * 16)]), []))
-    links = {a["href"][1:] for tag, a in page.tags if tag == "a"}
-    details = [a["id"] for tag, a in page.tags if tag == "details" and "id" in a]
-    assert links == set(details)
-    assert len(details) == len(set(details)) == 2
+def test_the_links_of_the_tables_lead_to_pages_that_exist_and_back(tmp_path):
+    saved(tmp_path / "runs", [run("a", {"B": 0.7}), run("b", {"B": 0.7}, fingerprint="b" * 16)])
+    index = build([tmp_path / "runs"], tmp_path / "out").page
+    pages = [index, tmp_path / "out" / PUBLISHED, *sorted((tmp_path / "out" / ROWS).iterdir())]
+    assert len(pages) == 4
+    for path in pages:
+        page = Page(path.read_text())
+        ids = {a["id"] for _, a in page.tags if "id" in a}
+        for address in [a["href"] for tag, a in page.tags if tag == "a"]:
+            if address.startswith("#"):
+                assert address[1:] in ids
+            else:
+                assert (path.parent / address).is_file()
+
+
+def test_a_page_of_a_row_that_is_gone_is_removed_and_foreign_files_stay(tmp_path):
+    saved(tmp_path / "runs", [run("a", {"B": 0.7}), run("b", {"B": 0.8})])
+    build([tmp_path / "runs"], tmp_path / "out")
+    rows = tmp_path / "out" / ROWS
+    (rows / "notes.html").write_text("<p>mine</p>")
+    build([tmp_path / "runs" / "run0"], tmp_path / "out")
+    assert len(list(rows.iterdir())) == 2
+    assert (rows / "notes.html").read_text() == "<p>mine</p>"
+
+
+def test_cells_that_a_spreadsheet_would_run_are_made_text():
+    (line,) = csv.DictReader(to_csv([run("a", {"B": 0.7}, title="=1+1")]).splitlines())
+    assert line["title"] == "'=1+1"
 
 
 def test_configurations_that_differ_between_seeds_are_named():
     results = [run("a", {"B": 0.7}, seed, config={"model": {"k": seed, "m": 1}}) for seed in (0, 1)]
-    assert "Differs between these runs: model.k." in render(sections(results), [])
+    (section,) = sections(results)
+    assert "Differs between these runs: model.k." in render_row(section, section.rows[0])
 
 
-def test_building_writes_five_files_and_the_same_bytes_again(tmp_path):
+def test_building_writes_the_site_and_the_same_bytes_again(tmp_path):
     saved(tmp_path / "runs", [run("a", {"B": 0.7}), run("a", {"B": 0.8}, 1), run("b", {"B": 0.9})])
     summary = build([tmp_path / "runs"], tmp_path / "one")
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [
@@ -287,12 +346,15 @@ def test_building_writes_five_files_and_the_same_bytes_again(tmp_path):
         "leaderboard.json",
         "leaderboard.md",
         "leaderboard.tex",
+        "published.html",
+        "rows",
     ]
+    assert len(list((tmp_path / "one" / "rows").iterdir())) == 2
     assert (summary.runs, len(summary.sections), summary.problems) == (3, 1, [])
     assert summary.page.read_text().startswith("<!doctype html>")
     build([tmp_path / "runs"], tmp_path / "two")
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    for path in files_of(tmp_path / "one"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 
 
 def test_the_order_of_the_given_files_does_not_matter(tmp_path):
@@ -300,8 +362,8 @@ def test_the_order_of_the_given_files_does_not_matter(tmp_path):
     files = sorted(tmp_path.rglob("result.json"))
     build(files, tmp_path / "one")
     build(files[::-1], tmp_path / "two")
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    for path in files_of(tmp_path / "one"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 
 
 def test_broken_files_are_left_out_and_named_and_the_rest_is_built(tmp_path):

@@ -1,4 +1,4 @@
-"""A leaderboard from result files, and from nothing else: index.html, leaderboard.csv, leaderboard.md.
+"""A leaderboard from result files, and the score tables beside them: a site, and its tables in four formats.
 
 Rows of different fingerprints are never in one table. A checkpoint chosen on a test set (an oracle) is shown, marked,
 and never ranked. The same files give the same bytes.
@@ -16,7 +16,7 @@ from pathlib import Path
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import atomic_file
 from resproto_fd.training.results import RunResult
-from resproto_fd.training.standing import ties_with_best
+from resproto_fd.training.standing import stored_scores, ties_with_best
 
 RESULT_FILE = "result.json"
 PROBE = "clip_probe"
@@ -94,6 +94,7 @@ class Row:
     """The runs of one detector that differ in nothing but the seed."""
 
     runs: list[RunResult]
+    _over_seeds: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
 
     @property
     def first(self) -> RunResult:
@@ -135,6 +136,16 @@ class Row:
         if None in values:
             return Cell(reason=next(t.undefined or "not defined" for t, v in zip(tests, values) if v is None))
         return Cell(tuple(values))
+
+    def limits(self, test_set: str, metric: str) -> tuple[float, float] | None:
+        """95 % interval of a cell: the stored one of a lone run; of several, that of the mean of their AUCs, from their
+        score tables. None where it is not known."""
+        if len(self.runs) > 1:
+            if test_set not in self._over_seeds:
+                self._over_seeds[test_set] = _limits_over_seeds(self.runs, test_set)
+            return self._over_seeds[test_set].get(metric)
+        found = self.first.tests[test_set].intervals.get(metric) if test_set in self.first.tests else None
+        return None if found is None or found.low is None or found.high is None else (found.low, found.high)
 
     def mean(self, test_sets: list[str], metric: str) -> Cell:
         """The unweighted mean over test sets, of each seed that has all of them."""
@@ -245,16 +256,21 @@ class Section:
             if (limits := test.intervals.get("frame_auc")) and limits.low is not None and limits.low > 0.5
         ]
 
+    def probe_mean(self, metric: str) -> float | None:
+        """The frozen-CLIP probe's mean of a metric, the best if there are several; None without one."""
+        probes = [row for row in self.rows if row.control and row.first.detector_class == PROBE]
+        means = [mean for row in probes if (mean := row.mean(self.mean_sets, metric).mean) is not None]
+        return (max if METRICS[metric].higher_is_better else min)(means, default=None)
+
     @cached_property
     def margins(self) -> list[str]:
         """How far each ranked row's mean frame AUC is above that of the frozen-CLIP probe, the best if several."""
-        probes = [row for row in self.rows if row.control and row.first.detector_class == PROBE]
-        means = [mean for row in probes if (mean := row.mean(self.mean_sets, "frame_auc").mean) is not None]
-        if not means:
+        probe = self.probe_mean("frame_auc")
+        if probe is None:
             return []
         over = {row.name: row.mean(self.mean_sets, "frame_auc").mean for row in self.rows if row.ranks}
-        text = ", ".join(f"{name} {mean - max(means):+.{DIGITS}f}" for name, mean in over.items() if mean is not None)
-        return [f"Mean frame AUC over the frozen-CLIP probe's {max(means):.{DIGITS}f}: {text}."] if text else []
+        text = ", ".join(f"{name} {mean - probe:+.{DIGITS}f}" for name, mean in over.items() if mean is not None)
+        return [f"Mean frame AUC over the frozen-CLIP probe's {probe:.{DIGITS}f}: {text}."] if text else []
 
     @cached_property
     def notes(self) -> list[str]:
@@ -328,6 +344,17 @@ def collect(paths: Iterable[str | Path]) -> tuple[list[RunResult], list[Problem]
     return sorted(results, key=lambda r: (*_table_key(r), *_row_key(r), r.seed)), problems
 
 
+def _limits_over_seeds(runs: list[RunResult], test_set: str) -> dict[str, tuple[float, float]]:
+    from resproto_fd.training.seeds import auc_over_seeds
+
+    try:
+        found = auc_over_seeds([stored_scores(run, test_set) for run in runs])
+    except UserError:
+        return {}
+    intervals = {metric: summary.interval for metric, summary in found.items()}
+    return {name: (each.low, each.high) for name, each in intervals.items() if each.low is not None}
+
+
 def sections(results: Iterable[RunResult]) -> list[Section]:
     """Results as tables: one a protocol and fingerprint, with a row for runs that differ in nothing but the seed."""
     rows = defaultdict(list)
@@ -341,11 +368,12 @@ def sections(results: Iterable[RunResult]) -> list[Section]:
 
 
 def build(runs: Iterable[str | Path], out_dir: str | Path) -> Summary:
-    """Write index.html and leaderboard.csv, .md, .json and .tex into a folder.
+    """Write the site into a folder: index.html, published.html, a page a row under rows/, and the tables as
+    leaderboard.csv, .md, .tex and .json.
 
     Args:
         runs: Result files, run folders, or folders above run folders.
-        out_dir: Made when missing; files of these names in it are replaced.
+        out_dir: Made when missing; files of these names in it are replaced, pages of rows that are no more removed.
 
     Returns:
         What was made. Broken result files are left out, named in `problems` and on the page.
@@ -355,21 +383,33 @@ def build(runs: Iterable[str | Path], out_dir: str | Path) -> Summary:
     """
     from resproto_fd.training.leaderboard_export import to_json, to_latex
     from resproto_fd.training.leaderboard_page import render
+    from resproto_fd.training.published import load_published, load_sources
+    from resproto_fd.training.site_detector import render_row
+    from resproto_fd.training.site_parts import EXPORTS, INDEX, PUBLISHED, ROWS, row_page
+    from resproto_fd.training.site_published import render_published
 
     results, problems = collect(runs)
     tables = sections(results)
     out_dir = Path(out_dir)
     files = {
-        "index.html": render(tables, problems),
-        "leaderboard.csv": to_csv(results),
-        "leaderboard.md": to_markdown(tables, problems),
-        "leaderboard.json": to_json(tables, problems),
-        "leaderboard.tex": to_latex(tables),
+        EXPORTS["CSV"]: to_csv(results),
+        EXPORTS["Markdown"]: to_markdown(tables, problems),
+        EXPORTS["LaTeX"]: to_latex(tables),
+        EXPORTS["JSON"]: to_json(tables, problems),
+        PUBLISHED: render_published(load_published(), load_sources()),
     }
+    files |= {row_page(section, row): render_row(section, row) for section in tables for row in section.rows}
+    files[INDEX] = render(tables, problems)  # last: it links to the others
     for name, text in files.items():
         with atomic_file(out_dir / name) as file:
             file.write(text.encode())
+    for stale in sorted((out_dir / ROWS).glob("*.html")):
+        if f"{ROWS}/{stale.name}" not in files and _MADE in stale.read_text(encoding="utf-8", errors="replace")[:1000]:
+            stale.unlink()
     return Summary(out_dir, len(results), tables, problems)
+
+
+_MADE = '<meta name="generator" content="resproto leaderboard">'
 
 
 def to_csv(results: Iterable[RunResult]) -> str:
@@ -481,6 +521,8 @@ def _field(value):
         return ""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str) and value[:1] in tuple("=+-@\t\r"):
+        return "'" + value  # a spreadsheet would run it as a formula
     return value
 
 

@@ -50,6 +50,7 @@ def _rows(section: Section, metric: str) -> list[dict]:
                 "mean": line.cells[-1].mean,
                 "test_sets": {
                     name: {"mean": cell.mean, "sd": cell.sd, "values": list(cell.values), "best": b, "tied": t}
+                    | dict(zip(("low", "high"), line.row.limits(name, metric) or (None, None)))
                     for name, cell, b, t in zip(section.test_sets, line.cells, best, tied)
                 },
             }

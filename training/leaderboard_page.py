@@ -1,19 +1,13 @@
-"""The leaderboard as one HTML file: no network, no library, everything that came from outside escaped.
+"""The leaderboard's first page: a table and small charts for each protocol and metric.
 
 Ranks, best values and order are decided in `leaderboard`; the page's script only sorts, filters and switches.
 """
 
-import base64
-import hashlib
-import json
-import re
 from html import escape
-from importlib.resources import files
 
 from resproto_fd.training.leaderboard import (
     DIGITS,
     METRICS,
-    TIE,
     TIE_RULE,
     Cell,
     Line,
@@ -23,11 +17,22 @@ from resproto_fd.training.leaderboard import (
     fingerprint_warnings,
     number,
 )
-from resproto_fd.training.published_board import published_lines
-from resproto_fd.training.results import RunResult
+from resproto_fd.training.site_parts import (
+    INDEX,
+    NOT_STORED,
+    backbone,
+    count,
+    fidelity,
+    input_size,
+    note,
+    page,
+    row_page,
+    search_text,
+    value_cell,
+)
+from resproto_fd.training.site_published import beside
 
 FIRST_METRIC = "frame_auc"
-DETAIL_METRICS = ("frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc", "video_eer")
 
 
 def render(sections: list[Section], problems: list[Problem]) -> str:
@@ -37,24 +42,13 @@ def render(sections: list[Section], problems: list[Problem]) -> str:
         sections: One table each.
         problems: Result files that are left out; the page names them.
     """
-    template = files("resproto_fd.training").joinpath("leaderboard.html").read_text(encoding="utf-8")
-    parts = {
-        "policy": _policy(template),
-        "intro": _intro(sections, problems),
-        "controls": _controls(sections),
-        "content": "\n".join(_section(section, i) for i, section in enumerate(sections)),
-        "footer": "<p>Made by <code>resproto leaderboard</code> from result files alone; the same files give the same "
-        "page. Every digit is in <code>leaderboard.csv</code>.</p>",
-    }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
-
-
-def _policy(template: str) -> str:
-    """Content security policy: nothing is fetched, and only the template's own scripts run."""
-    scripts = re.findall(r"<script>(.*?)</script>", template, re.DOTALL)
-    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{value}'" for value in hashes)
-    return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {allowed}"
+    content = "\n".join(_section(section, i) for i, section in enumerate(sections))
+    body = (
+        f"<main id='content'>{_intro(sections, problems)}</main>"
+        "<div class='bar'><div class='bar-in' role='group' aria-label='What the tables show'>"
+        f"{_controls(sections)}</div></div><main>{_overview(sections)}{content}</main>"
+    )
+    return page("Face-forgery leaderboard", body, INDEX)
 
 
 def _intro(sections: list[Section], problems: list[Problem]) -> str:
@@ -63,18 +57,25 @@ def _intro(sections: list[Section], problems: list[Problem]) -> str:
     detectors = len({row.first.detector for row in rows})
     out = [
         "<h1>Face-forgery leaderboard</h1>",
-        f"<p class='soft'>{_count(runs, 'run')} of {_count(detectors, 'detector')}. Rates are in [0, 1]; ± is the "
-        "standard deviation over seeds. A row's rank is that of its mean over the test sets nobody was trained on; "
-        f"numbers equal to {DIGITS} decimals share it. The best of each column is bold; {escape(TIE_RULE)} Small "
-        "figures below a number are its 95 % interval, which respects that frames of one video, and videos of one "
-        "source, are not independent. Controls are there to be compared with, and are not ranked. A checkpoint "
-        "chosen on a test set is marked as an oracle, stands below and is never ranked.</p>",
+        f"<p class='soft'>{count(runs, 'run')} of {count(detectors, 'detector')}. Rates are in [0, 1]; ± is "
+        "the standard "
+        "deviation over seeds. A row's name leads to its curves, forgery methods and configuration.</p>",
+        "<details class='rules'><summary>How to read the tables</summary><ul>"
+        "<li>A row's rank is that of its mean over the test sets nobody was trained on; numbers equal to "
+        f"{DIGITS} decimals share it.</li>"
+        f"<li>The best of each column is bold, with a star. {escape(TIE_RULE)}</li>"
+        "<li>Small figures below a number are its 95 % interval, which respects that frames of one video, "
+        "and videos of "
+        "one source, are not independent; with several seeds it also holds what other seeds would give.</li>"
+        "<li>Controls are there to be compared with and are not ranked. A checkpoint chosen on a test set is marked as "
+        "an oracle, stands below and is never ranked.</li>"
+        "<li>Backbone, size, FLOPs of one frame (two a multiply-add), input and training images stand beside "
+        "every row: rows that differ in them do not run the same race.</li></ul></details>",
     ]
-    out += [f"<div class='note' role='note'>{escape(text)}</div>" for text in fingerprint_warnings(sections)]
+    out += [note(escape(text)) for text in fingerprint_warnings(sections)]
     if problems:
         items = "".join(f"<li><code>{escape(p.path)}</code>: {escape(p.reason)}</li>" for p in problems)
-        title = f"{_count(len(problems), 'result file')} left out:"
-        out.append(f"<div class='note' role='note' id='problems'>{title}<ul>{items}</ul></div>")
+        out.append(note(f"{count(len(problems), 'result file')} left out:<ul>{items}</ul>", "problems"))
     return "".join(out)
 
 
@@ -106,16 +107,49 @@ def _controls(sections: list[Section]) -> str:
     )
 
 
+def _overview(sections: list[Section]) -> str:
+    """A line a protocol: what is there, and what leads."""
+    if len(sections) < 2:
+        return ""
+    lines = ""
+    for i, section in enumerate(sections):
+        ranked = [line for line in section.table(FIRST_METRIC) if line.rank == 1]
+        leads = ", ".join(line.row.first.title for line in ranked)
+        best = ranked[0].cells[-1].shown if ranked else None
+        lines += (
+            f"<tr><th scope='row'><a href='#s{i}'>{escape(section.protocol)}</a> "
+            f"<code>{escape(section.fingerprint[:8])}"
+            f"</code></th><td>{len(section.rows)}</td><td>{sum(len(row.runs) for row in section.rows)}</td>"
+            f"<td>{len(section.test_sets)}</td><td class='t'>{escape(leads) or '–'}</td>"
+            f"<td>{'–' if best is None else f'{best:.{DIGITS}f}'}</td></tr>"
+        )
+    heads = (
+        ("Protocol", "t"),
+        ("Rows", ""),
+        ("Runs", ""),
+        ("Test sets", ""),
+        ("Leads by frame AUC", "t"),
+        ("Mean", ""),
+    )
+    head = "".join(f"<th scope='col' class='{kind}'><button type='button'>{text}</button></th>" for text, kind in heads)
+    return (
+        "<div class='scroll' role='region' tabindex='0' aria-label='Overview of protocols'><table class='sortable'>"
+        f"<caption class='unseen'>Overview of protocols</caption><thead><tr>{head}</tr></thead><tbody>{lines}</tbody>"
+        "</table></div>"
+    )
+
+
 def _section(section: Section, position: int) -> str:
-    ids = {id(row): f"s{position}d{i}" for i, row in enumerate(section.rows)}
     tables = {name: section.table(name) for name in METRICS}
     boards = "".join(
-        _board(section, name, table, ids) + _plots(section, name, table) + _published(section, name)
+        f"<div class='{_on(name)}' data-metric='{name}'>{_board(section, name, table)}"
+        f"{_plots(section, name, table)}{beside(section, name)}</div>"
         for name, table in tables.items()
     )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in section.notes)
-    notes = f"<div class='note' role='note'>Before comparing:<ul>{notes}</ul></div>" if notes else ""
-    details = "".join(_detector(section, line.row, ids[id(line.row)]) for line in tables[FIRST_METRIC])
+    warnings = "".join(note(f"<b>Warning.</b> {escape(text)}") for text in section.warnings)
+    rest = [text for text in section.notes if text not in section.warnings]
+    notes = "".join(f"<li>{escape(text)}</li>" for text in rest)
+    notes = note(f"Before comparing:<ul>{notes}</ul>") if notes else ""
     sets = escape("\n".join(section.test_sets))
     return f"""
 <section class="protocol" id="s{position}" data-sets="{sets}" aria-labelledby="h{position}">
@@ -123,28 +157,36 @@ def _section(section: Section, position: int) -> str:
 <span class="soft" title="Hash of the protocol's content and of the frame lists it resolved to. Rows with another
 fingerprint saw other rules or other frames and are in another table.">fingerprint
 <code>{escape(section.fingerprint[:16])}</code></span></div>
-{notes}{boards}
-<h3>Each row: facts, runs, forgery methods, configuration</h3>
-{details}
+{warnings}{notes}{boards}
 </section>"""
 
 
-def _board(section: Section, name: str, lines: list[Line], ids: dict[int, str]) -> str:
+def _board(section: Section, name: str, lines: list[Line]) -> str:
     metric = METRICS[name]
     first = "descending" if metric.higher_is_better else "ascending"
     where = ", ".join(section.mean_sets)
     heads = [_head("#", "Rank by the mean; equal printed means share a rank", "rank", "ascending", "", "")]
     heads.append(
-        _head("Detector", "Name of the preset; its runs, numbers and configuration are below", "t name", "ascending")
+        _head("Detector", "Name of the preset; its page holds curves, runs and configuration", "t name", "ascending")
     )
     for test_set in section.test_sets:
         domain = "in-domain" if test_set in section.in_domain else "cross-domain" if section.in_domain else ""
         tip = f"{metric.title} on {test_set}: {metric.meaning}"
         heads.append(_head(test_set, tip, "", first, domain, test_set))
     heads.append(_head("Mean", f"Unweighted mean over {where or 'no test set'}; the rank is by it", "", first,
-                       f"of {_count(len(section.mean_sets), 'set')}", ""))  # fmt: skip
+                       f"of {count(len(section.mean_sets), 'set')}", ""))  # fmt: skip
     heads.append(_head("Seeds", "Number of runs that differ in nothing but the seed", "", "descending"))
+    if section.probe_mean(name) is not None:
+        tip = f"Mean {metric.title} minus that of the frozen-CLIP probe, {section.probe_mean(name):.{DIGITS}f}"
+        heads.append(_head("Over probe", tip, "", first))
+    heads.append(_head("Backbone", "Of the detector; own: spelt out in its configuration", "t", "ascending"))
     heads.append(_head("Parameters", "All parameters of the detector, trained or not, in millions", "", "ascending"))
+    heads.append(_head("FLOPs", "Of one frame, in billions, two a multiply-add", "", "ascending"))
+    heads.append(_head("Input", "Side of the image that the detector sees, in pixels", "", "ascending"))
+    heads.append(_head("Training images", "Seen in training, repeats counted", "", "ascending"))
+    heads.append(
+        _head("Fidelity", "How close to its paper the implementation is; see the row's page", "t", "ascending")
+    )
     heads.append(_head("Checkpoint", "How the tested checkpoint was chosen: part of every number", "t", "ascending"))
     bodies = ""
     for kind, of_kind in (
@@ -152,16 +194,24 @@ def _board(section: Section, name: str, lines: list[Line], ids: dict[int, str]) 
         ("controls", lambda row: row.control and not row.oracle),
         ("oracles", lambda row: row.oracle),
     ):
-        body = "".join(_line(line, section, name, ids) for line in lines if of_kind(line.row))
-        bodies += f"<tbody class='{kind}'>{body}</tbody>" if body else ""
+        body = "".join(_line(line, section, name) for line in lines if of_kind(line.row))
+        title = _GROUPS.get(kind)
+        head = f"<tr class='group'><th colspan='{len(heads)}' scope='rowgroup'>{title}</th></tr>" if title else ""
+        bodies += f"<tbody class='{kind}'>{head}{body}</tbody>" if body else ""
     label = escape(f"{metric.title}, {section.protocol}")
     return (
-        f"<div class='{_on(name)}' data-metric='{name}'>"
         f"<p class='about'><b>{metric.title}.</b> {escape(metric.meaning)}.</p>"
         f"<div class='scroll' role='region' tabindex='0' aria-label='{label}'>"
-        f"<table class='board{_spread(lines)}' aria-label='{label}'><thead><tr>{''.join(heads)}</tr></thead>{bodies}"
-        "</table></div></div>"
+        f"<table class='board sortable{_spread(lines)}'><caption "
+        f"class='unseen'>{label}</caption><thead><tr>{''.join(heads)}</tr></thead>{bodies}"
+        "</table></div>"
     )
+
+
+_GROUPS = {
+    "controls": "Controls: to compare with, not ranked",
+    "oracles": "Oracles: chosen on a test set, not ranked",
+}
 
 
 def _spread(lines: list[Line]) -> str:
@@ -179,49 +229,60 @@ def _head(text: str, tip: str, kind: str, first: str, small: str = "", test_set:
     )
 
 
-def _line(line: Line, section: Section, name: str, ids: dict[int, str]) -> str:
+def _line(line: Line, section: Section, name: str) -> str:
     row, run = line.row, line.row.first
     sets = [*section.test_sets, ""]
     best = line.best or [False] * len(line.cells)
     tied = [*line.tied, False] if line.tied else [False] * len(sets)
     limits = [*(_limits(row, test_set, name) for test_set in section.test_sets), ""]
-    cells = "".join(map(_cell, line.cells, best, sets, tied, limits))
-    millions = "" if run.parameters is None else f"{run.parameters / 1e6:.1f} M"
+    cells = "".join(map(value_cell, line.cells, best, sets, tied, limits))
     rank = line.rank or ""
-    tag = "<span class='tag'>oracle</span>" if row.oracle else ""
-    tag += "<span class='tag'>control</span>" if row.control else ""
-    tag += f"<span class='tag'>{escape(run.source)}</span>" if run.source != "measured" else ""
+    tags = ["oracle" * row.oracle, "control" * row.control, run.source if run.source != "measured" else ""]
+    tag = "".join(f"<span class='tag'>{escape(text)}</span>" for text in tags if text)
     return (
-        f"<tr data-name='{_search_text(row)}'><td class='rank' data-v='{rank}' data-set=''>{rank or '–'}</td>"
-        f"<th scope='row' data-v='{escape(run.title.lower())}'><a href='#{ids[id(row)]}'>{escape(run.title)}</a>{tag}"
-        f"<small class='sub'>{escape(row.name)}</small></th>{cells}"
-        f"<td data-v='{len(row.runs)}'>{len(row.runs)}</td><td data-v='{run.parameters or ''}'>{millions}</td>"
+        f"<tr data-name='{search_text(row)}'><td class='rank' data-v='{rank}' data-set=''>{rank or '–'}</td>"
+        f"<th scope='row' data-v='{escape(run.title.lower())}'><a "
+        f"href='{row_page(section, row)}'>{escape(run.title)}</a>"
+        f"{tag}<small class='sub'>{escape(row.name)}</small></th>{cells}"
+        f"<td data-v='{len(row.runs)}'>{len(row.runs)}</td>{_over_probe(line, section, name)}{_race(row)}"
         f"<td class='t choice' data-v='{escape(row.selection.lower())}'>{escape(row.selection)}</td></tr>"
     )
 
 
-def _limits(row: Row, test_set: str, metric: str) -> str:
-    """The 95 % interval of a row with one seed; with several their spread is shown, and each run's interval below."""
-    estimate = row.first.tests[test_set].intervals.get(metric) if test_set in row.first.tests else None
-    if len(row.runs) > 1 or estimate is None or estimate.low is None:
+def _over_probe(line: Line, section: Section, name: str) -> str:
+    probe, mean = section.probe_mean(name), line.cells[-1].mean
+    if probe is None:
         return ""
-    return f"{estimate.low:.{DIGITS}f}–{estimate.high:.{DIGITS}f}"
+    if mean is None:
+        return "<td class='none' data-v=''>–</td>"
+    return f"<td data-v='{mean - probe!r}'>{mean - probe:+.{DIGITS}f}</td>"
 
 
-def _cell(cell: Cell, best: bool = False, test_set: str | None = None, tied: bool = False, limits: str = "") -> str:
-    data = "" if test_set is None else f" data-set='{escape(test_set)}'"
-    if cell.mean is None:
-        return f"<td class='none' data-v='' title='{escape(cell.reason)}'{data}>{number(cell)}</td>"
-    spread = "" if cell.sd is None else f"± {cell.sd:.{DIGITS}f}"
-    values = ", ".join(f"{value:.6f}" for value in cell.values)
+def _race(row: Row) -> str:
+    """What makes a comparison fair or not: backbone, size, cost, input, training images, fidelity."""
+    run = row.first
+    missing = f"<td class='none' data-v=''>{NOT_STORED}</td>"
+
+    def amount(value: float | None, text: str) -> str:
+        return missing if value is None else f"<td data-v='{value}'>{text}</td>"
+
+    name = backbone(run)
+    badge, deviations = fidelity(run)
+    size = input_size(run)
     return (
-        f"<td{' class=best' if best else ''} data-v='{cell.mean!r}' title='by seed: {values}'{data}>"
-        f"{cell.mean:.{DIGITS}f}{_TIED if tied else ''}<small>{spread}</small>"
-        f"{f'<small class=ci>{limits}</small>' if limits else ''}</td>"
+        (missing if name == NOT_STORED else f"<td class='t'>{escape(name)}</td>")
+        + amount(run.parameters, f"{(run.parameters or 0) / 1e6:.3g} M")
+        + amount(run.compute.gflops, f"{run.compute.gflops or 0:.3g} G")
+        + amount(size, f"{size}")
+        + amount(run.train_images, f"{run.train_images or 0:,}")
+        + f"<td class='t' title='{escape('; '.join(deviations))}'>{escape(badge) or 'not stated'}</td>"
     )
 
 
-_TIED = f"<abbr class='tie' title='not distinguishable from the best of this test set'>{TIE}</abbr>"
+def _limits(row: Row, test_set: str, metric: str) -> str:
+    """The 95 % interval of a number in words."""
+    found = row.limits(test_set, metric)
+    return "" if found is None else f"{found[0]:.{DIGITS}f}–{found[1]:.{DIGITS}f}"
 
 
 def _plots(section: Section, name: str, lines: list[Line]) -> str:
@@ -242,7 +303,7 @@ def _plots(section: Section, name: str, lines: list[Line]) -> str:
     legend = "Filled: mean over seeds; faint: each seed; hollow: oracle" + (
         "; dashed: chance." if METRICS[name].chance is not None else "."
     )
-    return f"<div class='plots {_on(name)}' data-metric='{name}'>{figures}<p class='soft'>{legend}</p></div>"
+    return f"<div class='plots'>{figures}<p class='soft'>{legend}</p></div>"
 
 
 def _plot(metric, test_set: str, cells: list[tuple[Row, Cell]], low: float, high: float) -> str:
@@ -278,246 +339,9 @@ def _plot(metric, test_set: str, cells: list[tuple[Row, Cell]], low: float, high
                 marks += [f"<circle class='seed' cx='{x(value)}' cy='{y}' r='2.5'/>" for value in cell.values]
             marks.append(f"<circle class='dot' cx='{x(cell.mean)}' cy='{y}' r='5'/>")
         kind = " class='oracle'" if row.oracle else ""
-        out.append(f"<g{kind} data-name='{_search_text(row)}'><title>{escape(tip)}</title>{''.join(marks)}</g>")
+        out.append(f"<g{kind} data-name='{search_text(row)}'><title>{escape(tip)}</title>{''.join(marks)}</g>")
     label = escape(f"{metric.title} on {test_set} by detector; the numbers are in the table")
     return f"<svg viewBox='0 0 360 {bottom + 18}' role='img' aria-label='{label}'>{''.join(out)}</svg>"
-
-
-def _detector(section: Section, row: Row, identity: str) -> str:
-    run = row.first
-    sub = escape(f"{row.name} · {_count(len(row.runs), 'seed')} · {row.selection}")
-    return (
-        f"<details class='detector' id='{identity}' data-name='{_search_text(row)}'>"
-        f"<summary>{escape(run.title)} <small>{sub}</small></summary><div class='inside'>"
-        f"{_facts(row)}{_runs_table(section, row)}{_methods(section, row)}{_variants(section, row)}"
-        f"{_robustness(row)}{_config(row)}"
-        "</div></details>"
-    )
-
-
-def _facts(row: Row) -> str:
-    run = row.first
-    facts = {
-        "Detector": f"{run.detector}{f' (class {run.detector_class})' if run.detector_class else ''}",
-        "Paper": run.paper,
-        "Changed from the preset": ", ".join(run.overrides),
-        "Checkpoint": row.selection,
-        "Chosen at": "; ".join(filter(None, (_chosen(run) for run in row.runs))),
-        "Parameters": "" if run.parameters is None else f"{run.parameters:,}"
-        + ("" if run.trainable_parameters is None else f", {run.trainable_parameters:,} of them trained"),
-        "Training images": "" if run.train_images is None else f"{run.train_images:,}",
-        "Timing": "; ".join(_timing(run) for run in row.runs if run.timing),
-        "Commit": ", ".join(dict.fromkeys(_commit(run) for run in row.runs)),
-        "Versions": ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items())),
-        "Weights (SHA-256)": "; ".join(
-            f"seed {run.seed}: {run.checkpoint_sha256}" for run in row.runs if run.checkpoint_sha256
-        ),
-        "Note": "; ".join(dict.fromkeys(run.note for run in row.runs if run.note)),
-    }  # fmt: skip
-    items = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items() if value)
-    return f"<dl>{items}</dl>"
-
-
-def _chosen(run: RunResult) -> str:
-    epoch, value = run.selected_on.epoch, run.selected_on.value
-    words = [f"epoch {epoch}" if epoch is not None else "", f"{value:.{DIGITS}f}" if value is not None else ""]
-    words = " with ".join(filter(None, words))
-    return words and f"seed {run.seed}: {words}"
-
-
-def _timing(run: RunResult) -> str:
-    return f"seed {run.seed}: " + ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in sorted(run.timing.items()))
-
-
-def _commit(run: RunResult) -> str:
-    return (run.commit or "not run from a git checkout")[:40] + (" with uncommitted changes" if run.dirty else "")
-
-
-def _runs_table(section: Section, row: Row) -> str:
-    heads = ["Seed", "Test set", "Frames", "Videos", "Skipped", *(m.title for m in METRICS.values())]
-    lines = []
-    for run in row.runs:
-        for name in section.test_sets:
-            if name in run.tests:
-                test = run.tests[name]
-                counts = [run.seed, name, f"{test.frames:,}", f"{test.videos:,}", test.skipped]
-                lines.append((counts, [_metric_cell([test], metric) for metric in METRICS]))
-    return "<h4>Every run</h4>" + _small_table(heads, lines, "Every run of this row")
-
-
-def _methods(section: Section, row: Row) -> str:
-    out = []
-    for name in section.test_sets:
-        tests = [run.tests[name] for run in row.runs if name in run.tests]
-        methods = sorted({method for test in tests for method in test.per_method})
-        lines = []
-        for method in methods:
-            found = [test.per_method[method] for test in tests if method in test.per_method]
-            fakes = found[0].frames - found[0].real_frames
-            start = [method, found[0].forgery_type, f"{fakes:,}", f"{found[0].real_frames:,}"]
-            lines.append((start, [_metric_cell(found, metric) for metric in DETAIL_METRICS]))
-        if lines:
-            heads = ["Method", "Type", "Fake frames", "Real frames", *(METRICS[m].title for m in DETAIL_METRICS)]
-            table = _small_table(heads, lines, f"By forgery method on {name}")
-            out.append(f"<div data-set='{escape(name)}'><h4>By forgery method on {escape(name)}</h4>{table}</div>")
-    if out:
-        out.insert(0, "<p class='soft'>Each method's fakes against all reals of the same test set.</p>")
-    return "".join(out)
-
-
-def _variants(section: Section, row: Row) -> str:
-    lines = []
-    for name in section.test_sets:
-        tests = [run.tests[name] for run in row.runs if name in run.tests]
-        variants = sorted({variant for test in tests for variant in test.variants})
-        if variants:
-            lines.append(([name, "main"], [_metric_cell(tests, metric) for metric in DETAIL_METRICS]))
-        for variant in variants:
-            found = [test.variants[variant] for test in tests if variant in test.variants]
-            lines.append(([name, variant], [_metric_cell(found, metric) for metric in DETAIL_METRICS]))
-    if not lines:
-        return ""
-    heads = ["Test set", "Score", *(METRICS[m].title for m in DETAIL_METRICS)]
-    return "<h4>Other scores of the same frames</h4>" + _small_table(heads, lines, "Other scores of the same frames")
-
-
-def _published(section: Section, name: str) -> str:
-    """Published numbers of the same training and test sets, with what our own run of a method of that title gave."""
-    lines = published_lines(section.train, section.test_sets, name)
-    if not lines:
-        return ""
-    sets = [test_set for test_set in section.test_sets if any(test_set in line.values for line in lines)]
-    measured = {row.first.title: row for row in section.rows if row.ranks}
-    body = []
-    for line in lines:
-        cells = []
-        for test_set in sets:
-            row = line.values.get(test_set)
-            own = measured[line.method].cell(test_set, name).mean if line.method in measured else None
-            apart = f"<small>ours {own - row.value:+.{DIGITS}f}</small>" if row and own is not None else ""
-            note = escape(f"{row.test_set_printed}; {row.note}".strip("; ")) if row else "not printed"
-            cells.append(f"<td title='{note}'>{row.printed if row else '–'}{apart}</td>")
-        body.append(([line.method, line.venue], [*cells, f"<td>{escape(f'{line.source}, {line.table}')}</td>"]))
-    title = f"Published, not measured here: {METRICS[name].title}"
-    table = _small_table(["Method", "Venue", *sets, "Source"], body, f"{title}, {section.protocol}")
-    return (
-        f"<details class='published {_on(name)}' data-metric='{name}'><summary>{title} ({_count(len(lines), 'row')})"
-        "</summary><p class='soft'>As their papers print them, trained on the same sets: frames, checkpoints and how "
-        "these were chosen are theirs. Small: our own run of the method minus the paper's number.</p>"
-        f"{table}</details>"
-    )
-
-
-def _robustness(row: Row) -> str:
-    """Frame AUC under corruptions by severity, the mean over seeds, with the mean over corruptions as a curve."""
-    sets = sorted({name for run in row.runs for name in run.robustness})
-    out = []
-    for name in sets:
-        runs = [run for run in row.runs if name in run.robustness]
-        clean = [run.tests[name].frame_auc for run in runs]
-        levels = sorted({level for run in runs for by in run.robustness[name].values() for level in by})
-        lines, curves = [], []
-        for corruption in runs[0].robustness[name]:
-            cells = [Cell(tuple(clean)) if None not in clean else Cell(reason="undefined")]
-            for level in levels:
-                found = [run.robustness[name].get(corruption, {}).get(level) for run in runs]
-                values = [each.frame_auc for each in found if each is not None and each.frame_auc is not None]
-                cells.append(Cell(tuple(values)) if len(values) == len(runs) else Cell(reason="not run"))
-            curves.append([cell.mean for cell in cells])
-            lines.append(([corruption], [_cell(cell) for cell in cells]))
-        mean = [sum(column) / len(column) if None not in column else None for column in zip(*curves)]
-        lines.append((["mean"], [_cell(Cell(() if value is None else (value,), "not run")) for value in mean]))
-        title = f"Frame AUC under corruptions on {name}"
-        heads = ["Corruption", "clean", *(f"severity {level}" for level in levels)]
-        plot = _curve(["0", *levels], mean, title)
-        out.append(f"<h4>{escape(title)}</h4>{plot}{_small_table(heads, lines, title)}")
-    return "".join(out)
-
-
-def _curve(ticks: list[str], values: list[float | None], title: str) -> str:
-    """A line through the values, one a tick, on an axis from 0.4 or below to 1."""
-    points = [(i, value) for i, value in enumerate(values) if value is not None]
-    if len(points) < 2:
-        return ""
-    low = min(0.4, *(value for _, value in points))
-    left, top, width, height = 34, 8, 260, 110
-
-    def at(i: int, value: float) -> tuple[float, float]:
-        return left + i * width / (len(ticks) - 1), top + (1 - value) / (1 - low) * height
-
-    marks = [f"<text x='{at(i, 0)[0]:.1f}' y='{top + height + 14}' text-anchor='middle'>{escape(t)}</text>"
-             for i, t in enumerate(ticks)]  # fmt: skip
-    for tenth in range(int(low * 10), 11, 2):
-        y = at(0, tenth / 10)[1]
-        marks.append(f"<line class='grid' x1='{left}' x2='{left + width}' y1='{y:.1f}' y2='{y:.1f}'/>")
-        marks.append(f"<text x='{left - 6}' y='{y + 4:.1f}' text-anchor='end'>{tenth / 10:.1f}</text>")
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(i, value) for i, value in points))
-    marks.append(f"<polyline class='span' fill='none' points='{line}'/>")
-    for i, value in points:
-        x, y = at(i, value)
-        tip = f"<title>severity {escape(ticks[i])}: {value:.3f}</title>"
-        marks.append(f"<circle class='dot' cx='{x:.1f}' cy='{y:.1f}' r='4'>{tip}</circle>")
-    label = escape(f"{title}, mean over corruptions, by severity; the numbers are in the table")
-    return (
-        f"<figure class='curve'><svg viewBox='0 0 {left + width + 12} {top + height + 20}' role='img' "
-        f"aria-label='{label}'>{''.join(marks)}</svg></figure>"
-    )
-
-
-def _metric_cell(found: list, metric: str) -> str:
-    """One metric over seeds, as a table cell."""
-    values = [getattr(metrics, metric) for metrics in found]
-    if None in values:
-        return _cell(Cell(reason=next(filter(None, (metrics.undefined for metrics in found)), "not defined")))
-    return _cell(Cell(tuple(values)))
-
-
-def _small_table(heads: list[str], lines: list[tuple[list, list[str]]], label: str) -> str:
-    meanings = {metric.title: metric.meaning for metric in METRICS.values()}
-    head = "".join(
-        f"<th scope='col' class='{'t' if i < 2 else ''}' title='{escape(meanings.get(text, ''))}'>{escape(text)}</th>"
-        for i, text in enumerate(heads)
-    )
-    body = "".join(
-        "<tr>" + "".join(f"<td class='{'t' if i < 2 else ''}'>{escape(str(text))}</td>" for i, text in enumerate(start))
-        + "".join(cells) + "</tr>"
-        for start, cells in lines
-    )  # fmt: skip
-    return (
-        f"<div class='scroll' role='region' tabindex='0' aria-label='{escape(label)}'>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _config(row: Row) -> str:
-    flat = [_flat(run.config) for run in row.runs]
-    keys = sorted({key for config in flat for key in config})
-    differing = [key for key in keys if len({config.get(key) for config in flat}) > 1]
-    note = f"<p class='soft'>Differs between these runs: {escape(', '.join(differing))}.</p>" if differing else ""
-    text = json.dumps(row.first.config, indent=2, sort_keys=True, ensure_ascii=False)
-    return (
-        f"<details><summary>Resolved configuration of seed {row.first.seed}</summary>{note}"
-        f"<pre tabindex='0'>{escape(text)}</pre></details>"
-    )
-
-
-def _flat(value, prefix: str = "") -> dict[str, str]:
-    """{"model.lr": "5e-07"} of {"model": {"lr": 5e-7}}."""
-    if not isinstance(value, dict):
-        return {prefix: json.dumps(value)}
-    found = {}
-    for key, inner in value.items():
-        found |= _flat(inner, f"{prefix}.{key}" if prefix else key)
-    return found
-
-
-def _search_text(row: Row) -> str:
-    run = row.first
-    return escape(f"{run.title} {row.name} {run.detector_class} {run.paper} {row.selection} {run.source}".lower())
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _on(metric: str) -> str:

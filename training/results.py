@@ -176,7 +176,6 @@ class RunResult(Record):
     robustness: dict[str, dict[str, dict[str, Metrics]]] = {}  # test set, corruption, severity "1" to "5"
     parameters: Count | None = None
     trainable_parameters: Count | None = None
-    flops: Count | None = None  # of one frame's forward pass, two a multiply-add
     train_images: Count | None = None
     timing: dict[str, Seconds] = {}  # "train_seconds", "test_images_per_second", ...
     note: str = ""

@@ -36,15 +36,16 @@ def ties_with_best(
     found: dict[str, Comparison] = {}
     for test_set in test_sets:
         try:
-            tables = {name: _scores(run, test_set) for name, run in chosen.items()}
+            tables = {name: stored_scores(run, test_set) for name, run in chosen.items()}
             found[test_set] = compare_tables(tables, level=LEVELS[metric])
         except UserError:
             continue
     return {test_set: set(each.ties_with_best()) for test_set, each in correct_together(found).items()}
 
 
-def _scores(run: RunResult, test_set: str) -> ScoreTable:
-    """
+def stored_scores(run: RunResult, test_set: str) -> ScoreTable:
+    """The scores that a run's numbers on a test set were made of.
+
     Raises:
         UserError: The result has no folder, or the folder no such scores, or they are of other frames or weights.
     """
