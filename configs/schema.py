@@ -100,7 +100,10 @@ class DetectorConfig(Strict):
     """`configs/detectors/NAME.yaml`: a registered class, its constructor's keywords, its input and its recipe.
 
     `role`: a control stands in the table for comparison and is not ranked; one that does not see faces (`sees_faces`)
-    and beats chance is warned of.
+    and beats chance is warned of. `fidelity` says how close method and recipe are to the paper: "faithful" in all that
+    the paper states, "approximate" where what differs should not matter or the paper leaves open, "deviates" where a
+    part of the method is missing or other; `deviations` lists what. `deepfakebench`: the checkpoints of DeepfakeBench's
+    detector of this name load, and give its numbers.
     """
 
     name: str = ""
@@ -111,9 +114,21 @@ class DetectorConfig(Strict):
     note: str = ""
     role: Literal["detector", "control"] = "detector"
     sees_faces: bool = True
+    fidelity: Literal["faithful", "approximate", "deviates"] | None = None
+    deviations: list[str] = []
+    deepfakebench: bool = False
     model: dict[str, Any] = {}
     input: InputConfig = InputConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _deviations_are_named(self):
+        if (self.fidelity in (None, "faithful")) == bool(self.deviations):
+            raise ValueError(
+                f"fidelity {self.fidelity or 'not stated'} with {len(self.deviations)} deviations: "
+                "list them for 'approximate' and 'deviates', and for these alone"
+            )
+        return self
 
 
 class DatasetConfig(Strict):

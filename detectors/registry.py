@@ -140,7 +140,7 @@ def describe_detectors() -> list[dict[str, str]]:
     """What `resproto list detectors` shows, from the YAML files alone.
 
     A row for each preset, then for each class that has none of its name (`timm` takes any backbone). Keys: name, title,
-    class, paper, backbone, pretrained.
+    class, paper, backbone, pretrained, fidelity, DeepfakeBench (whether its checkpoints load).
     """
     rows = []
     for name in names("detectors"):
@@ -153,6 +153,8 @@ def describe_detectors() -> list[dict[str, str]]:
                 "paper": config.paper,
                 "backbone": backbone_title(config.model.get("backbone")),
                 "pretrained": _pretrained_title(config.model.get("pretrained")),
+                "fidelity": config.fidelity or "",
+                "DeepfakeBench": "yes" if config.deepfakebench else "",
             }
         )
     bare = [name for name in class_names() if name not in names("detectors")]

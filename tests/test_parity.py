@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.weights import without_pretrained
@@ -23,6 +24,12 @@ TOLERANCES = {
     "clip": 3e-6,
 }
 """Detector -> largest relative difference of logits, scores and loss, from the data's own account of float32 noise."""
+
+
+def test_the_presets_that_promise_it_are_those_tested_here():
+    assert {name for name in loading.names("detectors") if loading.load("detectors", name).deepfakebench} == {
+        *TOLERANCES
+    }
 
 
 @pytest.fixture(scope="module")
