@@ -1,4 +1,4 @@
-"""EfficientNet-B4 as DeepfakeBench has it (Tan & Le, ICML 2019): padded for another size than it is fed."""
+"""EfficientNet-B4 as DeepfakeBench has it (Tan & Le, ICML 2019): padded for another size than it is fed; SBI."""
 
 from typing import Any
 
@@ -39,6 +39,23 @@ class EfficientNetB4(TimmClassifier):
             block = self.backbone.get_submodule(name)
             block.conv_dw = _unpadded(block.conv_dw)
             block.conv_dw.register_forward_pre_hook(_padding(padding))
+
+
+@register("sbi")
+class SBI(EfficientNetB4):
+    """The network of self-blended images (Shiohara & Yamasaki, CVPR 2022); the method lies in the fakes it is fed.
+
+    DeepfakeBench's has a third class without samples, which takes its share of the probability: its checkpoints bring
+    it along, and logits are [B, 3] then.
+
+    Args:
+        pretrained, dropout, options: See `EfficientNetB4`.
+    """
+
+    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        if len(state.get("backbone.last_layer.bias", ())) == 3:
+            self.classifier[1] = nn.Linear(self.classifier[1].in_features, 3)
+        return super().from_deepfakebench(state)
 
 
 def _unpadded(convolution: nn.Conv2d) -> nn.Conv2d:

@@ -35,22 +35,32 @@ CASES = {
     "clip_lora": ("clip_lora", {**TINY_VIT, "rank": 2, "dropout": 0.0}),
     "border": ("border", {"backbone": "test_resnet", "pretrained": None}),
     "chance": ("chance", {}),
+    "core": ("core", {"pretrained": None}),
+    "core, halves": ("core", {"pretrained": None, "pairs": "halves"}),
+    "pcl_xception": ("pcl_xception", {"pretrained": None, "consistency": 0.0}),
+    "rfm": ("rfm", {"pretrained": None}),
+    "sladd": ("sladd", {"pretrained": None, "mask_weight": 0.0}),
     "clip_probe": ("clip_probe", TINY_RESNET),
     "clip_zero_shot": ("clip_zero_shot", TINY_RESNET),
     "cvit": ("cvit", {**TINY_CVIT, "depth": 1, "hidden": 32}),
     "mfclip": ("mfclip", {**TINY_CVIT, **TINY_MFCLIP}),
     "mfclip, image alone": ("mfclip", {**TINY_CVIT, **TINY_MFCLIP, "noise": False, "text": False}),
     "efficientnetb4": ("efficientnetb4", {"pretrained": None}),
+    "f3net": ("f3net", {"pretrained": None, "size": 32, "dropout": 0.0}),
+    "f3net, one branch": ("f3net", {"pretrained": None, "size": 32, "dropout": 0.0, "paper": False}),
     "ffd": ("ffd", {"pretrained": None}),
     "meso4": ("meso4", {"size": 32, "dropout": 0.0}),
     "meso4Inception": ("meso4Inception", {"size": 32, "dropout": 0.0}),
     "spsl": ("spsl", {"pretrained": None}),
     "gm_df": ("gm_df", {**TINY_VIT, "second_order": [1], "mim": 0.0}),
     "gm_df, post": ("gm_df", {**TINY_VIT, "norm": "post", "conv_stem": True, "experts": False, "mim": 0.0}),
+    "sbi": ("sbi", {"pretrained": None}),
     "sd2": ("sd2", {**TINY_VIT, "lora_rank": 2, "lora_dropout": 0.0, "labels": "simple"}),
     "sd2, ResNet": ("sd2", {**TINY_RESNET, "lora_rank": None, "labels": "simple"}),
     "sd2, all trains, no clam": ("sd2", {**TINY_RESNET, "lora_rank": None, "clam": False, "labels": "simple"}),
     "sd2_probe": ("sd2_probe", {**TINY_VIT, "sd2": {"lora_rank": 2}}),
+    "effort": ("effort", TINY_VIT),
+    "effort, two values, no constraint": ("effort", {**TINY_VIT, "rank": 2, "constraint_weight": 0.0}),
     "timm": ("timm", {"backbone": "test_efficientnet", "pretrained": None}),
 }
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -264,12 +274,20 @@ def test_full_size_presets_are_what_their_names_say(name):
         "gm_df": 89_841_605,
         "resnet34": 21_285_698,
         "spsl": 20_811_338,
+        "sbi": 17_552_202,
         "sd2": 8_323_074,
+        "core": 20_811_050,
+        "fwa": 20_811_050,
+        "rfm": 20_811_050,
+        "pcl_xception": 20_811_050 + 728 * 729,
+        "sladd": 20_811_050 + 728 * 10,
         "sd2_probe": 1_538,
+        "effort": 198_754,
     }
     with torch.device("meta"), without_pretrained():
         detector = create_detector(name)
-        output = detector.train()(torch.zeros(2, 3, 224, 224))
+        size = loading.load("detectors", name).input.size
+        output = detector.train()(torch.zeros(2, 3, size, size))
     assert output.scores.shape == (2,)
     assert sum(p.numel() for p in detector.parameters() if p.requires_grad) == trainable[name]
 
