@@ -37,6 +37,7 @@ MODULES = {
     "f3net": "resproto_fd.detectors.f3net",
     "ffd": "resproto_fd.detectors.xception_variants",
     "gm_df": "resproto_fd.detectors.gm_df",
+    "gramnet": "resproto_fd.detectors.gramnet",
     "meso4": "resproto_fd.detectors.mesonet",
     "meso4Inception": "resproto_fd.detectors.mesonet",
     "mfclip": "resproto_fd.detectors.mfclip",

@@ -61,6 +61,7 @@ CASES = {
     "sd2_probe": ("sd2_probe", {**TINY_VIT, "sd2": {"lora_rank": 2}}),
     "effort": ("effort", TINY_VIT),
     "effort, two values, no constraint": ("effort", {**TINY_VIT, "rank": 2, "constraint_weight": 0.0}),
+    "gramnet": ("gramnet", {"pretrained": None}),
     "timm": ("timm", {"backbone": "test_efficientnet", "pretrained": None}),
 }
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -270,6 +271,7 @@ def test_full_size_presets_are_what_their_names_say(name):
         "cvit": 89_009_986,
         "mfclip": 94_064_771,
         "efficientnetb4": 17_552_202,
+        "f3net": 48_157_162,
         "ffd": 20_818_330,
         "gm_df": 89_841_605,
         "resnet34": 21_285_698,
@@ -282,6 +284,9 @@ def test_full_size_presets_are_what_their_names_say(name):
         "pcl_xception": 20_811_050 + 728 * 729,
         "sladd": 20_811_050 + 728 * 10,
         "sd2_probe": 1_538,
+        "gramnet": 11_374_147,
+        "cnnspot": 23_512_130,
+        "vit_b16": 85_800_194,
         "effort": 198_754,
     }
     with torch.device("meta"), without_pretrained():
