@@ -11,7 +11,7 @@ from .registry import register
 from .timm_backbone import TimmClassifier
 
 XCEPTION = "legacy_xception"
-MIDDLE = 728
+MIDDLE, LAST_OF_MIDDLE = 728, "block7"
 
 
 @register("spsl")
@@ -60,7 +60,7 @@ class FFD(TimmClassifier):
         self.mask_weight = mask_weight
         self.requires = frozenset({"mask"} if mask_weight else ())
         self.map = nn.Module()
-        self.map.c = _Separable(MIDDLE, 1)
+        self.map.c = Separable(MIDDLE, 1)
 
     def encode(self, images: Tensor) -> Tensor:
         return self._weighed(images)[0]
@@ -77,19 +77,32 @@ class FFD(TimmClassifier):
         return output
 
     def _weighed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, D], and the share of forgery at each place of block 7's map, in (0, 1), [B, 1, h, w]."""
-        x, found = images, None
-        for name, part in self.backbone.named_children():
-            if name == "global_pool":
-                break
-            x = part(x)
-            if name == "block7":
-                found = torch.sigmoid(self.map.c(x))
-                x = x * found
-        return self.backbone.forward_head(x), found
+        """Features [B, D], and the share of forgery at each place of block 7's maps, in (0, 1), [B, 1, h, w]."""
+        middle = through_middle(self.backbone, images)
+        found = torch.sigmoid(self.map.c(middle))
+        return after_middle(self.backbone, middle * found), found
 
 
-class _Separable(nn.Module):
+def through_middle(backbone: nn.Module, images: Tensor) -> Tensor:
+    """What timm's Xception has after block 7: [B, 3, H, W] -> [B, MIDDLE, H / 16, W / 16]."""
+    x = images
+    for name, part in backbone.named_children():
+        x = part(x)
+        if name == LAST_OF_MIDDLE:
+            break
+    return x
+
+
+def after_middle(backbone: nn.Module, middle: Tensor) -> Tensor:
+    """Pooled features [B, D] from `through_middle`'s."""
+    names = [name for name, _ in backbone.named_children()]
+    x = middle
+    for name in names[names.index(LAST_OF_MIDDLE) + 1 : names.index("global_pool")]:
+        x = getattr(backbone, name)(x)
+    return backbone.forward_head(x)
+
+
+class Separable(nn.Module):
     """Depthwise 3 x 3, then pointwise."""
 
     def __init__(self, before: int, after: int):

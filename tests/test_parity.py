@@ -125,17 +125,6 @@ def test_a_training_step_has_deepfakebenchs_loss_and_gradient(parity, name):
 
 
 @pytest.mark.real
-def test_the_attention_of_rfm_is_deepfakebenchs(parity):
-    folder, recipe = parity
-    golden = json.loads((folder / "golden" / "rfm_seed1.json").read_text())["other"]
-    images = torch.from_numpy(recipe.images(1, 4, 256))
-    found = make("rfm").load_deepfakebench(checkpoint(parity, "rfm")).train().attention(images)
-    assert apart(found.flatten()[:8], golden["fam"]["first"]) < 1e-4
-    assert found.mean().item() == pytest.approx(golden["fam"]["mean"], rel=1e-4)
-    assert found.flatten(1).topk(5).indices.tolist() == golden["fam_top5"]
-
-
-@pytest.mark.real
 def test_prefixes_and_index_tables_of_older_files_are_taken_off(parity):
     state = checkpoint(parity, "meso4")
     images = torch.from_numpy(parity[1].images(1, 2, 256))

@@ -1,0 +1,66 @@
+"""CORE: two augmentations of a picture should have the same features (Ni et al., CVPRW 2022)."""
+
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..losses.residual import at_least_float32
+from .base import Output
+from .registry import register
+from .timm_backbone import TimmClassifier
+from .xception_variants import XCEPTION
+
+
+@register("core")
+class CORE(TimmClassifier):
+    """Xception with cross-entropy on both views and a penalty of the angle between their features.
+
+    Args:
+        pretrained, dropout, options: See `TimmClassifier`.
+        consistency: Weight of the penalty (the paper's alpha).
+        pairs: "views" of the same frame, as the paper; "halves" of the batch, as DeepfakeBench, which so draws
+            unrelated pictures together, real and fake alike.
+    """
+
+    def __init__(
+        self,
+        pretrained: bool | str | None = True,
+        dropout: float = 0.0,
+        options: dict[str, Any] | None = None,
+        consistency: Annotated[float, Field(ge=0)] = 1.0,
+        pairs: Literal["views", "halves"] = "views",
+    ):
+        super().__init__(XCEPTION, pretrained, dropout, options)
+        self.consistency, self.pairs = consistency, pairs
+        self.couples_batch = pairs == "halves" and consistency > 0
+        self.requires = frozenset({"second_view"} if pairs == "views" and consistency else ())
+
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, second_view: Tensor | None = None, **fields: Tensor
+    ) -> Output:
+        """See `Detector.forward`; with second views, normalised [B, 3, H, W], also the penalty."""
+        if labels is None or second_view is None:
+            return self.head(self.encode(images), labels)
+        both = self.head(self.encode(torch.cat([images, second_view])), labels.repeat(2))
+        losses = self._with_penalty(both.losses, *both.features.chunk(2))
+        count = len(images)
+        return Output(both.scores[:count], both.logits[:count], both.features[:count], losses)
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        output = super().head(features, labels)
+        half = len(features) // 2
+        if self.couples_batch and self.training and labels is not None and half:
+            output.losses = self._with_penalty(output.losses, features[:half], features[half : 2 * half])
+        return output
+
+    def _with_penalty(self, losses: dict[str, Tensor], one: Tensor, two: Tensor) -> dict[str, Tensor]:
+        entropy, penalty = losses["total"], cosine_penalty(one, two)
+        return {"total": entropy + self.consistency * penalty, "cross_entropy": entropy, "consistency": penalty}
+
+
+def cosine_penalty(one: Tensor, two: Tensor) -> Tensor:
+    """Mean of (1 - cos)^2 over pairs of features [B, D], scalar in [0, 4] (the paper's equation 3)."""
+    return (1 - F.cosine_similarity(at_least_float32(one), at_least_float32(two))).square().mean()

@@ -1,0 +1,84 @@
+"""PCL: places of one source should have alike features (Zhao et al., Learning Self-Consistency, ICCV 2021)."""
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..losses.residual import at_least_float32
+from .base import Output
+from .registry import register
+from .timm_backbone import TimmClassifier
+from .xception_variants import MIDDLE, XCEPTION, after_middle, through_middle
+
+UNUSED = ("backbone.type_fc.", "backbone.mag_fc.", "backbone.map.", "PCL.phi.")
+"""Parts of DeepfakeBench's checkpoint that score nothing and train nothing."""
+
+
+@register("pcl_xception")
+class PCLXception(TimmClassifier):
+    """Xception with a loss on the pairwise likeness of its places.
+
+    Args:
+        pretrained, dropout, options: See `TimmClassifier`.
+        consistency: Weight of that loss (the paper's lambda, 10; DeepfakeBench has 1); 0 leaves it out.
+        first_column_bug: Whether the loss's target is DeepfakeBench's, which is wrong in the first column.
+    """
+
+    def __init__(
+        self,
+        pretrained: bool | str | None = True,
+        dropout: float = 0.0,
+        options: dict[str, Any] | None = None,
+        consistency: Annotated[float, Field(ge=0)] = 10.0,
+        first_column_bug: bool = False,
+    ):
+        super().__init__(XCEPTION, pretrained, dropout, options)
+        self.consistency, self.first_column_bug = consistency, first_column_bug
+        self.requires = frozenset({"mask"} if consistency else ())
+        self.theta = nn.Conv2d(MIDDLE, MIDDLE, 1) if consistency else None
+
+    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        unused = UNUSED if self.theta is not None else (*UNUSED, "PCL.")
+        state = {key: value for key, value in state.items() if not key.startswith(unused)}
+        return super().from_deepfakebench({key.replace("PCL.theta.", "theta."): value for key, value in state.items()})
+
+    def encode(self, images: Tensor) -> Tensor:
+        return after_middle(self.backbone, through_middle(self.backbone, images))
+
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, mask: Tensor | None = None, **fields: Tensor
+    ) -> Output:
+        """See `Detector.forward`; with masks, [B, 1, H, W] in [0, 1], also the loss of the pairs of places."""
+        middle = through_middle(self.backbone, images)
+        output = self.head(after_middle(self.backbone, middle), labels)
+        if mask is not None and labels is not None and self.theta is not None:
+            small = F.interpolate(at_least_float32(mask), middle.shape[-2:], mode="bilinear", align_corners=True)
+            target = consistency_target(small[:, 0], self.first_column_bug)
+            loss = F.binary_cross_entropy_with_logits(pair_logits(self.theta(middle)), target)
+            output.losses["consistency"] = loss
+            output.losses["total"] = output.losses["total"] + self.consistency * loss
+        return output
+
+
+def pair_logits(embedded: Tensor) -> Tensor:
+    """Likeness of every two places, before the sigmoid: [B, C, h, w] -> [B, h w, h w] (the paper's equation 1)."""
+    places = at_least_float32(embedded).flatten(2)
+    return places.transpose(1, 2) @ places / places.shape[1] ** 0.5
+
+
+def consistency_target(mask: Tensor, first_column_bug: bool = False) -> Tensor:
+    """1 - |m_p - m_q| of every two places p, q of masks [B, h, w]: [B, h w, h w] (the paper's equation 2).
+
+    Args:
+        mask: In [0, 1].
+        first_column_bug: As DeepfakeBench: m_q itself where p is in the first column.
+    """
+    flat = mask.flatten(1)
+    target = 1 - (flat[:, :, None] - flat[:, None]).abs()
+    if first_column_bug:
+        first = torch.arange(flat.shape[1], device=mask.device) % mask.shape[-1] == 0
+        target = torch.where(first[None, :, None], flat[:, None], target)
+    return target
