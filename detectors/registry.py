@@ -25,6 +25,7 @@ GROUP = "resproto_fd.detectors"
 
 MODULES = {
     "border": "resproto_fd.detectors.controls",
+    "capsule_net": "resproto_fd.detectors.capsule_net",
     "chance": "resproto_fd.detectors.controls",
     "clip": "resproto_fd.detectors.clip",
     "clip_lora": "resproto_fd.detectors.clip_lora",

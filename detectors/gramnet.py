@@ -1,0 +1,76 @@
+"""Gram-Net: what the Gram matrices of six depths of a ResNet say of texture, beside the ResNet's own features.
+
+Source: Liu et al., "Global Texture Enhancement for Fake Face Detection in the Wild", CVPR 2020.
+
+Legend: B batch, C channels, D feature size.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .registry import register
+from .timm_backbone import TimmClassifier
+
+ALIGNED = 32
+"""Channels that every depth's maps are brought to, and features that each Gram block gives."""
+TAPS = {"images": 3, "act1": 64, "maxpool": 64, "layer1": 64, "layer2": 128, "layer3": 256}
+"""Where a Gram block looks: the images, and what these parts of a ResNet-18 say, with their channels."""
+
+
+def gram_matrix(maps: Tensor) -> Tensor:
+    """Products of each two channels, summed over places, by the number of all entries: [B, C, H, W] -> [B, C, C]."""
+    flat = maps.flatten(2)
+    return flat @ flat.transpose(1, 2) / flat[0].numel()
+
+
+class GramBlock(nn.Module):
+    """Maps aligned by a convolution, their Gram matrix, two convolutions over it, the mean: [B, C, H, W] -> [B, 32].
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.align = _convolution(channels, ALIGNED, 1)
+        self.read = nn.Sequential(_convolution(1, 16, 2), _convolution(16, ALIGNED, 2))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.read(gram_matrix(self.align(maps))[:, None]).mean(dim=(2, 3))
+
+
+@register("gramnet")
+class GramNet(TimmClassifier):
+    """ResNet-18 with six Gram blocks, their features scaled by one learnt number and joined to the pooled ones.
+
+    Args:
+        pretrained, dropout, options: See `TimmClassifier`.
+    """
+
+    def __init__(
+        self, pretrained: bool | str | None = True, dropout: float = 0.0, options: dict[str, Any] | None = None
+    ):
+        super().__init__("resnet18.tv_in1k", pretrained, dropout, options)
+        self.blocks = nn.ModuleDict({name: GramBlock(channels) for name, channels in TAPS.items()})
+        self.scale = nn.Parameter(torch.ones(()))
+        size = self.backbone.num_features + ALIGNED * len(TAPS)
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(size, 2))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, 704]"""
+        found, x = [self.blocks["images"](images)], images
+        for name, part in self.backbone.named_children():
+            if name == "global_pool":
+                break
+            x = part(x)
+            if name in TAPS:
+                found.append(self.blocks[name](x))
+        return torch.cat([self.backbone.forward_head(x), *(self.scale * y for y in found)], dim=1)
+
+
+def _convolution(before: int, after: int, stride: int) -> nn.Sequential:
+    layer = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(layer, nn.BatchNorm2d(after), nn.ReLU())
