@@ -1,6 +1,6 @@
 """SLADD's detector: real or fake, and where a picture was blended (Chen et al., CVPR 2022).
 
-The paper's synthesizer, which learns by policy gradient which blend is hardest, is not here: blends are drawn at random.
+The paper's synthesizer, which learns by policy gradient which blend is hardest, is not here.
 """
 
 from typing import Annotated, Any
