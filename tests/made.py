@@ -13,7 +13,8 @@ from resproto_fd.detectors.prototype_memory import PrototypeMemory
 from resproto_fd.losses.residual import ResidualLoss
 from resproto_fd.preprocessing.frame_store import FrameStore
 from resproto_fd.preprocessing.manifest import Video
-from resproto_fd.trainer.data import FrameDataset, FrameList
+from resproto_fd.trainer.data import FrameDataset
+from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.transforms import plain_transform, train_transform
 
 SIZE = 8

@@ -231,6 +231,31 @@ def test_flips_and_crops_are_the_plain_view_or_parts_of_the_frame(fit):
     assert train_transform("crop", InputConfig(size=64))(image, 0).shape == (64, 64, 3)
 
 
+@pytest.mark.parametrize("fit", ["resize", "crop"])
+@pytest.mark.parametrize("name", ["none", "flip", "crop", "resproto_fd", "deepfakebench"])
+def test_the_geometry_says_where_a_point_of_the_frame_goes(name, fit):
+    """A bright spot, followed through the augmentation; other steps than the geometric ones do not move its middle."""
+    transform = train_transform(name, InputConfig(size=64, fit=fit))
+    followed = 0
+    for seed in range(60):
+        spot = np.array([30 + seed % 11, 40 - seed % 7], dtype=float)
+        frame = np.zeros((72, 80, 3), np.uint8)
+        y, x = np.mgrid[:72, :80]
+        frame[:] = (250 * np.exp(-((x - spot[0]) ** 2 + (y - spot[1]) ** 2) / 18))[..., None]
+        matrix = transform.geometry(seed, 72, 80)
+        assert matrix.shape == (2, 3)
+        where = matrix[:, :2] @ spot + matrix[:, 2]
+        image = transform(frame, seed).astype(float).max(-1)
+        bright = np.where(image > 0.5 * image.max(), image, 0)
+        if image.max() < 150 or min(where) < 8 or max(where) > 55:
+            continue  # erased, or cut off
+        rows, columns = np.indices(bright.shape)
+        found = np.array([(columns * bright).sum(), (rows * bright).sum()]) / bright.sum()
+        assert np.abs(found - where).max() < 0.4
+        followed += 1
+    assert followed > 30
+
+
 def test_draws_are_the_same_with_every_version_of_numpy():
     assert uniforms(0, 2) == [0.6369616873214543, 0.2697867137638703]
     assert uniforms(4294967295, 1) == [0.2519435680449965]

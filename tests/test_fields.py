@@ -8,8 +8,9 @@ from test_trainer import CPU, make_trainer, same_bits, state_of
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.side_file import SideRecord, write_side
-from resproto_fd.trainer.data import FrameDataset, FrameList, TrainBatches, make_loader
+from resproto_fd.trainer.data import FrameDataset, TrainBatches, make_loader
 from resproto_fd.trainer.fields import NO_FAMILY, batch_fields
+from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.transforms import plain_transform
 
 VIDEOS = made_videos(4, 3) + made_videos(6, 2, dataset="Other")

@@ -19,8 +19,9 @@ from resproto_fd.preprocessing.frame_store import LmdbStore, LmdbWriter, Missing
 from resproto_fd.preprocessing.image_codec import encode_native, encode_png
 from resproto_fd.trainer import batch_memory as memories
 from resproto_fd.trainer.batch_memory import BLOCKS, BatchMemory, batch_memory
-from resproto_fd.trainer.data import EvaluationBatches, FrameDataset, FrameList, Normaliser, TrainBatches, make_loader
+from resproto_fd.trainer.data import EvaluationBatches, FrameDataset, Normaliser, TrainBatches, make_loader
 from resproto_fd.trainer.device_transforms import Unaugmented
+from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.transforms import Viewing, plain_transform, train_transform
 
 CPU = torch.device("cpu")

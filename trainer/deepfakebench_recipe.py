@@ -25,7 +25,7 @@ import numpy as np
 
 from resproto_fd.configs.schema import InputConfig
 
-from .transforms import plain_transform, uniforms
+from .transforms import mirrored, plain_transform, uniforms
 
 ANGLE = 10.0
 KERNELS = (3, 5, 5, 7, 7)
@@ -75,6 +75,14 @@ class DeepfakeBenchRecipe:
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
         return carry_out(plain_transform(self.config)(image), draw(seed))
 
+    def geometry(self, seed: int, height: int, width: int) -> np.ndarray:
+        """See `transforms.Transform`."""
+        drawn, size = draw(seed), self.config.size
+        matrix = np.vstack([plain_transform(self.config).geometry(0, height, width), (0, 0, 1)])
+        if drawn.flipped:
+            matrix = mirrored(size) @ matrix
+        return matrix[:2] if drawn.angle is None else _rotation(size, size, drawn.angle) @ matrix
+
 
 def draw(seed: int) -> Drawn:
     """What a sample's seed stands for."""
@@ -122,8 +130,12 @@ def carry_out(image: np.ndarray, drawn: Drawn) -> np.ndarray:
 
 def _rotated(image: np.ndarray, angle: float) -> np.ndarray:
     height, width = image.shape[:2]
-    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
+    matrix = _rotation(height, width, angle)
     return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def _rotation(height: int, width: int, angle: float) -> np.ndarray:
+    return cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0)
 
 
 def _table(values: np.ndarray) -> np.ndarray:

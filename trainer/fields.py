@@ -12,7 +12,7 @@ from resproto_fd.detectors.base import Detector
 from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.side_file import SideFile, generator_families, read_side
 
-from .data import FrameList
+from .frame_list import FrameList
 
 NO_FAMILY = "none"
 """Family of real videos, and of fakes whose generator's family is not known."""

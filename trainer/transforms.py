@@ -5,9 +5,8 @@ picture, or on the device in batches (`device_transforms`).
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -18,8 +17,17 @@ from resproto_fd.configs.schema import InputConfig
 if TYPE_CHECKING:
     from .device_transforms import OnDevice
 
-Transform = Callable[[np.ndarray, int], np.ndarray]
-"""(image uint8 [H, W, 3] RGB, seed) -> image uint8 [S, S, 3]"""
+
+class Transform(Protocol):
+    """From a stored frame to the detector's square, as one seed decides."""
+
+    def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
+        """(image uint8 [H, W, 3] RGB, seed) -> image uint8 [S, S, 3]"""
+
+    def geometry(self, seed: int, height: int, width: int) -> np.ndarray:
+        """Where a frame of a size goes: the affine map, [2, 3], from its pixels (x, y) to those of the square. What is
+        done to values alone (blur, colour, a part set to black) is no part of it."""
+
 
 RESIZED = 300 / 224
 """ResProto-FD: side of the resized face by side of the crop."""
@@ -91,6 +99,18 @@ class Viewing:
 
     def __call__(self, image: np.ndarray, seed: int = 0) -> np.ndarray:
         return look(image, self.draw(seed, *image.shape[:2]), self.config.size)
+
+    def geometry(self, seed: int, height: int, width: int) -> np.ndarray:
+        """See `Transform`."""
+        view, size = self.draw(seed, height, width), self.config.size
+        matrix = np.eye(3)
+        if view.resized:
+            matrix = _stretched(view.resized / width, view.resized / height)
+        cut = np.array([[1.0, 0, -view.left], [0, 1, -view.top], [0, 0, 1]])
+        matrix = _stretched(size / view.width, size / view.height) @ cut @ matrix
+        if view.flipped:
+            matrix = mirrored(size) @ matrix
+        return matrix[:2]
 
 
 def plain_transform(config: InputConfig) -> Viewing:
@@ -168,6 +188,16 @@ class ResProtoFD(Viewing):
             if max(part[2:]) <= resized:
                 return View(resized, *part, False, sigma, *erased)
         return View(resized, 0, 0, resized, resized, False, sigma, *erased)
+
+
+def _stretched(x: float, y: float) -> np.ndarray:
+    """Resizing by two factors, [3, 3]; whole numbers are the pixels' centres."""
+    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+
+
+def mirrored(width: int) -> np.ndarray:
+    """Left and right of a picture exchanged, [3, 3]."""
+    return np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]])
 
 
 def uniforms(seed: int, count: int) -> list[float]:

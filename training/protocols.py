@@ -17,7 +17,7 @@ from resproto_fd.preprocessing.manifest import Video, read_manifest
 from resproto_fd.preprocessing.side_file import side_path
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
 from resproto_fd.trainer.corruptions import check_corruption
-from resproto_fd.trainer.data import FrameList
+from resproto_fd.trainer.frame_list import FrameList
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""Frames of one split, in a fixed order."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from resproto_fd.preprocessing.manifest import Video, evenly_spaced
+
+
+@dataclass(frozen=True)
+class FrameList:
+    """Frames of one split of one or several data sets, in a fixed order.
+
+    Attributes:
+        videos: The videos they come from.
+        paths: Canonical path of each frame, [N].
+        video_index: Position of each frame's video in `videos`, [N].
+        numbers: Frame number within the original video, [N].
+        labels: 0 real, 1 fake, [N].
+    """
+
+    videos: list[Video]
+    paths: list[str]
+    video_index: np.ndarray
+    numbers: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, videos: Sequence[Video], frames_per_video: int | None) -> "FrameList":
+        """Evenly spaced frames of each video; all of them when None or when there are fewer."""
+        paths, owners, numbers = [], [], []
+        for position, video in enumerate(videos):
+            all_numbers = video.frame_numbers()
+            for chosen in evenly_spaced(len(video.frames), frames_per_video):
+                paths.append(video.frames[chosen])
+                owners.append(position)
+                numbers.append(all_numbers[chosen])
+        owners = np.asarray(owners, dtype=np.int64)
+        labels = np.asarray([video.label for video in videos], dtype=np.int64)
+        return cls(list(videos), paths, owners, np.asarray(numbers, dtype=np.int64), labels[owners])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def class_counts(self) -> np.ndarray:
+        """N^(c): frames of each class, [2]."""
+        return np.bincount(self.labels, minlength=2)
+
+    def without(self, paths: set[str]) -> "FrameList":
+        """The same list, some frames left out."""
+        keep = np.asarray([path not in paths for path in self.paths], dtype=bool)
+        kept = [path for path, kept_ in zip(self.paths, keep, strict=True) if kept_]
+        return FrameList(self.videos, kept, self.video_index[keep], self.numbers[keep], self.labels[keep])
+
+    def thinned(self, share: float) -> "FrameList":
+        """About that share of the frames, chosen by their canonical paths: a smaller share lies within a larger one."""
+        if share == 1:
+            return self
+        limit = int(share * 2**64)
+        chosen = (int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") < limit for path in self.paths)
+        return self.without({path for path, kept in zip(self.paths, chosen, strict=True) if not kept})
+
+    def with_labels(self, labels: np.ndarray) -> "FrameList":
+        """The same frames under other labels (a control: shuffled labels must teach nothing)."""
+        return FrameList(self.videos, self.paths, self.video_index, self.numbers, labels)
+
+    def groups(self) -> np.ndarray:
+        """Position of each frame's data set among those of the list, in the order of the videos, [N]."""
+        names = list(dict.fromkeys(video.dataset for video in self.videos))
+        return np.asarray([names.index(video.dataset) for video in self.videos], dtype=np.int64)[self.video_index]
+
+    def digest(self) -> str:
+        """SHA-256 over each frame's video, file name and label: the same list has the same digest on any machine."""
+        hasher = hashlib.sha256()
+        for path, owner, label in zip(self.paths, self.video_index, self.labels, strict=True):
+            hasher.update(f"{self.videos[owner].id}/{path.rsplit('/', 1)[-1]}={label}\n".encode())
+        return hasher.hexdigest()
