@@ -143,6 +143,21 @@ def test_weights_from_outside_are_tested_and_said_to_be(demo, tmp_path):
     )
 
 
+def test_a_deepfakebench_checkpoint_is_known_by_its_names_and_tested(demo, tmp_path, capsys):
+    from resproto_fd.detectors import create_detector
+
+    torch.manual_seed(0)
+    theirs = create_detector("meso4", paper=False).state_dict()  # batch norms shared by two layers each, as theirs
+    torch.save({f"module.backbone.{name}": value for name, value in theirs.items()}, tmp_path / "ckpt_best.pth")
+    words = ["test", "--detector", "meso4", "--protocol", "demo_cross", f"data.root={demo}", "run.device=cpu"]
+    words += ["--weights", str(tmp_path / "ckpt_best.pth"), f"run.out={tmp_path / 'out'}", "run.workers=0"]
+    assert main(words) == 0
+    assert "ckpt_best.pth is a DeepfakeBench checkpoint" in capsys.readouterr().err
+    result = RunResult.load(tmp_path / "out" / "demo_cross" / "meso4" / "seed0" / "result.json")
+    assert result.note == "ckpt_best.pth is a DeepfakeBench checkpoint"
+    assert result.parameters == 27_898
+
+
 def test_a_detector_with_nothing_to_train_is_tested_as_it_is(demo, tmp_path):
     assert train(demo, tmp_path, detector=["--detector", "clip_zero_shot_tiny"]) == 0
     result = RunResult.load(run_folder(tmp_path) / "result.json")

@@ -68,7 +68,7 @@ def train(config: RunConfig) -> RunResult | None:
         resolved = protocols.resolve(config.protocol, config.data)
         _refuse_one_class(resolved.train)
         _say(world, resolved)
-        detector = _create(config.detector)
+        detector, _ = _create(config.detector)
         if world.is_main:
             write_text(folder / "config.yaml", loading.dump(config))
         bench = _Bench(config, resolved, world, folder)
@@ -115,13 +115,16 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data, tests_only=True)
         _say(world, resolved)
-        detector = _create(config.detector, weights)
+        detector, said = _create(config.detector, weights)
+        if said and world.is_main:
+            print(f"note: {said}", file=sys.stderr)
         if weights is None and any(p.requires_grad for p in detector.parameters()):
             raise UserError(f"{config.detector.name} has weights to learn: say which with --weights FILE or --run DIR")
         if world.is_main:
             write_text(folder / "config.yaml", loading.dump(config))
         bench = _Bench(config, resolved, world, folder, weights)
-        return bench.test(detector.to(world.device), *_history_of(weights))
+        selection, timing, images, note = _history_of(weights)
+        return bench.test(detector.to(world.device), selection, timing, images, said or note)
 
 
 def _history_of(weights: Path | None) -> tuple[Selection, dict[str, float], int | None, str]:
@@ -142,13 +145,28 @@ def _prepare(config: RunConfig) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def _create(config: DetectorConfig, weights: Path | None = None) -> Detector:
-    """The configured detector; with weights to be loaded into it, none are fetched for its backbone."""
+def _create(config: DetectorConfig, weights: Path | None = None) -> tuple[Detector, str]:
+    """The configured detector, and what is to be said of given weights.
+
+    With weights to be loaded into it, none are fetched for its backbone.
+    """
     with without_pretrained() if weights else nullcontext():
         detector = build_detector(config)
-    if weights:
-        load_all(detector, read_state_dict(weights), str(weights))
-    return detector
+    return detector, _load(detector, weights) if weights else ""
+
+
+def _load(detector: Detector, weights: Path) -> str:
+    """Weights of our own making, or a DeepfakeBench checkpoint: the names of its tensors tell which."""
+    state = read_state_dict(weights)
+    try:
+        load_all(detector, state, str(weights))
+    except UserError as error:
+        try:
+            detector.load_deepfakebench(state)
+        except UserError as other:
+            raise UserError(f"{error}. Nor does it as a DeepfakeBench checkpoint: {other}") from other
+        return f"{weights.name} is a DeepfakeBench checkpoint"
+    return ""
 
 
 def _say(world: World, resolved: ResolvedProtocol) -> None:
