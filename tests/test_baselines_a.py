@@ -1,0 +1,92 @@
+"""F3-Net, SRM, RECCE and UCF against slow loops and against the constants that DeepfakeBench keeps."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors import create_detector
+from resproto_fd.detectors.f3net import F3Net, LocalStatistics, MixBlock
+
+
+def assert_kept(shared, name: str, constants: dict[str, torch.Tensor]) -> None:
+    """The constants have the checksums of the golden's."""
+    kept = json.loads((shared / "parity" / "golden" / f"{name}_seed1.json").read_text())["kept"]
+    assert set(constants) <= set(kept)
+    for key, tensor in constants.items():
+        values, golden = tensor.double().flatten(), kept[key]
+        assert list(tensor.shape) == golden["shape"]
+        weights = torch.arange(len(values)) % 97 + 1
+        assert values.sum().item() == pytest.approx(golden["sum"], abs=1e-4, rel=1e-6), key
+        assert values.abs().sum().item() == pytest.approx(golden["sum_abs"], rel=1e-6), key
+        assert (values * weights).sum().item() == pytest.approx(golden["weighted_sum"], abs=1e-3, rel=1e-6), key
+        np.testing.assert_allclose(values[:8], golden["first"], atol=1e-7)
+
+
+def rand(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.real
+def test_f3nets_matrix_and_bands_are_deepfakebenchs(shared):
+    bands = create_detector("f3net", pretrained=None, paper=False).bands
+    kept = {f"FAD_head.filters.{i}.base": base for i, base in enumerate(bands.base)}
+    assert_kept(shared, "f3net", kept | {"FAD_head._DCT_all": bands.dct, "FAD_head._DCT_all_T": bands.dct.T})
+
+
+def test_f3nets_bands_part_the_spectrum_and_untaught_give_the_picture_back():
+    bands = F3Net(None, size=32).bands.double()
+    assert torch.equal(bands.base.sum(dim=0), torch.ones(32, 32))
+    for learnt in bands.learnt:
+        learnt.data.zero_()
+    images = rand(2, 3, 32, 32)
+    parts = bands(images).view(2, 3, 3, 32, 32)
+    torch.testing.assert_close(parts.sum(dim=1), images, atol=1e-6, rtol=0)
+
+
+def test_local_statistics_are_sums_over_windows_and_bands():
+    statistics = LocalStatistics(4, 2, 2).double()
+    images = rand(1, 3, 8, 8)
+    found = statistics(images)
+    assert found.shape == (1, 2, 5, 5)
+    grey = 0.299 * images[0, 0] + 0.587 * images[0, 1] + 0.114 * images[0, 2]
+    padded = torch.zeros(12, 12, dtype=torch.float64)
+    padded[2:10, 2:10] = grey
+    wave = [
+        [(math.sqrt(0.25) if k == 0 else math.sqrt(0.5)) * math.cos(math.pi * k * (n + 0.5) / 4) for n in range(4)]
+        for k in range(4)
+    ]
+    for row, column in ((0, 0), (1, 3), (4, 2)):
+        sums = [0.0, 0.0]
+        for k in range(4):
+            for m in range(4):
+                value = sum(
+                    wave[k][i] * wave[m][j] * padded[2 * row + i, 2 * column + j].item()
+                    for i in range(4)
+                    for j in range(4)
+                )
+                for b in range(2):
+                    share = (k + m) // 4 == b
+                    share += 2 / (1 + math.exp(-statistics.learnt[b, 4 * k + m].item())) - 1
+                    sums[b] += abs(value * share)
+        expected = [math.log10(s + 1e-6) for s in sums]
+        assert found[0, :, row, column].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_mix_block_begins_as_nothing_and_then_lets_each_branch_see_the_other():
+    block, x, y = MixBlock(4).double().eval(), rand(2, 4, 3, 3), rand(2, 4, 3, 3, seed=1)
+    assert torch.equal(block(x, y)[0], x)
+    for norm in block.norm:
+        torch.nn.init.ones_(norm.weight)
+    one, other = block(x, y)
+    assert not torch.allclose(one, x)
+    assert not torch.allclose(block(x, y + 1)[0], one)
+    assert not torch.allclose(block(x + 1, y)[1], other)
+
+
+def test_f3net_says_which_size_it_takes():
+    with pytest.raises(UserError, match="F3Net takes 32 x 32 here, not"):
+        F3Net(None, size=32).encode(torch.zeros(1, 3, 64, 64))
