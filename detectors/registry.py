@@ -37,6 +37,7 @@ MODULES = {
     "effort": "resproto_fd.detectors.effort",
     "f3net": "resproto_fd.detectors.f3net",
     "ffd": "resproto_fd.detectors.xception_variants",
+    "freqnet": "resproto_fd.detectors.freqnet",
     "gm_df": "resproto_fd.detectors.gm_df",
     "gramnet": "resproto_fd.detectors.gramnet",
     "meso4": "resproto_fd.detectors.mesonet",

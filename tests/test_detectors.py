@@ -34,6 +34,7 @@ CASES = {
     "clip, sample pairs": ("clip", {**TINY_VIT, "sample_pairs": 6}),
     "clip_lora": ("clip_lora", {**TINY_VIT, "rank": 2, "dropout": 0.0}),
     "border": ("border", {"backbone": "test_resnet", "pretrained": None}),
+    "capsule_net": ("capsule_net", {"pretrained": None, "noise": 0.0, "dropout": 0.0}),
     "chance": ("chance", {}),
     "core": ("core", {"pretrained": None}),
     "core, halves": ("core", {"pretrained": None, "pairs": "halves"}),
@@ -62,6 +63,7 @@ CASES = {
     "effort": ("effort", TINY_VIT),
     "effort, two values, no constraint": ("effort", {**TINY_VIT, "rank": 2, "constraint_weight": 0.0}),
     "gramnet": ("gramnet", {"pretrained": None}),
+    "freqnet": ("freqnet", {}),
     "timm": ("timm", {"backbone": "test_efficientnet", "pretrained": None}),
 }
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -276,6 +278,7 @@ def test_full_size_presets_are_what_their_names_say(name):
         "gm_df": 89_841_605,
         "resnet34": 21_285_698,
         "spsl": 20_811_338,
+        "capsule_net": 1_571_070,
         "sbi": 17_552_202,
         "sd2": 8_323_074,
         "core": 20_811_050,

@@ -23,6 +23,7 @@ TOLERANCES = {
     "f3net": 7e-6,
     "ffd": 9e-6,
     "sbi": 7e-6,
+    "capsule_net": 3e-6,
     "clip": 3e-6,
     "core": 6e-6,
     "rfm": 6e-6,
@@ -34,7 +35,7 @@ TOLERANCES = {
 """Detector -> largest relative difference of logits, scores and loss, from the data's own account of float32 noise."""
 
 
-OWN_LOSSES = {"core"}
+OWN_LOSSES = {"capsule_net", "core"}
 """Those whose loss is not the cross-entropy of the logits alone."""
 
 
@@ -89,6 +90,7 @@ def test_a_checkpoint_loads_whole_and_gives_deepfakebenchs_numbers(parity, name)
 STEPS = {
     "xception": {},
     "sbi": {},
+    "capsule_net": {"train_vgg": True, "noise": 0.0, "dropout": 0.0},
     "resnet34": {},
     "meso4": {},
     "meso4Inception": {},
