@@ -51,6 +51,7 @@ MODULES = {
     "sd2_probe": "resproto_fd.detectors.sd2_probe",
     "sladd": "resproto_fd.detectors.sladd",
     "spsl": "resproto_fd.detectors.xception_variants",
+    "srm": "resproto_fd.detectors.srm",
     "timm": "resproto_fd.detectors.timm_backbone",
 }
 """Where the built-in classes live."""

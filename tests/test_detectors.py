@@ -53,6 +53,8 @@ CASES = {
     "meso4": ("meso4", {"size": 32, "dropout": 0.0}),
     "meso4Inception": ("meso4Inception", {"size": 32, "dropout": 0.0}),
     "spsl": ("spsl", {"pretrained": None}),
+    "srm": ("srm", {"pretrained": None, "size": 32}),
+    "srm, logits": ("srm", {"pretrained": None, "size": 32, "paper": False}),
     "gm_df": ("gm_df", {**TINY_VIT, "second_order": [1], "mim": 0.0}),
     "gm_df, post": ("gm_df", {**TINY_VIT, "norm": "post", "conv_stem": True, "experts": False, "mim": 0.0}),
     "sbi": ("sbi", {"pretrained": None}),
@@ -64,6 +66,7 @@ CASES = {
     "effort, two values, no constraint": ("effort", {**TINY_VIT, "rank": 2, "constraint_weight": 0.0}),
     "gramnet": ("gramnet", {"pretrained": None}),
     "freqnet": ("freqnet", {}),
+    "freqnet, phase": ("freqnet", {"spectra": "amplitude and phase"}),
     "timm": ("timm", {"backbone": "test_efficientnet", "pretrained": None}),
 }
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -278,6 +281,7 @@ def test_full_size_presets_are_what_their_names_say(name):
         "gm_df": 89_841_605,
         "resnet34": 21_285_698,
         "spsl": 20_811_338,
+        "srm": 53_238_378,
         "capsule_net": 1_571_070,
         "sbi": 17_552_202,
         "sd2": 8_323_074,
