@@ -7,6 +7,7 @@ from made import MadeStore, TinyDetector, made_config, made_dataset, made_videos
 from test_trainer import CPU, make_trainer, same_bits, state_of
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.side_file import SideRecord, write_side
 from resproto_fd.trainer.data import FrameDataset, TrainBatches, make_loader
 from resproto_fd.trainer.fields import NO_FAMILY, batch_fields
@@ -70,6 +71,30 @@ def test_captions_come_from_the_side_file_and_are_left_out_where_there_are_none(
     assert [texts[path] for path in video.frames] == ["a man", "a man who laughs", "a man"]
     assert batch_fields(Asking("captions_facial"), FRAMES, {}) == {}
     assert "no facial descriptions" in capsys.readouterr().err
+
+
+def scene(name, label, forgery_type="face swap", dataset="FF", count=2):
+    """A video called as FaceForensics++ calls it."""
+    folder = f"FF/{'fakes' if label else 'originals'}"
+    frames = tuple(f"{folder}/frames/{name}/{number:03d}.png" for number in range(count))
+    kind, method = (forgery_type, "Fakes") if label else ("real", "real")
+    return Video(dataset, "train", f"{folder}/{name}", label, method, method, kind, frames)
+
+
+def test_an_identity_is_the_index_of_the_person_seen(tmp_path):
+    videos = [scene("000", 0), scene("003", 0), scene("000_003", 1), scene("003_000", 1, "reenactment")]
+    frames = FrameList.of([*videos, scene("holiday", 1)], None)
+    assert batch_fields(Asking("identity"), frames, {})["identity"].tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 2, 2]
+    write_side(tmp_path / "FF.side.jsonl", {}, [
+        SideRecord("FF/fakes/holiday", ("train",), 1, "Fakes", "Fakes", "face swap", identity="FF/000"),
+    ])  # fmt: skip
+    sides = {"FF": tmp_path / "FF.side.jsonl"}
+    asked = batch_fields(Asking("identity"), frames, sides)["identity"]
+    assert (asked.dtype, asked.tolist()) == (np.int64, [0, 0, 1, 1, 1, 1, 1, 1, 0, 0])
+    named = batch_fields(Asking("identity", identity=["FF/003", "x", "FF/000"]), frames, sides)["identity"]
+    assert named.tolist() == [2, 2, 0, 0, 0, 0, 0, 0, 2, 2]
+    with pytest.raises(UserError, match=r"knows no identity 'FF/000' \(video FF/originals/000"):
+        batch_fields(Asking("identity", identity=["FF/003"]), frames, sides)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

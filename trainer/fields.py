@@ -1,7 +1,7 @@
 """What a detector may ask of a batch beside images and labels, taken from the manifest and its side file."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,10 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import nearest
 from resproto_fd.detectors.base import Detector
 from resproto_fd.preprocessing.manifest import Video
-from resproto_fd.preprocessing.side_file import SideFile, generator_families, read_side
+from resproto_fd.preprocessing.side_file import generator_families
 
 from .frame_list import FrameList
+from .scenes import identity_of, side_records
 
 NO_FAMILY = "none"
 """Family of real videos, and of fakes whose generator's family is not known."""
@@ -24,6 +25,10 @@ FACTS: dict[str, Callable[[Video], str]] = {
     "family": lambda video: generator_families().get(video.method, NO_FAMILY),
 }
 """Field -> what it says of a video; the batch holds its index in the detector's vocabulary, int64 [B]."""
+
+IDENTITY = "identity"
+"""Field: who is seen (see `scenes`), int64 [B]: the index among all who are seen in the training frames, in order of
+their names; or in the detector's vocabulary, if that has the field."""
 
 CAPTIONS = {"captions_facial": "facial", "captions_environmental": "environmental"}
 """Field -> kind of description of a frame; the batch holds B texts, "" where there is none."""
@@ -48,7 +53,9 @@ def batch_fields(detector: Detector, frames: FrameList, sides: Mapping[str, Path
     found: dict[str, np.ndarray | list[str]] = {}
     for name in sorted(detector.requires):
         if name in FACTS:
-            found[name] = _indices(name, FACTS[name], detector, frames)
+            found[name] = _indices(name, FACTS[name], detector.vocabulary[name], detector, frames)
+        elif name == IDENTITY:
+            found[name] = _identities(detector, frames, sides)
         elif name in CAPTIONS:
             texts = _captions(CAPTIONS[name], frames, sides)
             if any(texts):
@@ -58,7 +65,7 @@ def batch_fields(detector: Detector, frames: FrameList, sides: Mapping[str, Path
                     f"note: no {CAPTIONS[name]} descriptions in the side files; what uses them is off", file=sys.stderr
                 )
         else:
-            known = [*FACTS, *CAPTIONS]
+            known = [*FACTS, IDENTITY, *CAPTIONS]
             raise UserError(
                 f"{type(detector).__name__} requires '{name}' of a batch{nearest(name, known)}; "
                 f"known: {', '.join(known)}"
@@ -66,12 +73,20 @@ def batch_fields(detector: Detector, frames: FrameList, sides: Mapping[str, Path
     return found
 
 
-def _indices(name: str, fact: Callable[[Video], str], detector: Detector, frames: FrameList) -> np.ndarray:
-    values = list(detector.vocabulary[name])
+def _identities(detector: Detector, frames: FrameList, sides: Mapping[str, Path]) -> np.ndarray:
+    records = side_records(frames, sides)
+    seen = [identity_of(video, records.get(video.id)) for video in frames.videos]
+    values = detector.vocabulary.get(IDENTITY) or sorted({seen[i] for i in np.unique(frames.video_index)})
+    who = dict(zip((video.id for video in frames.videos), seen, strict=True))
+    return _indices(IDENTITY, lambda video: who[video.id], values, detector, frames)
+
+
+def _indices(
+    name: str, fact: Callable[[Video], str], values: Sequence[str], detector: Detector, frames: FrameList
+) -> np.ndarray:
     places = {value: place for place, value in enumerate(values)}
-    used = np.unique(frames.video_index)
     unknown: dict[str, str] = {}
-    for video in (frames.videos[i] for i in used):
+    for video in (frames.videos[i] for i in np.unique(frames.video_index)):
         if fact(video) not in places:
             unknown.setdefault(fact(video), video.id)
     if unknown:
@@ -86,13 +101,9 @@ def _indices(name: str, fact: Callable[[Video], str], detector: Detector, frames
 
 
 def _captions(kind: str, frames: FrameList, sides: Mapping[str, Path]) -> list[str]:
-    names = {video.dataset for video in frames.videos}
-    files: dict[str, SideFile] = {
-        name: read_side(sides[name]) for name in names if name in sides and sides[name].is_file()
-    }
+    records = side_records(frames, sides)
     texts = []
     for path, owner in zip(frames.paths, frames.video_index, strict=True):
-        video = frames.videos[owner]
-        record = files[video.dataset].records.get(video.id) if video.dataset in files else None
+        record = records.get(frames.videos[owner].id)
         texts.append((record.caption(path, kind) if record else None) or "")
     return texts
