@@ -4,8 +4,8 @@
     python benchmarks/parity.py ../shared/parity xception   # one
 
 The folder holds made weights as a recipe (recipe.py: `fill`, `images`), the keys of each checkpoint, and what
-DeepfakeBench computed from them. Every checkpoint is loaded whole; the difference is the largest over a tensor, relative to its
-largest value. The last line is one JSON object.
+DeepfakeBench computed from them. Every checkpoint is loaded whole; the difference is the largest
+over a tensor, relative to its largest value. The last line is one JSON object.
 """
 
 import argparse
