@@ -6,6 +6,7 @@ have learnt the same.
 
 import argparse
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -25,30 +26,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    changes = loading.parse_overrides(args.settings)
+    if set(changes) - {"data"}:
+        raise UserError(f"control takes data.* settings, not {', '.join(sorted(set(changes) - {'data'}))}")
+    data = loading.validated(DataConfig, changes.get("data", {}), "data")
+    print(fit_trees(args.protocol, data, args.out, args.seed))
+    return 0
+
+
+def fit_trees(protocol: str, data: DataConfig, out: str | Path, seed: int = 0) -> Path:
+    """Fits the trees on a protocol's training frames and scores its test sets: the result file.
+
+    Args:
+        protocol: Its name or YAML.
+        data: Where the data are.
+        out: The folder of runs.
+        seed: Of the trees.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     from resproto_fd.training import protocols
     from resproto_fd.training.results import Selection
     from resproto_fd.training.submit import save_result
 
-    changes = loading.parse_overrides(args.settings)
-    if set(changes) - {"data"}:
-        raise UserError(f"control takes data.* settings, not {', '.join(sorted(set(changes) - {'data'}))}")
-    data = loading.validated(DataConfig, changes.get("data", {}), "data")
-    resolved = protocols.resolve(loading.load("protocols", args.protocol), data)
+    resolved = protocols.resolve(loading.load("protocols", protocol), data)
     facts = file_facts(resolved.train, resolved.stores)
-    trees = HistGradientBoostingClassifier(max_iter=100, early_stopping=False, random_state=args.seed)
+    trees = HistGradientBoostingClassifier(max_iter=100, early_stopping=False, random_state=seed)
     trees.fit(facts, resolved.train.labels)
     scores = {
         name: trees.predict_proba(file_facts(frames, resolved.stores))[:, 1].tolist()
         for name, frames in resolved.tests.items()
     }
-    result = save_result(
+    return save_result(
         resolved,
         scores,
-        args.out,
+        out,
         NAME,
-        args.seed,
+        seed,
         title="File statistics",
         source="measured",
         role="control",
@@ -56,8 +70,6 @@ def run(args: argparse.Namespace) -> int:
         selected_on=Selection(rule="last"),
         note=f"sees no pixel: {', '.join(FACTS)}",
     )
-    print(result)
-    return 0
 
 
 def file_facts(frames, stores) -> np.ndarray:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.schema import DataConfig
 
 PROTOCOL = "demo_cross"
 DETECTORS = ["resproto_fd_tiny", "clip_tiny", "resnet_tiny", "clip_zero_shot_tiny"]
@@ -24,6 +25,8 @@ FURTHER = [
     ("demo_multi", "sd2_tiny"),
 ]
 """What --all adds: the methods of the other papers, two of them on two training sets too."""
+CONTROLS = ["chance", "clip_probe_tiny", "border_tiny"]
+"""What --controls adds, beside the statistics of the files."""
 _EPOCH = re.compile(r"epoch (\d+)/\d+: (.*)")
 
 
@@ -35,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--detectors", nargs="+", default=DETECTORS, metavar="NAME", help="which (default: %(default)s)"
     )
     parser.add_argument("--all", action="store_true", help="also MFCLIP, GM-DF and SD2: some minutes more")
+    parser.add_argument("--controls", action="store_true", help="also the controls that a table should carry")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="a run each (default: 0)")
     parser.add_argument("--jobs", type=int, help="runs at a time, a thread each (default: one a core)")
     parser.add_argument("--size", choices=["default", "tiny"], default="default", help="tiny: a trial of the path only")
@@ -43,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     wanted = [(PROTOCOL, name) for name in args.detectors]
+    wanted += [(PROTOCOL, name) for name in CONTROLS if args.controls and name not in args.detectors]
     wanted += [run for run in FURTHER if args.all and run not in wanted]
     for _, name in wanted:
         loading.load("detectors", name)
@@ -68,6 +73,11 @@ def run(args: argparse.Namespace) -> int:
         )
     for _, log in logs:
         print(log[log.rfind("\n", 0, log.find("test set")) + 1 :] if "test set" in log else log)
+
+    if args.controls:
+        from resproto_fd.training.control import fit_trees
+
+        print(fit_trees(PROTOCOL, DataConfig(root=str(data)), out / "runs"))
 
     from resproto_fd.training import leaderboard
 
