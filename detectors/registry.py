@@ -43,7 +43,9 @@ MODULES = {
     "meso4": "resproto_fd.detectors.mesonet",
     "meso4Inception": "resproto_fd.detectors.mesonet",
     "mfclip": "resproto_fd.detectors.mfclip",
+    "patchcraft": "resproto_fd.detectors.patchcraft",
     "pcl_xception": "resproto_fd.detectors.pcl_xception",
+    "multi_attention": "resproto_fd.detectors.multi_attention",
     "resproto_fd": "resproto_fd.detectors.resproto_fd",
     "rfm": "resproto_fd.detectors.rfm",
     "sbi": "resproto_fd.detectors.efficientnet_b4",
@@ -53,6 +55,7 @@ MODULES = {
     "spsl": "resproto_fd.detectors.xception_variants",
     "srm": "resproto_fd.detectors.srm",
     "timm": "resproto_fd.detectors.timm_backbone",
+    "uia_vit": "resproto_fd.detectors.uia_vit",
 }
 """Where the built-in classes live."""
 

@@ -3,6 +3,8 @@
 Legend: B batch, N patches, S side of a patch; H and W pixels.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +20,7 @@ SRM = (
 )
 SRM_DIVISORS = (4, 12, 2)
 """The three high-pass filters of Fridrich & Kodovsky (TIFS 2012) that Zhou et al. (CVPR 2018) chose."""
+COMPASS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 
 
 def grey_levels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -47,13 +50,27 @@ def homogeneity(grey: Tensor) -> Tensor:
     Returns:
         In (0, 1], the smaller the richer, [...].
     """
+    found = [(1 / (1 + steps.square())).mean(dim=(-2, -1)) for steps in _steps(grey)]
+    return torch.stack(found).mean(dim=0)
+
+
+def diversity(grey: Tensor) -> Tensor:
+    """Sum of the differences between neighbours in four directions (PatchCraft's l_div).
+
+    Args:
+        grey: Grey levels, [..., H, W].
+
+    Returns:
+        At least 0, the larger the richer, [...].
+    """
+    return sum(steps.abs().sum(dim=(-2, -1)) for steps in _steps(grey))
+
+
+def _steps(grey: Tensor) -> Iterator[Tensor]:
     height, width = grey.shape[-2:]
-    found = []
     for down, right in DIRECTIONS:
         one = grey[..., : height - down, max(-right, 0) : width - max(right, 0)]
-        other = grey[..., down:, max(right, 0) : width + min(right, 0)]
-        found.append((1 / (1 + (one - other).square())).mean(dim=(-2, -1)))
-    return torch.stack(found).mean(dim=0)
+        yield one - grey[..., down:, max(right, 0) : width + min(right, 0)]
 
 
 def richest_patch(images: Tensor, grey: Tensor, side: int) -> Tensor:
@@ -72,12 +89,38 @@ def richest_patch(images: Tensor, grey: Tensor, side: int) -> Tensor:
     return patches[torch.arange(len(images), device=images.device), :, chosen]
 
 
-class SrmFilters(nn.Module):
-    """Residuals of the three SRM filters, each summed over the channels: [B, 3, H, W] -> the same shape."""
+def srm_bank() -> Tensor:
+    """The 30 linear filters of the spatial rich model, each by its centre's size, [30, 5, 5].
 
-    def __init__(self):
+    First differences in eight directions, second in four, third in eight; squares and edges of 3 and of 5 pixels.
+    """
+    filters = []
+    for weights, directions in (((-1, 1), COMPASS), ((1, -2, 1), COMPASS[:4]), ((1, -3, 3, -1), COMPASS)):
+        centre = 0 if len(weights) == 2 else 1
+        for down, right in directions:
+            drawn = torch.zeros(5, 5)
+            for step, weight in enumerate(weights, start=-centre):
+                drawn[2 + step * down, 2 + step * right] = weight
+            filters.append(drawn / abs(weights[centre]))
+    for square, divisor in zip(SRM[:2], SRM_DIVISORS[:2], strict=True):
+        whole = torch.tensor(square, dtype=torch.float32) / divisor
+        edge = whole.clone()
+        edge[3:] = 0
+        filters += [whole, *(edge.rot90(turn) for turn in range(4))]
+    return torch.stack(filters)
+
+
+class SrmFilters(nn.Module):
+    """Residuals of SRM filters, each summed over the channels: [B, 3, H, W] -> [B, 3 or 30, H, W].
+
+    Args:
+        all_filters: The 30 of `srm_bank`, not the three of `SRM`.
+    """
+
+    def __init__(self, all_filters: bool = False):
         super().__init__()
-        filters = torch.tensor(SRM, dtype=torch.float32) / torch.tensor(SRM_DIVISORS).view(3, 1, 1)
+        three = torch.tensor(SRM, dtype=torch.float32) / torch.tensor(SRM_DIVISORS).view(3, 1, 1)
+        filters = srm_bank() if all_filters else three
         self.register_buffer("filters", filters[:, None].repeat(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -6,9 +6,12 @@ import math
 import pytest
 import torch
 
+from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.freqnet import CHANNELS, PLACES, SpectralConvolution, high_pass
 from resproto_fd.detectors.gramnet import TAPS, gram_matrix
+from resproto_fd.detectors.patchcraft import smash_and_rebuild
+from resproto_fd.detectors.texture import SRM, srm_bank
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -112,3 +115,50 @@ def test_an_image_without_any_contrast_gives_finite_gradients(spectra):
     detector = create_detector("freqnet", spectra=spectra)
     detector(torch.zeros(2, 3, 32, 32), torch.tensor([0, 1])).losses["total"].backward()
     assert all(p.grad.isfinite().all() for p in detector.parameters())
+
+
+# --- PatchCraft ------------------------------------------------------------------------------------------------------
+
+
+def test_the_rich_model_has_30_different_filters_that_flat_surfaces_do_not_pass():
+    bank = srm_bank().double()
+    assert bank.shape == (30, 5, 5)
+    assert len(bank.unique(dim=0)) == 30
+    assert bank.sum(dim=(1, 2)).abs().max() < 1e-6
+    assert set(bank[:, 2, 2].tolist()) == {-1.0}
+    for three in (torch.tensor(square, dtype=torch.float64) for square in SRM):
+        assert any(torch.allclose(three / three[2, 2].abs(), one, atol=1e-6) for one in bank)
+
+
+def slow_diversity(patch: list[list[float]]) -> float:
+    side, total = len(patch), 0.0
+    for y in range(side):
+        for x in range(side):
+            for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+                if y + down < side and 0 <= x + right < side:
+                    total += abs(patch[y][x] - patch[y + down][x + right])
+    return total
+
+
+def test_pictures_are_rebuilt_from_the_richest_and_the_poorest_patches():
+    images, side, places, grid = draw(2, 3, 17, 14), 4, 4, 2
+    images[1, :, :8] *= 0.1  # much of it poor
+    grey = images.sum(dim=1).mul(20).round()
+    rich, poor = smash_and_rebuild(images, grey, side, places, grid)
+    assert rich.shape == poor.shape == (2, 3, 8, 8)
+    for b in range(2):
+        corners = [(round(i * 13 / 3), round(j * 10 / 3)) for i in range(places) for j in range(places)]
+        found = [slow_diversity(grey[b, y : y + side, x : x + side].tolist()) for y, x in corners]
+        for picture, sign in ((rich, -1), (poor, 1)):
+            ranked = sorted(range(len(corners)), key=lambda n, sign=sign, found=found: sign * found[n])
+            for number, place in enumerate(ranked[: grid**2]):
+                (y, x), (row, column) = corners[place], divmod(number, grid)
+                part = picture[b, :, row * side : (row + 1) * side, column * side : (column + 1) * side]
+                assert torch.equal(part, images[b, :, y : y + side, x : x + side])
+
+
+def test_patchcraft_says_what_it_cannot_cut():
+    with pytest.raises(UserError, match="2 x 2 places cannot give 8 x 8 patches"):
+        create_detector("patchcraft", places=2)
+    with pytest.raises(UserError, match=r"images are \(16, 32\), a patch has 32"):
+        create_detector("patchcraft").encode(torch.zeros(1, 3, 16, 32))

@@ -25,6 +25,9 @@ TINY_CVIT = {"size": 32, "width": 16, "channels": [4, 4, 8, 8, 8], "heads": 2}
 TINY_MFCLIP = {"image_depth": 1, "image_hidden": 16, "patch": 16, "noise_depth": 1, "noise_hidden": 16}
 TINY_MFCLIP |= {"text_depth": 1, "text_hidden": 16}
 
+TINY_UIA_VIT = {"options": {"img_size": 32, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2}}
+TINY_UIA_VIT |= {"pretrained": None, "middle": 1, "last": 2}
+
 CASES = {
     "resproto_fd": ("resproto_fd", {**TINY_VIT, "start_epoch": 0, "capacity": 5, "top_k": 4}),
     "resproto_fd, ResNet, dot": ("resproto_fd", {**TINY_RESNET, "start_epoch": 0, "similarity": "dot", "clusters": 2}),
@@ -67,6 +70,8 @@ CASES = {
     "gramnet": ("gramnet", {"pretrained": None}),
     "freqnet": ("freqnet", {}),
     "freqnet, phase": ("freqnet", {"spectra": "amplitude and phase"}),
+    "uia_vit": ("uia_vit", TINY_UIA_VIT),
+    "patchcraft": ("patchcraft", {"side": 8, "places": 3, "grid": 2}),
     "timm": ("timm", {"backbone": "test_efficientnet", "pretrained": None}),
 }
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))

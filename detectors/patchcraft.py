@@ -1,0 +1,112 @@
+"""PatchCraft: the noise of an image's richest patches set against that of its poorest.
+
+Source: Zhong et al., "PatchCraft: Exploring Texture Patch for Efficient AI-generated Image Detection", 2023 (first
+called "Rich and Poor Texture Contrast").
+
+Legend: B batch, N places, S side of a patch, G patches along a rebuilt picture's side; H and W pixels.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..configs.errors import UserError
+from ..configs.schema import NORMALISATIONS
+from .base import Detector, Output, two_class_output
+from .registry import register
+from .texture import SrmFilters, diversity, grey_levels
+from .weights import load_all, pretrained_skipped, read_state_dict
+
+WIDTH = 32
+CONVOLUTIONS = (4, 2, 2, 2)
+"""Convolutions of each of the classifier's blocks, between which it halves."""
+
+
+def smash_and_rebuild(images: Tensor, grey: Tensor, side: int, places: int, grid: int) -> tuple[Tensor, Tensor]:
+    """Two pictures of an image: one of its richest patches, the richest first, one of its poorest, the poorest first.
+
+    Args:
+        images: [B, 3, H, W].
+        grey: Its grey levels, [B, H, W].
+        side: S.
+        places: Patches are looked at in so many rows and columns, evenly spaced, which may overlap.
+        grid: G; of the `places`^2 patches the first and last G^2 by diversity are taken, equals in reading order.
+
+    Returns:
+        [B, 3, G S, G S] each.
+    """
+    height, width = images.shape[-2:]
+    inside = torch.arange(side, device=images.device)
+    rows, columns = (
+        torch.linspace(0, length - side, places, device=images.device).round().long()[:, None] + inside
+        for length in (height, width)
+    )
+    rows, columns = rows[:, None, :, None], columns[None, :, None, :]
+    order = diversity(grey[:, rows, columns]).flatten(1)
+    patches = images[:, :, rows, columns].flatten(2, 3)  # [B, 3, N, S, S]
+    rebuilt = []
+    for descending in (True, False):
+        chosen = order.sort(dim=1, descending=descending, stable=True).indices[:, : grid**2]
+        found = patches.gather(2, chosen[:, None, :, None, None].expand(-1, 3, -1, side, side))
+        found = found.unflatten(2, (grid, grid)).permute(0, 1, 2, 4, 3, 5)
+        rebuilt.append(found.reshape(len(images), 3, grid * side, grid * side))
+    return rebuilt[0], rebuilt[1]
+
+
+@register("patchcraft")
+class PatchCraft(Detector):
+    """SRM residuals of the two pictures, a learnt layer over them, the difference between both, a small CNN.
+
+    Args:
+        pretrained: A file of weights in this class's naming; None for random ones (the paper trains from scratch).
+        side: S.
+        places: See `smash_and_rebuild`; 14 x 14 stand for the paper's 192 random places, so that scores are certain.
+        grid: G.
+        normalisation: The images': diversity is counted on grey levels.
+
+    Raises:
+        UserError: Fewer places than patches; in `encode`, images smaller than a patch.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        side: Annotated[int, Field(ge=3)] = 32,
+        places: int = 14,
+        grid: Annotated[int, Field(ge=1)] = 8,
+        normalisation: Literal["clip", "imagenet", "half"] = "half",
+    ):
+        super().__init__()
+        if places < grid:
+            raise UserError(f"patchcraft: {places} x {places} places cannot give {grid} x {grid} patches")
+        self.side, self.places, self.grid = side, places, grid
+        for name, values in zip(("mean", "std"), NORMALISATIONS[normalisation], strict=True):
+            self.register_buffer(name, torch.tensor(values), persistent=False)
+        self.srm = SrmFilters(all_filters=True)
+        self.fingerprint = nn.Sequential(*_layer(len(self.srm.filters)), nn.Hardtanh())
+        layers: list[nn.Module] = []
+        for number, count in enumerate(CONVOLUTIONS):
+            layers += [nn.AvgPool2d(3, 2, 1)] if number else []
+            layers += [part for _ in range(count) for part in (*_layer(WIDTH), nn.ReLU())]
+        self.blocks = nn.Sequential(*layers)
+        self.classifier = nn.Linear(WIDTH, 2)
+        if pretrained and not pretrained_skipped():
+            load_all(self, read_state_dict(pretrained), pretrained)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> [B, 32]"""
+        if min(images.shape[-2:]) < self.side:
+            raise UserError(f"patchcraft: images are {tuple(images.shape[-2:])}, a patch has {self.side} pixels a side")
+        grey = grey_levels(images, self.mean, self.std)
+        both = torch.cat(smash_and_rebuild(images, grey, self.side, self.places, self.grid))
+        rich, poor = self.fingerprint(self.srm(both)).chunk(2)  # in one pass: batch norm sees both in training too
+        return self.blocks(rich - poor).mean(dim=(2, 3))
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        return two_class_output(self.classifier(features), features, labels)
+
+
+def _layer(before: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Conv2d(before, WIDTH, 3, padding=1, bias=False), nn.BatchNorm2d(WIDTH)
