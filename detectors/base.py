@@ -160,6 +160,21 @@ class Detector(nn.Module):
         return {}
 
 
+def check_size(images: Tensor, size: int, name: str) -> None:
+    """That images [B, 3, H, W] have the side for which a network was built.
+
+    Args:
+        name: Of the network, for the message.
+
+    Raises:
+        UserError: They have not.
+    """
+    if images.shape[-2:] != (size, size):
+        raise UserError(
+            f"{name} takes {size} x {size} here, not {tuple(images.shape[-2:])}: say model.size and input.size alike"
+        )
+
+
 def two_class_output(logits: Tensor, features: Tensor, labels: Tensor | None = None) -> Output:
     """Output of a plain classifier: softmax over (real, fake), cross-entropy where labels are given.
 

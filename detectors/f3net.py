@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..configs.errors import UserError
+from .base import check_size
 from .registry import register
 from .texture import GREY
 from .timm_backbone import TimmClassifier
-from .xception_variants import XCEPTION
+from .xception_variants import XCEPTION, stretch
 
 WINDOW, STRIDE, STATISTICS = 10, 2, 6
 MIXED = {"block7": 728, "block12": 1024}
@@ -73,20 +73,14 @@ class F3Net(TimmClassifier):
         Raises:
             UserError: Images of another size.
         """
-        if images.shape[-2:] != (self.size, self.size):
-            raise UserError(
-                f"F3Net takes {self.size} x {self.size} here, not {tuple(images.shape[-2:])}: "
-                "say model.size and input.size alike"
-            )
+        check_size(images, self.size, "F3Net")
         if not self.paper:
             return self.backbone(self.bands(images))
         x, y = self.bands(images), self.statistics(images)
-        for name, part in self.backbone.named_children():
-            if name == "global_pool":
-                break
-            x, y = part(x), getattr(self.second, name)(y)
-            if name in self.mix:
-                x, y = self.mix[name](x, y)
+        for first, last in (("conv1", "block7"), ("block8", "block12"), ("conv3", "act4")):
+            x, y = stretch(self.backbone, x, first, last), stretch(self.second, y, first, last)
+            if last in self.mix:
+                x, y = self.mix[last](x, y)
         return torch.cat([self.backbone.forward_head(x), self.second.forward_head(y)], dim=1)
 
 

@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..configs.errors import UserError
-from .base import Detector, Output, two_class_output
+from .base import Detector, Output, check_size, two_class_output
 from .registry import register
 from .weights import load_all, pretrained_skipped, read_state_dict
 
@@ -56,11 +55,7 @@ class _MesoNet(Detector):
         Raises:
             UserError: Images of another size.
         """
-        if images.shape[-2:] != (self.size, self.size):
-            raise UserError(
-                f"MesoNet takes {self.size} x {self.size} here, not {tuple(images.shape[-2:])}: "
-                "say model.size and input.size alike"
-            )
+        check_size(images, self.size, "MesoNet")
         return self._stages(images).flatten(1)
 
     def _stages(self, images: Tensor) -> Tensor:

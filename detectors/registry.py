@@ -25,6 +25,7 @@ GROUP = "resproto_fd.detectors"
 
 MODULES = {
     "border": "resproto_fd.detectors.controls",
+    "c2p_clip": "resproto_fd.detectors.c2p_clip",
     "capsule_net": "resproto_fd.detectors.capsule_net",
     "chance": "resproto_fd.detectors.controls",
     "clip": "resproto_fd.detectors.clip",
@@ -43,9 +44,9 @@ MODULES = {
     "meso4": "resproto_fd.detectors.mesonet",
     "meso4Inception": "resproto_fd.detectors.mesonet",
     "mfclip": "resproto_fd.detectors.mfclip",
+    "multi_attention": "resproto_fd.detectors.multi_attention",
     "patchcraft": "resproto_fd.detectors.patchcraft",
     "pcl_xception": "resproto_fd.detectors.pcl_xception",
-    "multi_attention": "resproto_fd.detectors.multi_attention",
     "resproto_fd": "resproto_fd.detectors.resproto_fd",
     "rfm": "resproto_fd.detectors.rfm",
     "sbi": "resproto_fd.detectors.efficientnet_b4",

@@ -85,21 +85,20 @@ class FFD(TimmClassifier):
 
 def through_middle(backbone: nn.Module, images: Tensor) -> Tensor:
     """What timm's Xception has after block 7: [B, 3, H, W] -> [B, MIDDLE, H / 16, W / 16]."""
-    x = images
-    for name, part in backbone.named_children():
-        x = part(x)
-        if name == LAST_OF_MIDDLE:
-            break
-    return x
+    return stretch(backbone, images, "conv1", LAST_OF_MIDDLE)
 
 
 def after_middle(backbone: nn.Module, middle: Tensor) -> Tensor:
     """Pooled features [B, D] from `through_middle`'s."""
+    return backbone.forward_head(stretch(backbone, middle, "block8", "act4"))
+
+
+def stretch(backbone: nn.Module, x: Tensor, first: str, last: str) -> Tensor:
+    """What a part of timm's Xception makes of maps, from one of its children to another, both included."""
     names = [name for name, _ in backbone.named_children()]
-    x = middle
-    for name in names[names.index(LAST_OF_MIDDLE) + 1 : names.index("global_pool")]:
+    for name in names[names.index(first) : names.index(last) + 1]:
         x = getattr(backbone, name)(x)
-    return backbone.forward_head(x)
+    return x
 
 
 class Separable(nn.Module):

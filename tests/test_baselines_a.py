@@ -10,6 +10,7 @@ import torch
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.f3net import F3Net, LocalStatistics, MixBlock
+from resproto_fd.detectors.srm import CrossAttention, SRMNet, filters
 
 
 def assert_kept(shared, name: str, constants: dict[str, torch.Tensor]) -> None:
@@ -90,3 +91,54 @@ def test_a_mix_block_begins_as_nothing_and_then_lets_each_branch_see_the_other()
 def test_f3net_says_which_size_it_takes():
     with pytest.raises(UserError, match="F3Net takes 32 x 32 here, not"):
         F3Net(None, size=32).encode(torch.zeros(1, 3, 64, 64))
+
+
+@pytest.mark.real
+def test_srms_filters_are_deepfakebenchs(shared):
+    detector = create_detector("srm", pretrained=None, paper=False)
+    bank = filters()[:, None].expand(3, 3, 5, 5)
+    kept = {f"srm_conv{i}.kernel": getattr(detector, f"srm_conv{i}").kernel for i in (1, 2)}
+    assert_kept(shared, "srm", kept | {"srm_conv0.kernel": bank, "srm_sa.srm.kernel": bank})
+
+
+@pytest.mark.parametrize("paper", [True, False])
+def test_srms_margin_is_laid_on_the_true_class(paper):
+    detector = SRMNet(None, paper=paper, size=32, margin=0.3, scale=10.0).double().eval()
+    features, labels = rand(3, 2048), torch.tensor([0, 1, 1])
+    output = detector.head(features, labels)
+    losses = []
+    for feature, label in zip(features.tolist(), labels.tolist(), strict=True):
+        values = []
+        for i, weight in enumerate(detector.classifier[1].weight.tolist()):
+            value = sum(f * w for f, w in zip(feature, weight, strict=True))
+            if paper:
+                value /= math.sqrt(sum(f * f for f in feature)) * math.sqrt(sum(w * w for w in weight))
+                assert -1 <= value <= 1
+            else:
+                value += detector.classifier[1].bias[i].item()
+            values.append(10.0 * (value - 0.3 * (i == label)))
+        losses.append(math.log(sum(math.exp(v) for v in values)) - values[label])
+    assert output.losses["total"].item() == pytest.approx(sum(losses) / 3, abs=1e-6)
+
+
+def test_attention_across_branches_is_what_its_equations_say():
+    attention = CrossAttention(8, 2).double()
+    a, b = rand(1, 8, 2, 2), rand(1, 8, 2, 2, seed=1)
+    assert torch.equal(attention(a, b)[0], a)
+    attention.gamma1.data.fill_(0.5)
+    attention.gamma2.data.fill_(0.25)
+    p = attention.key_conv_share(attention.key_conv1(a)).flatten(2)[0].T.tolist()
+    q = attention.key_conv_share(attention.key_conv2(b)).flatten(2)[0].T.tolist()
+    values = [conv(x).flatten(2)[0].T for conv, x in ((attention.value_conv2, b), (attention.value_conv1, a))]
+    found = [x.flatten(2)[0].T for x in attention(a, b)]
+    for i in range(4):
+        for rows, layer, own, gamma, which in (
+            ([p[i], q], attention.linear1, a, 0.5, 0),
+            ([q[i], p], attention.linear2, b, 0.25, 1),
+        ):
+            energy = torch.tensor([sum(x * y for x, y in zip(rows[0], other, strict=True)) for other in rows[1]])
+            shares = torch.exp(layer.weight @ energy.double() + layer.bias)
+            expected = own.flatten(2)[0].T[i] + gamma * sum(shares[j] * values[which][j] for j in range(4)) / sum(
+                shares
+            )
+            torch.testing.assert_close(found[which][i], expected, atol=1e-6, rtol=0)

@@ -72,6 +72,7 @@ CASES = {
     "freqnet, phase": ("freqnet", {"spectra": "amplitude and phase"}),
     "uia_vit": ("uia_vit", TINY_UIA_VIT),
     "patchcraft": ("patchcraft", {"side": 8, "places": 3, "grid": 2}),
+    "c2p_clip": ("c2p_clip", {**TINY_VIT, "rank": 2, "dropout": 0.0}),
     "timm": ("timm", {"backbone": "test_efficientnet", "pretrained": None}),
 }
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -20,6 +20,7 @@ TOLERANCES = {
     "meso4": 3e-6,
     "meso4Inception": 3e-6,
     "spsl": 5e-6,
+    "srm": 2e-5,
     "f3net": 7e-6,
     "ffd": 9e-6,
     "sbi": 7e-6,
@@ -31,11 +32,12 @@ TOLERANCES = {
     "sladd": 6e-6,
     "fwa": 6e-6,
     "effort": 4e-6,
+    "uia_vit": 6e-6,
 }
 """Detector -> largest relative difference of logits, scores and loss, from the data's own account of float32 noise."""
 
 
-OWN_LOSSES = {"capsule_net", "core"}
+OWN_LOSSES = {"capsule_net", "core", "srm"}
 """Those whose loss is not the cross-entropy of the logits alone."""
 
 
@@ -95,6 +97,7 @@ STEPS = {
     "meso4": {},
     "meso4Inception": {},
     "spsl": {},
+    "srm": {},
     "f3net": {},
     "ffd": {},
     "core": {"pairs": "halves"},
@@ -104,6 +107,9 @@ STEPS = {
     "sladd": {"mask_weight": 0.0},
 }
 """Detector -> keywords that give DeepfakeBench's training loss."""
+
+STEP_TOLERANCES = {"srm": (9e-5, 2e-2)}
+"""Detector -> relative differences of loss and gradient norm, where float32 noise is larger than elsewhere."""
 
 
 @pytest.mark.real
@@ -121,9 +127,10 @@ def test_a_training_step_has_deepfakebenchs_loss_and_gradient(parity, name):
     fields = {"mask": mask.float()} if "mask" in detector.requires else {}
     losses = detector(images, torch.tensor(golden["labels"]), **fields).losses
     losses["total"].backward()
-    assert losses["total"].item() == pytest.approx(golden["train"]["overall"], rel=1e-5)
+    loss_tolerance, norm_tolerance = STEP_TOLERANCES.get(name, (1e-5, 2e-3))
+    assert losses["total"].item() == pytest.approx(golden["train"]["overall"], rel=loss_tolerance)
     norm = torch.sqrt(sum(p.grad.square().sum() for p in detector.parameters() if p.grad is not None)).item()
-    assert norm == pytest.approx(golden["train"]["grad_norm"], rel=2e-3)
+    assert norm == pytest.approx(golden["train"]["grad_norm"], rel=norm_tolerance)
 
 
 @pytest.mark.real
