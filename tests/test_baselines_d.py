@@ -5,9 +5,12 @@ import math
 
 import pytest
 import torch
+from test_detectors import IMAGES, LABELS, TINY_VIT
+from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
+from resproto_fd.detectors.c2p_clip import contrast
 from resproto_fd.detectors.freqnet import CHANNELS, PLACES, SpectralConvolution, high_pass
 from resproto_fd.detectors.gramnet import TAPS, gram_matrix
 from resproto_fd.detectors.patchcraft import smash_and_rebuild
@@ -162,3 +165,54 @@ def test_patchcraft_says_what_it_cannot_cut():
         create_detector("patchcraft", places=2)
     with pytest.raises(UserError, match=r"images are \(16, 32\), a patch has 32"):
         create_detector("patchcraft").encode(torch.zeros(1, 3, 16, 32))
+
+
+# --- C2P-CLIP --------------------------------------------------------------------------------------------------------
+
+
+def slow_contrast(images, texts, names: list[str], scale: float) -> float:
+    """Of each image the surprise at its text among the different texts, of its text at it among the images."""
+    kinds = sorted(set(names))
+    texts = {name: texts[names.index(name)].tolist() for name in kinds}
+    total = 0.0
+    for image, name in zip(images.tolist(), names, strict=True):
+        cosine = {k: scale * sum(a * b for a, b in zip(image, texts[k], strict=True)) for k in kinds}
+        others = [scale * sum(a * b for a, b in zip(other, texts[name], strict=True)) for other in images.tolist()]
+        total += math.log(sum(math.exp(c) for c in cosine.values())) - cosine[name]
+        total += math.log(sum(math.exp(c) for c in others)) - cosine[name]
+    return total / (2 * len(names))
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c", "d"], ["a", "b", "a", "b"], ["a", "a", "a", "a"]])
+def test_images_are_contrasted_with_the_different_texts(names):
+    images = F.normalize(draw(4, 5), dim=1)
+    texts = F.normalize(draw(4, 5, seed=1), dim=1)[[names.index(name) for name in names]]
+    tokens = torch.tensor([[ord(name), 0] for name in names])
+    found = contrast(images, texts, tokens, torch.tensor(3.0, dtype=torch.float64))
+    assert found.item() == pytest.approx(slow_contrast(images, texts, names, 3.0), abs=1e-12)
+    if len(set(names)) == 4:
+        cosines, pairs = 3.0 * images @ texts.T, torch.arange(4)
+        clips = (F.cross_entropy(cosines, pairs) + F.cross_entropy(cosines.T, pairs)) / 2
+        assert found.item() == pytest.approx(clips.item(), abs=1e-12)
+
+
+def test_the_loss_is_the_labels_and_the_contrast_with_prompts_before_descriptions():
+    torch.manual_seed(0)
+    detector = create_detector("c2p_clip", **{**TINY_VIT, "dropout": 0.0, "contrast": 0.5})
+    assert detector.requires == {"captions_facial"}
+    captions = ["an old man", "", "an old man", "a child", "", ""]
+    losses = detector(IMAGES, LABELS, captions_facial=captions).losses
+    assert losses["total"].item() == pytest.approx(losses["ce"].item() + 0.5 * losses["contrast"].item())
+    sentences = [f"{('Camera', 'Deepfake')[y]} {c}".strip() for y, c in zip(LABELS.tolist(), captions, strict=True)]
+    with torch.no_grad():
+        texts = F.normalize(detector.clip.text(detector.clip.tokenizer(sentences)), dim=1)
+        units = F.normalize(detector.encode(IMAGES), dim=1)
+    scale = detector.clip.logit_scale.exp().item()
+    assert losses["contrast"].item() == pytest.approx(slow_contrast(units, texts, sentences, scale), rel=1e-5)
+
+
+def test_without_a_contrast_there_is_no_text_tower_and_nothing_is_asked_for():
+    detector = create_detector("c2p_clip", **{**TINY_VIT, "contrast": 0.0})
+    assert detector.clip.text is None
+    assert not detector.requires
+    assert set(detector(IMAGES, LABELS).losses) == {"total"}

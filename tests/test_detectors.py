@@ -297,6 +297,7 @@ def test_full_size_presets_are_what_their_names_say(name):
         "pcl_xception": 20_811_050 + 728 * 729,
         "sladd": 20_811_050 + 728 * 10,
         "sd2_probe": 1_538,
+        "c2p_clip": 886_274,
         "gramnet": 11_374_147,
         "cnnspot": 23_512_130,
         "vit_b16": 85_800_194,

@@ -1,0 +1,116 @@
+"""C2P-CLIP: CLIP's image tower taught, beside the labels, to match texts that name the category.
+
+Source: Tan et al., "C2P-CLIP: Injecting Category Common Prompt in CLIP to Enhance Generalization in Deepfake
+Detection", AAAI 2025.
+
+Legend: B batch, D embedding size, T tokens of a text, N images of all processes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..losses.global_batch import gather_rows
+from ..losses.residual import at_least_float32
+from .base import Detector, Output, two_class_output
+from .clip_tower import Backbone, load_clip
+from .lora import add_lora
+from .registry import register
+
+PROMPTS = ("Camera", "Deepfake")
+"""Category common prompts of real and fake images."""
+
+
+@register("c2p_clip")
+class C2PClip(Detector):
+    """Cross-entropy on a linear reading of the unit embedding, and a contrast between images and their texts.
+
+    An image's text is its category's prompt, then its description where there is one. Texts matter in training alone.
+
+    Args:
+        backbone, pretrained, quick_gelu: See `clip_tower.load_clip`; a ViT of open_clip.
+        rank, alpha, dropout, targets: See `lora.add_lora`.
+        contrast: Weight of the contrast; 0 leaves out texts and their tower.
+        prompts: Of real and of fake images.
+        captions: Asks for descriptions; without any the prompts stand alone.
+
+    Raises:
+        UserError: As `load_clip` and `add_lora`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone = "ViT-L-14",
+        pretrained: str | None = "openai",
+        quick_gelu: bool | None = None,
+        rank: int = 6,
+        alpha: float = 6.0,
+        dropout: float = 0.8,
+        targets: Sequence[str] = ("q_proj", "k_proj", "v_proj"),
+        contrast: float = 1.0,
+        prompts: Sequence[str] = PROMPTS,
+        captions: bool = True,
+    ):
+        super().__init__()
+        self.clip = load_clip(backbone, pretrained, quick_gelu)
+        self.clip.requires_grad_(False)
+        add_lora(self.clip.visual, rank, alpha, dropout, targets)
+        if not contrast:
+            self.clip.drop_text()
+        self.classifier = nn.Linear(self.clip.embed_dim, 2)
+        nn.init.normal_(self.classifier.weight, std=0.02)
+        self.contrast, self.prompts = contrast, list(prompts)
+        self.couples_batch = bool(contrast)
+        self.requires = frozenset({"captions_facial"} if captions and contrast else ())
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.clip(images)
+
+    def head(
+        self,
+        features: Tensor,
+        labels: Tensor | None = None,
+        captions_facial: Sequence[str] | None = None,
+        **fields: Tensor,
+    ) -> Output:
+        """See `Detector.head`; descriptions are B texts, "" where there is none."""
+        units = F.normalize(at_least_float32(features), dim=-1)
+        output = two_class_output(self.classifier(units), features, labels)
+        if labels is not None and self.contrast:
+            tokens, texts = self._texts(labels, captions_facial)
+            scale = self.clip.logit_scale.exp()
+            found = contrast(gather_rows(units), gather_rows(texts.to(units.dtype)), gather_rows(tokens), scale)
+            output.losses = {"ce": output.losses["total"], "contrast": found}
+            output.losses["total"] = output.losses["ce"] + self.contrast * found
+        return output
+
+    @torch.no_grad()
+    def _texts(self, labels: Tensor, captions: Sequence[str] | None) -> tuple[Tensor, Tensor]:
+        """Tokens of each image's text, [B, T], and its unit embedding, [B, D]; equal texts are encoded once."""
+        said = captions or [""] * len(labels)
+        sentences = [
+            f"{self.prompts[label]} {caption}".strip() for label, caption in zip(labels.tolist(), said, strict=True)
+        ]
+        tokens = self.clip.tokenizer(sentences).to(labels.device)
+        distinct, place = tokens.unique(dim=0, return_inverse=True)
+        self.clip.text.eval()
+        return tokens, F.normalize(at_least_float32(self.clip.text(distinct)), dim=-1)[place]
+
+
+def contrast(images: Tensor, texts: Tensor, tokens: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's loss, each image with its text and each text with its images; equal texts are one.
+
+    With texts all different it is CLIP's: the mean of two cross-entropies whose targets are the pairs.
+
+    Args:
+        images, texts: Unit vectors, [N, D].
+        tokens: [N, T].
+        scale: Factor of the cosines.
+    """
+    distinct, place = tokens.unique(dim=0, return_inverse=True)
+    ours = texts.new_zeros(len(distinct), texts.shape[1]).index_put((place,), texts)
+    cosines = scale * images @ ours.T
+    of_texts = cosines.log_softmax(dim=0).gather(1, place[:, None]).mean()
+    return (F.cross_entropy(cosines, place) - of_texts) / 2
