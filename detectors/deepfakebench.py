@@ -1,0 +1,99 @@
+"""Our detectors inside a DeepfakeBench checkout: one line in its `training/detectors/__init__.py` registers them all.
+
+    import resproto_fd.detectors.deepfakebench
+
+Each goes by its own name, or by `resproto_NAME` where DeepfakeBench has a detector of that name. A YAML for its
+train.py and test.py is written by `python -m resproto_fd.detectors.deepfakebench NAME --out FILE.yaml`; see
+docs/deepfakebench.md.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..configs.deepfakebench import PREFIX, name_there, written
+from ..configs.errors import UserError
+from ..configs.files import write_text
+from ..configs.loading import load, names
+from .hosted import HostedDetector
+from .registry import build_detector, class_names
+from .weights import without_pretrained
+
+FOREIGN = "deepfakebench_class"
+"""Our wrapper of DeepfakeBench's classes, which has no place among them."""
+
+
+def register_all(registry: Any) -> list[str]:
+    """Puts every detector of ours into DeepfakeBench's registry, none in the place of another.
+
+    Args:
+        registry: Its `DETECTOR`, which has `register_module(module_name=...)` and `[...]`.
+
+    Returns:
+        The names they go by there.
+
+    Raises:
+        UserError: A name is taken, and with our prefix too.
+    """
+    registered = []
+    for name in sorted({*names("detectors"), *class_names()} - {FOREIGN}):
+        wished = dict.fromkeys((name_there(name), PREFIX + name))
+        there = next((n for n in wished if _is_free(registry, n)), None)
+        if there is None:
+            raise UserError(f"DeepfakeBench's registry has other detectors called {' and '.join(wished)}")
+        hosted = type(there, (HostedDetector,), {"preset": name, "__doc__": f"Our {name}; see `HostedDetector`."})
+        registry.register_module(module_name=there)(hosted)
+        registered.append(there)
+    return registered
+
+
+def _is_free(registry: Any, name: str) -> bool:
+    try:
+        return registry[name].__module__ == __name__
+    except KeyError:
+        return True
+
+
+def hosts_registry() -> Any:
+    """`DETECTOR` of the DeepfakeBench checkout that this runs in.
+
+    Raises:
+        UserError: It runs in none.
+    """
+    try:
+        from metrics.registry import DETECTOR
+    except ImportError as error:
+        raise UserError(
+            f"resproto_fd.detectors.deepfakebench works inside a DeepfakeBench checkout: import it at the end of its "
+            f"training/detectors/__init__.py. Here there is no metrics.registry to register detectors in ({error})"
+        ) from error
+    return DETECTOR
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Writes a preset's YAML for DeepfakeBench's train.py and test.py."""
+    parser = argparse.ArgumentParser(prog="python -m resproto_fd.detectors.deepfakebench", description=main.__doc__)
+    parser.add_argument("name", help="a preset (see: resproto list detectors)")
+    parser.add_argument("--out", type=Path, help="the file to write; without it the YAML is printed")
+    args = parser.parse_args(argv)
+    try:
+        preset = load("detectors", args.name)
+        with torch.device("meta"), without_pretrained():
+            text = written(preset, build_detector(preset).requires)
+        if args.out:
+            write_text(args.out, text)
+        else:
+            print(text, end="")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+else:
+    register_all(hosts_registry())

@@ -1,0 +1,247 @@
+"""A detector of ours that speaks the interface of DeepfakeBench's, as its train.py and test.py call it."""
+
+import inspect
+import sys
+import weakref
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+from ..configs.errors import UserError
+from ..configs.loading import load, merged, names, validated
+from ..configs.schema import DetectorConfig
+from ..losses.global_batch import gather_rows
+from .base import Detector, Output
+from .registry import build_detector
+from .weights import without_pretrained
+
+
+class HostedDetector(nn.Module):
+    """`preset` of a subclass says which detector it is.
+
+    Labels reach it in training alone. Its state dict is that of the detector within, so that checkpoints go both ways.
+
+    Args:
+        config: DeepfakeBench's merged configuration. Beside its keys `resolution`, `mean`, `std` and `weights_path`,
+            these of our own are read: `model` and `input`, changes of the preset; `class_counts`, numbers of real and
+            fake training frames, or their ratio; `leave_out`, names of fields in `Detector.requires` that training
+            does without; `steps_per_epoch`, for --ddp, where DeepfakeBench tells the epoch to another object.
+
+    Attributes:
+        epoch: Set by DeepfakeBench's trainer before each.
+
+    Raises:
+        UserError: The images to come are not what the preset takes; or as `build_detector`.
+    """
+
+    preset: str
+    epoch: int | None = None
+
+    def __init__(self, config: dict[str, Any]):
+        super().__init__()
+        self.config, self.settings = config, _settings(self.preset, config)
+        own = [self.settings.input.channel_mean(), self.settings.input.channel_std()]
+        given = [config.get("mean", own[0]), config.get("std", own[1])]
+        self.renormalises = given != own
+        own, given = (torch.tensor(pair, dtype=torch.float64).view(2, 3, 1, 1) for pair in (own, given))
+        self.register_buffer("scale", (given[1] / own[1]).float(), persistent=False)
+        self.register_buffer("shift", ((given[0] - own[0]) / own[1]).float(), persistent=False)
+        self.detector, self.loss = self.build_backbone(config), self.build_loss(config)
+        self.steps, self.begun = 0, None
+        reference = weakref.ref(self)  # the loop has no call after an optimiser's step
+        handle = register_optimizer_step_post_hook(lambda optimizer, *_: _stepped(reference(), optimizer))
+        weakref.finalize(self, handle.remove)
+
+    def build_backbone(self, config: dict[str, Any]) -> Detector:
+        """The detector within; no pretrained weights are read where a checkpoint is to be loaded."""
+        with without_pretrained() if config.get("weights_path") else nullcontext():
+            return build_detector(self.settings)
+
+    def build_loss(self, config: dict[str, Any]) -> nn.Module:
+        """Of test batches; in training the detector computes its own."""
+        return nn.CrossEntropyLoss()
+
+    def features(self, data_dict: dict[str, Any]) -> Tensor:
+        """What the detector makes its scores from, [B, D]."""
+        return self.detector.encode(self._images(data_dict))
+
+    def classifier(self, features: Tensor) -> Tensor:
+        """Logits of features, [B, 2]."""
+        return self.detector.head(features).logits
+
+    def forward(self, data_dict: dict[str, Any], inference: bool = False) -> dict[str, Any]:
+        """`cls` [B, 2], `prob` [B] and `feat` [B, D]; in training also `losses`, which alone have a gradient.
+
+        Raises:
+            UserError: Clips in the place of images; in training, what the detector asks for is not there, or it takes
+                a step that DeepfakeBench's loop cannot take.
+        """
+        images = self._images(data_dict)
+        if inference or not self.training:
+            output, told = self.detector(images), {}
+        else:
+            output, losses = self._training_step(images, data_dict)
+            told = {"losses": losses}
+        values = {"cls": output.logits, "prob": output.scores, "feat": output.features}
+        return told | {name: value.detach() for name, value in values.items()}
+
+    def get_losses(self, data_dict: dict[str, Any], pred_dict: dict[str, Any]) -> dict[str, Tensor]:
+        """`overall`, which is trained on, and its terms; of a test batch the cross-entropy of `cls`."""
+        if "losses" in pred_dict:
+            return pred_dict["losses"]
+        return {"overall": self.loss(pred_dict["cls"], _labels(data_dict))}
+
+    def get_train_metrics(self, data_dict: dict[str, Any], pred_dict: dict[str, Any]) -> dict[str, float | None]:
+        """acc, auc, eer and ap of a batch; None where a class lacks. From `prob`: `cls` may rest on labels here."""
+        from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+        labels, scores = _labels(data_dict).cpu().numpy(), pred_dict["prob"].cpu().numpy()
+        found: dict[str, float | None] = {"acc": float(((scores > 0.5) == labels).mean())}
+        if labels.min() == labels.max():
+            return found | dict.fromkeys(("auc", "eer", "ap"))
+        false, true, _ = roc_curve(labels, scores)
+        eer = float(false[abs(1 - true - false).argmin()])
+        auc, ap = float(roc_auc_score(labels, scores)), float(average_precision_score(labels, scores))
+        return found | {"auc": auc, "eer": eer, "ap": ap}
+
+    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
+        """That of the detector within."""
+        return self.detector.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: dict[str, Any], *args, **kwargs) -> Any:
+        """Takes also our own `best.pt`, and what DeepfakeBench saves under --ddp."""
+        state = state_dict.get("model", state_dict)
+        if all(key.startswith("module.") for key in state):
+            state = {key.removeprefix("module."): value for key, value in state.items()}
+        return self.detector.load_state_dict(state, *args, **kwargs)
+
+    def _images(self, data_dict: dict[str, Any]) -> Tensor:
+        images = data_dict["image"]
+        if images.ndim != 4:
+            raise UserError(f"{self.preset} takes images [B, 3, H, W], not {list(images.shape)}: say video_mode: false")
+        return images * self.scale + self.shift if self.renormalises else images
+
+    def _training_step(self, images: Tensor, data_dict: dict[str, Any]) -> tuple[Output, dict[str, Tensor]]:
+        """What the detector's own training step says; its one loss is held back, for the loop to differentiate."""
+        labels, fields = _labels(data_dict), self._fields(data_dict)
+        self._begin(labels)
+        outputs: list[Output] = []
+
+        def model(*args, **kwargs) -> Output:
+            outputs.append(self.detector(*args, **kwargs))
+            return outputs[-1]
+
+        step = _HeldBack()
+        losses = self.detector.training_step(model, step, images, labels, **fields)
+        if len(step.losses) != 1 or len(outputs) != 1:
+            raise UserError(
+                f"{self.preset} takes a training step of {len(step.losses)} backward passes, and DeepfakeBench's loop "
+                "one: train it with `resproto train`; it can be tested here"
+            )
+        terms = {name: value.detach() for name, value in losses.items() if name != "total"}
+        return outputs[0], {"overall": step.losses[0], **terms}
+
+    def _fields(self, data_dict: dict[str, Any]) -> dict[str, Tensor]:
+        wanted = self.detector.requires
+        found = {"mask": _mask(data_dict["mask"])} if "mask" in wanted and data_dict.get("mask") is not None else {}
+        parameters = inspect.signature(self.detector.training_step).parameters.values()
+        indispensable = {p.name for p in parameters if p.default is p.empty}
+        lacking = sorted(wanted - found.keys() - (set(self.config.get("leave_out") or ()) - indispensable))
+        if lacking:
+            say = "say with_mask: true, or " if "mask" in lacking else ""
+            say += "" if indispensable & {*lacking} else f"say leave_out: [{', '.join(lacking)}], or "
+            raise UserError(
+                f"{self.preset} asks for {', '.join(lacking)} in training, which DeepfakeBench's loader does not give: "
+                f"{say}train it with `resproto train`"
+            )
+        return found
+
+    def _begin(self, labels: Tensor) -> None:
+        """Tells the detector of the training's start and of each epoch, as our trainer would."""
+        if self.begun is None:
+            self.detector.start_training(self._class_counts(labels))
+        if (epoch := self._epoch()) != self.begun:
+            self.detector.start_epoch(epoch)
+            self.begun = epoch
+
+    def _class_counts(self, labels: Tensor) -> Tensor:
+        if given := self.config.get("class_counts"):
+            return torch.tensor(given)
+        counts = torch.bincount(gather_rows(labels), minlength=2).cpu()
+        print(
+            f"note: {self.preset}: class_counts: [real, fake] is not stated, so that of the first batch is taken: "
+            f"{counts.tolist()}",
+            file=sys.stderr,
+        )
+        return counts.clamp_min(1)
+
+    def _epoch(self) -> int:
+        if self.epoch is not None or type(self.detector).start_epoch is Detector.start_epoch:
+            return self.epoch or 0
+        if not (steps := self.config.get("steps_per_epoch")):
+            raise UserError(
+                f"{self.preset} is not told the epoch: DeepfakeBench under --ddp tells it to another object; say "
+                "steps_per_epoch: N, which is training frames / train_batchSize / processes, rounded up"
+            )
+        return self.steps // steps
+
+
+class _HeldBack:
+    """A `base.Step` that keeps the losses it is to differentiate."""
+
+    def __init__(self):
+        self.losses: list[Tensor] = []
+        self.autocast, self.backward = nullcontext, self.losses.append
+
+
+def _stepped(hosted: HostedDetector | None, optimizer: Optimizer) -> None:
+    """After any optimiser's step: a detector whose parameters are among those stepped is told."""
+    if hosted is None:
+        return
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if any(id(p) in stepped for p in hosted.parameters()):
+        hosted.steps += 1
+        hosted.detector.after_step()
+
+
+def _labels(data_dict: dict[str, Any]) -> Tensor:
+    """0 real, 1 fake, where labels may tell manipulations apart."""
+    return (data_dict["label"] != 0).long()
+
+
+def _mask(mask: Tensor) -> Tensor:
+    """float32 [B, 1, S, S] in [0, 1], 1 forged.
+
+    Args:
+        mask: As DeepfakeBench's loader may give it: [B, S, S], [B, S, S, 1 or 3] or [B, S, S, 1, 3], to 1 or to 255.
+    """
+    mask = mask.float()
+    while mask.ndim > 3:
+        mask = mask.amax(-1)
+    return mask[:, None] / (255 if mask.max() > 1 else 1)
+
+
+def _settings(name: str, config: dict[str, Any]) -> DetectorConfig:
+    """The preset, or a class without one, changed as the host's configuration says."""
+    if name in names("detectors"):
+        values = load("detectors", name).model_dump(exclude_unset=True)
+    else:
+        own = {"size": "resolution", "mean": "mean", "std": "std"}
+        values = {"name": name, "detector": name, "input": {key: config[there] for key, there in own.items()}}
+    changes = {key: config[key] for key in ("model", "input") if config.get(key)}
+    settings = validated(DetectorConfig, merged(values, changes), f"DeepfakeBench's YAML, detector '{name}'")
+    size, given = settings.input.size, config.get("resolution", settings.input.size)
+    if given != size:
+        raise UserError(
+            f"{name} takes images of {size} pixels and is given {given}: say resolution: {size}, or input: "
+            f"{{size: {given}}} if it can take these"
+        )
+    if settings.input.fit == "crop":
+        raise UserError(
+            f"{name} takes the centre of a face and DeepfakeBench gives the whole: say input: {{fit: resize}} if it is "
+            "to take that"
+        )
+    return settings
