@@ -52,8 +52,8 @@ class Detector(nn.Module):
     Everything that matters is in `state_dict`, loadable with `weights_only=True`; evaluation alters none of it.
 
     Attributes:
-        requires: Further fields of the batch that the data set must provide in training (see `trainer.fields`); they
-            reach `head` as keywords, and are absent in testing.
+        requires: Further fields of the batch that the data set must provide in training (see `trainer.fields` and
+            `trainer.companions`); they reach `head` as keywords, and are absent in testing.
         vocabulary: For each such field that is a fact of the manifest ("domain", "method", "forgery_type", "family"),
             its values: the field is the index among them.
         couples_batch: The loss is no mean over samples, so that micro-batches cannot simply be averaged: gradient

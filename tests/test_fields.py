@@ -1,5 +1,9 @@
 """What a detector may ask of a batch; balanced sampling; a step of a detector's own."""
 
+import shutil
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -7,12 +11,16 @@ from made import MadeStore, TinyDetector, made_config, made_dataset, made_videos
 from test_trainer import CPU, make_trainer, same_bits, state_of
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.schema import InputConfig
+from resproto_fd.preprocessing.frame_store import FileStore, landmark_path, mask_path
 from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.side_file import SideRecord, write_side
+from resproto_fd.trainer.companions import COMPANIONS, Partners, find_companions
 from resproto_fd.trainer.data import FrameDataset, TrainBatches, make_loader
 from resproto_fd.trainer.fields import NO_FAMILY, batch_fields
 from resproto_fd.trainer.frame_list import FrameList
-from resproto_fd.trainer.transforms import plain_transform
+from resproto_fd.trainer.scenes import originals
+from resproto_fd.trainer.transforms import plain_transform, train_transform
 
 VIDEOS = made_videos(4, 3) + made_videos(6, 2, dataset="Other")
 FRAMES = FrameList.of(VIDEOS, None)
@@ -129,6 +137,199 @@ def test_the_trainer_hands_on_what_was_asked_for(tmp_path, accumulate, coupled):
     assert all(set(fields) == {"method", "text"} for fields in detector.given)
     assert all(fields["text"] == [str(i) for i in fields["method"].tolist()] for fields in detector.given)
     assert sum(len(fields["text"]) for fields in detector.given) == 32
+
+
+# --- masks, landmarks, other pictures --------------------------------------------------------------------------------
+
+SCENES = [
+    *(scene(name, 0, count=3) for name in ("000", "003", "007")),
+    *(scene(name, 1, count=3) for name in ("000_003", "003_000")),
+    replace(scene("000_003", 1, count=3), id="FF/others/000_003", frames=("FF/others/frames/000_003/002.png",)),
+    replace(scene("made", 1, "entire synthesis"), method="Made up"),
+]
+LISTED = FrameList.of(SCENES, None)
+SIDE = 24
+
+
+def write_picture(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Frames as files, whose mask is their blue channel, and their landmarks; one mask is smaller than its frame."""
+    folder = tmp_path_factory.mktemp("kept")
+    for path in LISTED.paths:
+        rng = np.random.default_rng(list(path.encode()))
+        image = cv2.resize(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8), (SIDE, SIDE))
+        write_picture(folder / path, image)
+        (folder / landmark_path(path)).parent.mkdir(parents=True, exist_ok=True)
+        np.save(folder / landmark_path(path), rng.uniform(0, SIDE, (5, 2)).astype(np.float32))
+        if "originals" not in path and "made" not in path:
+            write_picture(folder / mask_path(path), image[..., 0])
+    return FileStore(folder)
+
+
+def beside(kept, *wanted, augment="crop", frames=LISTED, **options):
+    companions = find_companions(wanted, frames, {}, {"FF": kept})
+    transform = train_transform(augment, InputConfig(size=12))
+    return FrameDataset(frames, {"FF": kept}, transform, 7, companions=companions, **options)
+
+
+KEYS = [(epoch, index) for epoch in (0, 5) for index in range(len(LISTED))]
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "crop"])
+def test_a_mask_follows_its_picture(kept, augment):
+    batch = beside(kept, "mask", augment=augment).__getitems__(KEYS)
+    assert batch["mask"].shape == (len(KEYS), 1, 12, 12)
+    for image, mask, index in zip(batch["image"], batch["mask"], batch["index"].tolist(), strict=True):
+        if "originals" in LISTED.paths[index]:
+            assert not mask.any()
+        elif "made" in LISTED.paths[index]:
+            assert (mask == 255).all()
+        else:
+            apart = (image[2].int() - mask[0].int()).abs()
+            assert apart.max() <= (2 if augment == "crop" else 12)  # resized by a cubic; a mask by straight lines
+            assert mask.float().std() > 10
+
+
+@pytest.mark.parametrize("augment", ["crop", "resproto_fd", "deepfakebench"])
+def test_landmarks_follow_their_picture(kept, augment):
+    data = beside(kept, "landmarks", augment=augment)
+    batch = data.__getitems__(KEYS)
+    assert (batch["landmarks"].dtype, batch["landmarks"].shape) == (torch.float32, (len(KEYS), 5, 2))
+    for key, points in zip(KEYS, batch["landmarks"].numpy(), strict=True):
+        seed = int(np.random.SeedSequence((7, *key)).generate_state(1)[0])
+        matrix = data.transform.geometry(seed, SIDE, SIDE)
+        stored = kept.read_landmarks(LISTED.paths[key[1]])
+        np.testing.assert_allclose(points, stored @ matrix[:, :2].T + matrix[:, 2], rtol=1e-5, atol=1e-4)
+
+
+def test_a_second_view_is_the_same_frame_under_another_augmentation(kept):
+    batch = beside(kept, "second_view", augment="resproto_fd").__getitems__(KEYS)
+    plain = beside(kept, augment="resproto_fd").__getitems__(KEYS)
+    assert torch.equal(batch["image"], plain["image"])
+    assert batch["second_view"].shape == batch["image"].shape
+    apart = (batch["image"].int() - batch["second_view"].int()).abs().flatten(1).max(1).values
+    assert (apart > 0).float().mean() > 0.9
+    half = len(LISTED)
+    assert not torch.equal(batch["second_view"][:half], batch["second_view"][half:])
+    alike = beside(kept, "second_view", augment="none").__getitems__(KEYS)
+    assert torch.equal(alike["second_view"], alike["image"])
+
+
+def test_a_partner_is_of_the_other_class_and_of_the_same_scene_where_it_is_known(kept):
+    partners = Partners(LISTED, originals(LISTED, {}))
+    of = {path: {LISTED.paths[partners.of(i, seed)] for seed in range(200)} for i, path in enumerate(LISTED.paths)}
+    frame = "FF/{}/frames/{}/{:03d}.png".format
+    for number in range(3):
+        assert of[frame("fakes", "000_003", number)] == {frame("originals", "000", number)}
+        assert of[frame("fakes", "003_000", number)] == {frame("originals", "003", number)}
+        assert of[frame("originals", "003", number)] == {frame("fakes", "003_000", number)}
+        both = {frame("fakes", "000_003", number), frame("others", "000_003", 2)}  # which has no other frame
+        assert of[frame("originals", "000", number)] == both
+    fakes = {path for path, label in zip(LISTED.paths, LISTED.labels, strict=True) if label}
+    assert of[frame("originals", "007", 1)] == fakes
+    assert of[frame("fakes", "made", 1)] == set(LISTED.paths) - fakes
+    data = beside(kept, "partner", augment="none")
+    batch = data.__getitems__(KEYS)
+    for key, image in zip(KEYS, batch["partner"], strict=True):
+        seed = int(np.random.SeedSequence((7, *key, 2)).generate_state(1)[0])
+        assert torch.equal(image, data[0, partners.of(key[1], seed)]["image"])
+
+
+def test_partners_come_from_the_same_data_set_and_follow_the_side_file(tmp_path):
+    videos = [*made_videos(4, 3), *made_videos(4, 3, dataset="Other"), *made_videos(1, 3, dataset="Real only")]
+    write_side(tmp_path / "Made.side.jsonl", {}, [
+        SideRecord("Made/fake/train001", ("train",), 1, "fake", "Made", "editing", original="Made/real/train002"),
+    ])  # fmt: skip
+    frames = FrameList.of(videos, None)
+    found = find_companions(["partner"], frames, {"Made": tmp_path / "Made.side.jsonl"}, {}).partners
+    for i, path in enumerate(frames.paths):
+        partners = {frames.paths[found.of(i, seed)] for seed in range(100)}
+        if "fake/train001" in path and path.startswith("Made"):
+            assert partners == {path.replace("fake/train001", "real/train002")}
+        elif path.startswith("Real only"):
+            assert {partner.partition("/")[0] for partner in partners} == {"Made", "Other"}
+        else:
+            assert {partner.partition("/")[0] for partner in partners} == {path.partition("/")[0]}
+        assert {frames.labels[frames.paths.index(partner)] for partner in partners} == {1 - frames.labels[i]}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_stands_beside_pictures_is_the_same_with_any_number_of_workers(kept, workers):
+    batches = TrainBatches(len(LISTED), 4, 1, 0, 1, seed=1)
+    runs = []
+    for count in (0, workers):
+        data = beside(kept, *COMPANIONS, augment="resproto_fd")
+        runs.append(list(make_loader(data, batches, count, torch.device("cpu"))))
+    for here, there in zip(*runs, strict=True):
+        assert set(here) == {"image", "label", "index", "bad", *COMPANIONS}
+        assert all(torch.equal(here[name], there[name]) for name in here if name != "bad")
+
+
+def test_the_trainer_hands_on_pictures_normalised_and_masks_from_0_to_1(kept, tmp_path):
+    config = made_config(epochs=1, batch_size=4, run={"max_steps": 2})
+    companions = find_companions(COMPANIONS, LISTED, {}, {"FF": kept})
+    transform = train_transform("none", config.detector.input)
+    data = FrameDataset(LISTED, {"FF": kept}, transform, companions=companions)
+    detector = Asking(*COMPANIONS)
+    images = []
+    detector.encode = lambda image: images.append(image) or TinyDetector.encode(detector, image)
+    make_trainer(tmp_path, config, detector, data=data).fit()
+    for image, given in zip(images, detector.given, strict=True):
+        assert set(given) == set(COMPANIONS)
+        assert torch.equal(given["second_view"], image)
+        assert (given["partner"].dtype, given["partner"].shape) == (torch.float32, image.shape)
+        assert -1 <= given["partner"].min() < 0 < given["partner"].max() <= 1
+        assert (given["mask"].dtype, given["mask"].shape) == (torch.float32, (4, 1, 8, 8))
+        assert (given["landmarks"].dtype, given["landmarks"].shape) == (torch.float32, (4, 5, 2))
+    masks = torch.cat([given["mask"] for given in detector.given])
+    assert masks.min() >= 0 and 0.5 < masks.max() <= 1
+
+
+def test_missing_masks_and_landmarks_are_refused_with_the_first_file_and_a_remedy(tmp_path):
+    video = scene("000_003", 1)
+    for path in video.frames:
+        write_picture(tmp_path / path, np.zeros((8, 8, 3), np.uint8))
+    frames, stores = FrameList.of([scene("000", 0), video], None), {"FF": FileStore(tmp_path)}
+    with pytest.raises(UserError) as error:
+        find_companions(["mask"], frames, {}, stores)
+    assert f"data set 'FF': {tmp_path} lacks the masks of 2 training frames, first: FF/fakes/masks" in str(error.value)
+    assert "`resproto faces`" in str(error.value)
+    with pytest.raises(
+        UserError, match=r"lacks the landmarks of 4 .* FF/originals/landmarks/000/000\.npy.*resproto faces"
+    ):
+        find_companions(["landmarks"], frames, {}, stores)
+    for path, count in zip(frames.paths, (5, 5, 5, 81), strict=True):
+        (tmp_path / landmark_path(path)).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / landmark_path(path), np.zeros((count, 2)))
+    with pytest.raises(
+        UserError, match=r"000_003/001\.npy: 81 landmarks, of FF/originals/frames/000/000\.png there are 5"
+    ):
+        find_companions(["landmarks"], frames, {}, stores)
+    assert find_companions(["method", "identity"], frames, {}, stores) is None
+
+
+def test_a_mask_that_cannot_be_read_makes_its_frame_unreadable(kept, tmp_path):
+    shutil.copytree(kept.path, tmp_path, dirs_exist_ok=True)
+    broken = LISTED.paths.index(SCENES[3].frames[1])
+    (tmp_path / mask_path(LISTED.paths[broken])).write_bytes(b"no picture")
+    batch = beside(FileStore(tmp_path), "mask").__getitems__([(0, broken), (0, 0)])
+    assert [bad.index for bad in batch["bad"]] == [broken]
+    assert batch["index"].tolist() == [0]
+    assert len(batch["mask"]) == 1
+    batch = beside(FileStore(tmp_path), "mask", replace_bad=True).__getitems__([(0, broken), (0, 0)])
+    assert batch["index"].tolist() == [broken + 1, 0]
+
+
+def test_what_is_made_on_the_host_is_refused_with_augmentation_on_the_device(kept):
+    companions = find_companions(["second_view"], LISTED, {}, {"FF": kept})
+    transform = train_transform("flip", InputConfig(size=12), "device")
+    with pytest.raises(UserError, match=r"run\.augment_on=host"):
+        FrameDataset(LISTED, {"FF": kept}, transform, companions=companions)
 
 
 # --- balanced sampling -----------------------------------------------------------------------------------------------

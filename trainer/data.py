@@ -16,9 +16,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.preprocessing.alignment import move_points
 from resproto_fd.preprocessing.frame_store import FrameStore
 
 from .batch_memory import BatchMemory, ByValue, batch_memory
+from .companions import LANDMARKS, MASK, PARTNER, SECOND_VIEW, Companions, as_tensors, moved_mask
 from .device_transforms import OnDevice, Unaugmented
 from .frame_list import FrameList
 from .transforms import Transform
@@ -40,7 +42,8 @@ class FrameDataset(Dataset):
 
     A batch is {"image" uint8 [B, 3, S, S], "label" int64 [B], "index" int64 [B], "bad" list of BadFrame} with the
     readable samples in the order asked for; without the first three when no sample is readable. With an `OnDevice`
-    transform, "image" is `Unaugmented`. Further fields stand beside them under their names.
+    transform, "image" is `Unaugmented`. Further fields stand beside them under their names, pictures and masks among
+    them as bytes.
 
     Args:
         frames: What to read.
@@ -51,6 +54,10 @@ class FrameDataset(Dataset):
             otherwise it is only reported.
         fields: What else a batch holds of each frame: numbers [N], or a list of N texts.
         change: Done to each stored frame before the transform: from image and canonical path to an image.
+        companions: What is made beside each sample's picture.
+
+    Raises:
+        UserError: Companions of pictures that are augmented on the device.
     """
 
     def __init__(
@@ -62,8 +69,15 @@ class FrameDataset(Dataset):
         replace_bad: bool = False,
         fields: Mapping[str, np.ndarray | list[str]] | None = None,
         change: Callable[[np.ndarray, str], np.ndarray] | None = None,
+        companions: Companions | None = None,
     ):
+        if companions and isinstance(transform, OnDevice):
+            raise UserError(
+                "run.augment_on=device: this detector wants masks, landmarks, second views or partners of the frames, "
+                "which are made on the host; say run.augment_on=host"
+            )
         self.frames = frames
+        self.companions = companions
         self.change = change
         self.fields = dict(fields or {})
         self.replace_bad = replace_bad
@@ -88,10 +102,8 @@ class FrameDataset(Dataset):
         epochs, chosen = [epoch for epoch, _ in keys], [index for _, index in keys]
         batch, bad = _Canvas(len(keys), self._empty), {}
         for place, image in self._read_in_key_order(chosen):
-            if isinstance(image, UserError):
-                bad[place] = BadFrame(chosen[place], str(image))
-            else:
-                self._put(batch, place, image, epochs[place], chosen[place])
+            if error := self._put(batch, place, image, epochs[place], chosen[place]):
+                bad[place] = BadFrame(chosen[place], str(error))
         lost = [place for place in bad if not (self.replace_bad and self._replaced(batch, place, epochs, chosen))]
         found: dict = {"bad": [bad[place] for place in sorted(bad)]}
         good = [place for place in range(len(keys)) if place not in lost]
@@ -104,6 +116,7 @@ class FrameDataset(Dataset):
             for name, values in self.fields.items():
                 texts = isinstance(values, list)
                 found[name] = [values[i] for i in index] if texts else torch.from_numpy(values[index.numpy()])
+            found |= as_tensors(batch.beside, good)
         return found
 
     def _read_in_key_order(self, chosen: Sequence[int]) -> Iterator[tuple[int, np.ndarray | UserError]]:
@@ -120,15 +133,60 @@ class FrameDataset(Dataset):
                 yield place, next(images)
         self.being_read[slot] = -1
 
-    def _put(self, batch: "_Canvas", place: int, image: np.ndarray, epoch: int, index: int) -> None:
+    def _put(
+        self, batch: "_Canvas", place: int, image: np.ndarray | UserError, epoch: int, index: int
+    ) -> UserError | None:
+        """Puts a stored image into its place; or says why it, or what belongs to it, is not to be had."""
+        if isinstance(image, UserError):
+            return image
         if self.change is not None:
             image = self.change(image, self.frames.paths[index])
-        seed = int(np.random.SeedSequence((self.seed, epoch, index)).generate_state(1)[0])
+        seed = self._seed(epoch, index)
+        if self.companions is not None:
+            try:
+                self._accompany(batch, place, image, epoch, index, seed)
+            except UserError as error:
+                return error
         if isinstance(self.transform, OnDevice):
             batch.views[place] = self.transform.draw(seed, *image.shape[:2])
         else:
             image = self.transform(image, seed)
         batch.put(place, image)
+        return None
+
+    def _accompany(self, batch: "_Canvas", place: int, image: np.ndarray, epoch: int, index: int, seed: int) -> None:
+        wanted, (height, width) = self.companions, image.shape[:2]
+        matrix = self.transform.geometry(seed, height, width)
+        if wanted.masks is not None:
+            mask = self._mask(wanted.masks[index], index, height, width)
+            batch.put_beside(MASK, place, moved_mask(mask, matrix, self.transform.side))
+        if wanted.landmarks is not None:
+            batch.put_beside(LANDMARKS, place, move_points(matrix, wanted.landmarks[index]).astype(np.float32))
+        if wanted.second_view:
+            batch.put_beside(SECOND_VIEW, place, self.transform(image, self._seed(epoch, index, 1)))
+        if wanted.partners is not None:
+            partner = wanted.partners.of(index, self._seed(epoch, index, 2))
+            view = self.transform(self._stored(partner), self._seed(epoch, index, 3))
+            batch.put_beside(PARTNER, place, view)
+
+    def _stored(self, index: int) -> np.ndarray:
+        """A frame out of its turn, as it is before the transform."""
+        path = self.frames.paths[index]
+        image = self._store_of(index).read(path)
+        return image if self.change is None else self.change(image, path)
+
+    def _mask(self, source: int, index: int, height: int, width: int) -> np.ndarray:
+        if source != Companions.STORED:
+            return np.full((height, width), 0 if source == Companions.NOTHING else 255, np.uint8)
+        mask = self._store_of(index).read_mask(self.frames.paths[index])
+        return mask if mask.shape == (height, width) else cv2.resize(mask, (width, height))
+
+    def _store_of(self, index: int) -> FrameStore:
+        return self.stores[self.frames.videos[self.frames.video_index[index]].dataset]
+
+    def _seed(self, *of: int) -> int:
+        """The seed of one draw: of a sample's augmentation, (epoch, index)."""
+        return int(np.random.SeedSequence((self.seed, *of)).generate_state(1)[0])
 
     def _replaced(self, batch: "_Canvas", place: int, epochs: Sequence[int], chosen: list[int]) -> bool:
         """Puts the next readable frame into a place; whether there is one."""
@@ -137,8 +195,7 @@ class FrameDataset(Dataset):
             index = other % len(self)
             reading = self._read_in_key_order([index])
             _, image = next(reading)
-            if not isinstance(image, UserError):
-                self._put(batch, place, image, epochs[place], index)
+            if not self._put(batch, place, image, epochs[place], index):
                 chosen[place] = index
                 return True
         return False
@@ -166,6 +223,7 @@ class _Canvas:
     def __init__(self, count: int, empty: Callable[[tuple[int, ...]], torch.Tensor]):
         self.images: torch.Tensor | None = None
         self.views: list = [None] * count
+        self.beside: dict[str, list] = {}
         self._count, self._empty = count, empty
 
     def put(self, place: int, image: np.ndarray) -> None:
@@ -174,6 +232,10 @@ class _Canvas:
         if self.images is None or height > self.images.shape[2] or width > self.images.shape[3]:
             self._grow(height, width)
         cv2.split(image, list(self._array[place, :, :height, :width]))
+
+    def put_beside(self, name: str, place: int, made: np.ndarray) -> None:
+        """What belongs to a picture, under its name."""
+        self.beside.setdefault(name, [None] * self._count)[place] = made
 
     def _grow(self, height: int, width: int) -> None:
         old = self.images

@@ -12,6 +12,7 @@ from resproto_fd.detectors.base import Detector
 from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.side_file import generator_families
 
+from .companions import COMPANIONS
 from .frame_list import FrameList
 from .scenes import identity_of, side_records
 
@@ -35,7 +36,7 @@ CAPTIONS = {"captions_facial": "facial", "captions_environmental": "environmenta
 
 
 def batch_fields(detector: Detector, frames: FrameList, sides: Mapping[str, Path]) -> dict[str, np.ndarray | list[str]]:
-    """The fields that a detector requires, of every frame of a list.
+    """The fields that a detector requires, of every frame of a list; but for those of `companions`.
 
     Descriptions of which the data have none at all are left out, and this is said.
 
@@ -64,8 +65,8 @@ def batch_fields(detector: Detector, frames: FrameList, sides: Mapping[str, Path
                 print(
                     f"note: no {CAPTIONS[name]} descriptions in the side files; what uses them is off", file=sys.stderr
                 )
-        else:
-            known = [*FACTS, IDENTITY, *CAPTIONS]
+        elif name not in COMPANIONS:
+            known = [*FACTS, IDENTITY, *CAPTIONS, *COMPANIONS]
             raise UserError(
                 f"{type(detector).__name__} requires '{name}' of a batch{nearest(name, known)}; "
                 f"known: {', '.join(known)}"

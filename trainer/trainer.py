@@ -25,6 +25,7 @@ from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors.base import Detector, Output
 
 from . import checkpoint
+from .companions import MASK, PICTURES
 from .data import STOP_SIGNALS, FrameDataset, Normaliser, TrainBatches, make_loader, watched
 from .distributed import World, any_rank, average_gradients, barrier, copy_buffers_from_main, gather_objects
 from .optimizers import WeightAverage, make_optimizer, make_schedule
@@ -327,9 +328,14 @@ class Trainer:
     def _fields(self, batch: dict) -> dict[str, Tensor | list[str]]:
         found = {name: batch[name] for name in sorted(self.detector.requires) if name in batch}
         return {
-            name: value.to(self.world.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for name, value in found.items()
+            name: self._on_device(name, value) if isinstance(value, Tensor) else value for name, value in found.items()
         }
+
+    def _on_device(self, name: str, value: Tensor) -> Tensor:
+        if name in PICTURES:
+            return self.normalise(value)
+        value = value.to(self.world.device, non_blocking=True)
+        return value.to(self.normalise.dtype) / 255 if name == MASK else value
 
     def _labels(self, batch: dict) -> Tensor:
         return batch["label"].to(self.world.device, non_blocking=True)

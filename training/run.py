@@ -22,10 +22,12 @@ from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.registry import backbone_title, build_detector, class_names, keywords_of
 from resproto_fd.detectors.weights import load_all, read_state_dict, without_pretrained
 from resproto_fd.trainer import checkpoint
+from resproto_fd.trainer.companions import find_companions
 from resproto_fd.trainer.corruptions import corrupted, through_jpeg
-from resproto_fd.trainer.data import FrameDataset, FrameList, Normaliser
+from resproto_fd.trainer.data import FrameDataset, Normaliser
 from resproto_fd.trainer.distributed import World, barrier, joined
 from resproto_fd.trainer.fields import batch_fields
+from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scoring import Scored, score_frames
 from resproto_fd.trainer.trainer import Trainer, exclusive
 from resproto_fd.trainer.transforms import plain_transform, train_transform
@@ -80,9 +82,15 @@ def train(config: RunConfig) -> RunResult | None:
         skip = config.data.on_bad_frame == "skip"
         augment = train_transform(config.detector.train.augment, config.detector.input, config.run.augment_on)
         fields = batch_fields(detector, frames, resolved.sides)
-        change = _changed(config.protocol)
         data = FrameDataset(
-            frames, resolved.stores, augment, config.seed, replace_bad=skip, fields=fields, change=change
+            frames,
+            resolved.stores,
+            augment,
+            config.seed,
+            replace_bad=skip,
+            fields=fields,
+            change=_changed(config.protocol),
+            companions=find_companions(detector.requires, frames, resolved.sides, resolved.stores),
         )
         validate = bench.validate if resolved.selection else None
         trainer = Trainer(detector, data, config, world, folder, validate, resolved.fingerprint)
