@@ -12,7 +12,7 @@ from resproto_fd.training.scores import ScoreTable
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TITLE = "<script>document.title = 'run'</script>"
-STRENGTHS = {"weak": 0.3, "strong": 2.0, "middle": 1.0}
+STRENGTHS = {"weak": 0.3, "strong": 2.0, "middle": 1.9}
 
 
 def made_table(strength: float, dataset: str) -> ScoreTable:
@@ -30,7 +30,7 @@ def site(tmp_path_factory):
     root = tmp_path_factory.mktemp("site")
     for name, strength in STRENGTHS.items():
         folder = root / "runs" / name / "seed0"
-        tables = {dataset: made_table(strength, dataset) for dataset in ("Made-A", "Other-B")}
+        tables = {dataset: made_table(strength, dataset) for dataset in ("Made-A", "Other-B", "Third-C")}
         for dataset, table in tables.items():
             table.save(folder / "scores" / f"{dataset}.npz")
         result = RunResult(
