@@ -8,6 +8,7 @@ does tells them apart.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -28,9 +29,9 @@ from tqdm import tqdm
 from resproto_fd.configs.errors import UserError
 
 from . import demo_faces, demo_forgeries
-from .demo_faces import Camera, Identity, draw_identity, draw_take, film
+from .demo_faces import Camera, Frame, Identity, draw_identity, draw_take, film
 from .demo_forgeries import METHODS
-from .frame_store import LmdbWriter
+from .frame_store import LmdbWriter, landmark_path, mask_path
 from .manifest import Video, write_manifest
 from .taxonomy import load_taxonomy
 
@@ -115,7 +116,8 @@ class Pair:
 def make_demo(out_dir: str | os.PathLike, seed: int = 0, size: Size = "default", workers: int | None = None) -> None:
     """Makes Demo-A and Demo-B (train, val, test) and Demo-C (test only) under a folder.
 
-    Writes `dataset_json/<name>.json` and `lmdb/<name>_lmdb` there. Demo data already made by this code with the same
+    Writes `dataset_json/<name>.json` and `lmdb/<name>_lmdb` there, with five landmarks of each frame and a mask of each
+    forged one beside the frames. Demo data already made by this code with the same
     seed and size is left as it is; half-made or different demo data is made anew. Other files there are not touched.
     With more than one worker, a script that calls this needs the usual `if __name__ == "__main__":`.
 
@@ -148,9 +150,9 @@ def make_demo(out_dir: str | os.PathLike, seed: int = 0, size: Size = "default",
                 shutil.rmtree(left_over)
             videos = []
             with LmdbWriter(store, replace=True) as writer:
-                for video, frames in chain.from_iterable(islice(made, len(pairs[demo_set.name]))):
+                for video, frames, beside in chain.from_iterable(islice(made, len(pairs[demo_set.name]))):
                     videos.append(video)
-                    for path, data in zip(video.frames, frames):
+                    for path, data in chain(zip(video.frames, frames), beside.items()):
                         writer.put(path, data)
                     bar.update(len(frames))
             write_manifest(manifest, demo_set.name, videos)
@@ -170,8 +172,12 @@ def plan(demo_set: DemoSet, seed: int, size: Size) -> list[Pair]:
     return pairs
 
 
-def make_pair(pair: Pair) -> list[tuple[Video, list[bytes]]]:
-    """Every video of two people, real and forged, with its frames as PNG files."""
+Filmed = tuple[Video, list[bytes], dict[str, bytes]]
+"""A video, its frames as PNG files, and what is kept beside them (landmarks, masks), by path."""
+
+
+def make_pair(pair: Pair) -> list[Filmed]:
+    """Every video of two people, real and forged."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -180,7 +186,7 @@ def make_pair(pair: Pair) -> list[tuple[Video, list[bytes]]]:
         cv2.setNumThreads(threads)
 
 
-def _make_take(pair: Pair, take: int) -> Iterator[tuple[Video, list[bytes]]]:
+def _make_take(pair: Pair, take: int) -> Iterator[Filmed]:
     films, qualities = [], []
     for person, who in enumerate(pair.people):
         rng = np.random.default_rng((*pair.seed, take, person))
@@ -190,16 +196,17 @@ def _make_take(pair: Pair, take: int) -> Iterator[tuple[Video, list[bytes]]]:
     numbers = [f"{2 * (TAKES * pair.number + take) + person:03d}" for person in (0, 1)]
     for person, other in ((0, 1), (1, 0)):
         real = [frame.image for frame in films[person]]
-        yield _video(pair, "real", numbers[person], real, qualities[person])
+        yield _video(pair, "real", numbers[person], real, films[person], qualities[person])
         for k, method in enumerate(pair.demo_set.methods):
             if k % TAKES == take:
                 rng = np.random.default_rng((*pair.seed, take, person, 1 + k))
                 forge = METHODS[method](rng)
                 forged = [forge(target, donor, rng) for target, donor in zip(films[person], films[other])]
-                yield _video(pair, method, f"{numbers[person]}_{numbers[other]}", forged, qualities[person])
+                name = f"{numbers[person]}_{numbers[other]}"
+                yield _video(pair, method, name, forged, films[person], qualities[person])
 
 
-def _video(pair: Pair, method: str, name: str, images: list[np.ndarray], quality: int) -> tuple[Video, list[bytes]]:
+def _video(pair: Pair, method: str, name: str, images: list[np.ndarray], recorded: list[Frame], quality: int) -> Filmed:
     dataset, label_name = pair.demo_set.name, f"Demo_{method}"
     meaning = load_taxonomy()[label_name]
     source = "original_sequences/camera" if method == "real" else f"manipulated_sequences/{method}"
@@ -213,14 +220,38 @@ def _video(pair: Pair, method: str, name: str, images: list[np.ndarray], quality
         forgery_type=meaning.forgery_type,
         frames=tuple(f"{dataset}/{source}/frames/{name}/{number:03d}.png" for number in range(len(images))),
     )
-    return video, [_compressed(image, quality) for image in images]
+    beside = {landmark_path(path): _landmarks(frame) for path, frame in zip(video.frames, recorded)}
+    if video.label:
+        for path, image, frame in zip(video.frames, images, recorded):
+            beside[mask_path(path)] = _png(_changed(image, frame.image))
+    return video, [_compressed(image, quality) for image in images], beside
+
+
+def _landmarks(frame: Frame) -> bytes:
+    """As `resproto faces` writes them: eyes, nose tip and mouth corners, float32 [5, 2], a .npy file."""
+    points, file = frame.points, io.BytesIO()
+    mouth = points["mouth"]
+    corners = mouth[[mouth[:, 0].argmin(), mouth[:, 0].argmax()]]
+    tip = points["nose"][[1, 3]].mean(0)  # between the wings
+    np.save(file, np.float32([points["left_eye"].mean(0), points["right_eye"].mean(0), tip, *corners]))
+    return file.getvalue()
+
+
+def _changed(image: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+    """What a forger altered, without the pixels in it that happen to be alike: 0 or 255, [256, 256]."""
+    differs = np.where((image != recorded).any(-1), np.uint8(255), np.uint8(0))
+    return cv2.morphologyEx(differs, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
 
 
 def _compressed(image: np.ndarray, quality: int) -> bytes:
     """An RGB image after JPEG at a quality, stored without further loss as a PNG file."""
     jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return _png(cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
+
+
+def _png(image: np.ndarray) -> bytes:
     options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-    return cv2.imencode(".png", cv2.imdecode(jpeg, cv2.IMREAD_COLOR), options)[1].tobytes()
+    return cv2.imencode(".png", image, options)[1].tobytes()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from resproto_fd.preprocessing import demo
 from resproto_fd.preprocessing.demo import DEMO_SETS, make_demo, make_pair, plan
 from resproto_fd.preprocessing.demo_faces import FRAME, Frame, draw_identity, draw_take, film
 from resproto_fd.preprocessing.demo_forgeries import METHODS, face_mask
-from resproto_fd.preprocessing.frame_store import open_store
+from resproto_fd.preprocessing.frame_store import landmark_path, mask_path, open_store
 from resproto_fd.preprocessing.manifest import SPLITS, read_manifest
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
 
@@ -55,8 +55,8 @@ def test_the_bytes_depend_on_the_seed_and_not_on_the_number_of_processes(folder,
     make_demo(tmp_path, seed=3, size="tiny", workers=2)
     assert content(tmp_path, NAMES[:1]) == content(folder, NAMES[:1])
     mine, other = (make_pair(replace(plan(DEMO_SETS[0], seed, "tiny")[0], frames=1)) for seed in (0, 1))
-    assert [video for video, _ in mine] == [video for video, _ in other]
-    assert all(a != b for (_, frames), (_, others) in zip(mine, other) for a, b in zip(frames, others))
+    assert [made[0] for made in mine] == [made[0] for made in other]
+    assert all(a != b for made, others in zip(mine, other) for a, b in zip(made[1], others[1]))
 
 
 def test_every_frame_of_every_manifest_is_stored_and_decodes(folder):
@@ -65,6 +65,25 @@ def test_every_frame_of_every_manifest_is_stored_and_decodes(folder):
         frames = [frame for video in videos_of(folder, name) for frame in video.frames]
         assert store.missing(frames) == []
         assert all(store.read(frame).shape == (FRAME, FRAME, 3) for frame in frames[::5])
+
+
+def test_landmarks_lie_beside_every_frame_and_masks_beside_every_forged_one(folder):
+    for name in NAMES:
+        store = open_store(folder / "lmdb" / f"{name}_lmdb")
+        frames = {frame: video.label for video in videos_of(folder, name) for frame in video.frames}
+        assert store.missing(map(landmark_path, frames)) == []
+        assert store.missing(map(mask_path, frames)) == [mask_path(frame) for frame in frames if not frames[frame]]
+        for frame in list(frames)[::7]:
+            left, right, nose, *mouth = store.read_landmarks(frame)
+            assert 80 < left[0] < nose[0] < right[0] < 180
+            assert left[1] < nose[1] < min(mouth[0][1], mouth[1][1])
+            assert mouth[0][0] < nose[0] < mouth[1][0]
+            if frames[frame]:
+                mask = store.read_mask(frame)
+                assert set(np.unique(mask)) == {0, 255}
+                assert 0.01 < (mask > 0).mean() < 0.7
+                ys, xs = np.nonzero(mask)
+                assert np.abs(np.array([xs.mean(), ys.mean()]) - nose).max() < 60
 
 
 def test_labels_mean_what_the_taxonomy_says_and_every_split_has_both_classes(folder):
@@ -216,7 +235,7 @@ def test_size_of_file_mean_colour_and_border_do_not_tell_real_from_fake():
     figures = defaultdict(list)
     for number in range(2):
         pair = replace(plan(DEMO_SETS[0], number, "tiny")[0], frames=1)
-        for video, frames in make_pair(pair):
+        for video, frames, _ in make_pair(pair):
             image = cv2.imdecode(np.frombuffer(frames[0], np.uint8), cv2.IMREAD_COLOR).astype(float)
             border = np.r_[image[:8].ravel(), image[-8:].ravel(), image[:, :8].ravel(), image[:, -8:].ravel()]
             row = [len(frames[0]), *image.mean((0, 1)), border.mean(), border.std()]
