@@ -47,6 +47,8 @@ MODULES = {
     "multi_attention": "resproto_fd.detectors.multi_attention",
     "patchcraft": "resproto_fd.detectors.patchcraft",
     "pcl_xception": "resproto_fd.detectors.pcl_xception",
+    "repdfd": "resproto_fd.detectors.repdfd",
+    "recce": "resproto_fd.detectors.recce",
     "resproto_fd": "resproto_fd.detectors.resproto_fd",
     "rfm": "resproto_fd.detectors.rfm",
     "sbi": "resproto_fd.detectors.efficientnet_b4",
@@ -155,7 +157,8 @@ def describe_detectors() -> list[dict[str, str]]:
     """What `resproto list detectors` shows, from the YAML files alone.
 
     A row for each preset, then for each class that has none of its name (`timm` takes any backbone). Keys: name, title,
-    class, paper, backbone, pretrained, fidelity, DeepfakeBench (whether its checkpoints load).
+    class, level, backbone, parameters (millions), pretrained, needs, fidelity, DeepfakeBench (whether its checkpoints
+    load), paper.
     """
     rows = []
     for name in names("detectors"):
@@ -165,11 +168,14 @@ def describe_detectors() -> list[dict[str, str]]:
                 "name": name,
                 "title": config.title or name,
                 "class": config.detector,
-                "paper": config.paper,
-                "backbone": backbone_title(config.model.get("backbone")),
+                "level": "frame",
+                "backbone": config.backbone or backbone_title(config.model.get("backbone")),
+                "parameters": "" if config.parameters is None else f"{config.parameters / 1e6:.2f} M",
                 "pretrained": _pretrained_title(config.model.get("pretrained")),
+                "needs": " ".join(config.needs),
                 "fidelity": config.fidelity or "",
-                "DeepfakeBench": "yes" if config.deepfakebench else "",
+                "DeepfakeBench": "yes" if config.deepfakebench else "no",
+                "paper": config.paper,
             }
         )
     bare = [name for name in class_names() if name not in names("detectors")]

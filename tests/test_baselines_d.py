@@ -216,3 +216,56 @@ def test_without_a_contrast_there_is_no_text_tower_and_nothing_is_asked_for():
     assert detector.clip.text is None
     assert not detector.requires
     assert set(detector(IMAGES, LABELS).losses) == {"total"}
+
+
+# --- RepDFD ----------------------------------------------------------------------------------------------------------
+
+
+def reprogrammed(**keywords):
+    torch.manual_seed(0)
+    return create_detector("repdfd", **{**TINY_VIT, "share": 0.7, **keywords}).double()
+
+
+def test_the_border_surrounds_the_smaller_image_and_never_covers_it():
+    detector = reprogrammed()
+    with torch.no_grad():
+        detector.border.copy_(draw(3, 32, 32))
+        found = detector.bordered(IMAGES.double())
+    inner = int(0.7 * 32)
+    wanted = F.interpolate(IMAGES.double(), (inner, inner), mode="bilinear", antialias=True)
+    for y in range(32):
+        for x in range(32):
+            inside = 5 <= y < 5 + inner and 5 <= x < 5 + inner
+            pixel = wanted[:, :, y - 5, x - 5] if inside else detector.border[:, y, x].expand(6, 3)
+            torch.testing.assert_close(found[:, :, y, x], pixel)
+
+
+def test_each_text_of_a_fake_holds_its_own_face_in_the_place_of_one_word():
+    detector = reprogrammed()
+    faces = draw(3, 12)
+    real, fake = detector.texts(faces)
+    text = detector.clip.text
+    place = detector.tokens[1].tolist().index(detector.clip.tokenizer(["*"])[0, 1].item())
+    for b in range(3):
+        words = text.token_embedding(detector.tokens[1])
+        face = [sum(float(p * f) for p, f in zip(row, faces[b], strict=True)) for row in detector.projection]
+        words = torch.stack([torch.tensor(face).double() if i == place else word for i, word in enumerate(words)])
+        x = text.transformer((words + text.positional_embedding)[None], attn_mask=text.attn_mask)
+        end = detector.tokens[1].argmax()
+        torch.testing.assert_close(fake[b], text.ln_final(x)[0, end] @ text.text_projection)
+        torch.testing.assert_close(real[b], text(detector.tokens[:1])[0])
+    assert not text.token_embedding._forward_hooks
+
+
+def test_the_border_alone_trains_and_only_where_it_shows():
+    detector = reprogrammed()
+    assert [name for name, p in detector.named_parameters() if p.requires_grad] == ["border"]
+    detector(IMAGES.double(), LABELS).losses["total"].backward()
+    assert not detector.border.grad[:, 5:27, 5:27].any()
+    assert detector.border.grad[:, :5].any()
+
+
+def test_the_text_of_a_fake_wants_one_place_for_the_face():
+    for fake in ("A fake photo of a person", "A * photo of a * person"):
+        with pytest.raises(UserError, match=r"wants one \*"):
+            reprogrammed(fake=fake)

@@ -1,0 +1,105 @@
+"""RepDFD: CLIP as it is, reprogrammed by a learnt border around the face and texts that hold the face.
+
+Source: Lin et al., "Standing on the Shoulders of Giants: Reprogramming Visual-Language Model for General Deepfake
+Detection", AAAI 2025.
+
+Legend: B batch, D embedding size, W width of the text tower, T tokens of a text, S CLIP's side in pixels.
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..configs.errors import UserError
+from ..losses.residual import at_least_float32
+from .base import Detector, Output, two_class_output
+from .clip_tower import Backbone, load_clip
+from .registry import register
+
+WORD = "*"
+"""Where a text holds the face."""
+
+
+@register("repdfd")
+class RepDFD(Detector):
+    """Softmax over the cosines of the bordered image with a text of a real face and one of this face as a fake.
+
+    The border alone trains. The paper's face embedding is that of a face recogniser (TransFace); here CLIP's own
+    embedding of the plain image stands in for it. A random projection, never trained, makes a word of it.
+
+    Args:
+        backbone, pretrained, quick_gelu: See `clip_tower.load_clip`; the text tower must be open_clip's own.
+        share: Side of the face within the border, as a share of S.
+        real: The text of a real face.
+        fake: That of a fake; `*` is replaced by the face.
+
+    Raises:
+        UserError: As `load_clip`; another text tower, or a text without `*` or with several.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone = "ViT-L-14",
+        pretrained: str | None = "openai",
+        quick_gelu: bool | None = None,
+        share: Annotated[float, Field(gt=0, lt=1)] = 0.7,
+        real: str = "A real photo of a person",
+        fake: str = f"A fake photo of a {WORD} person",
+    ):
+        super().__init__()
+        self.clip = load_clip(backbone, pretrained, quick_gelu)
+        self.clip.requires_grad_(False)
+        if not hasattr(self.clip.text, "token_embedding"):
+            raise UserError(f"repdfd: {type(self.clip.text).__name__} has no word embeddings that can be replaced")
+        tokens = self.clip.tokenizer([real, fake])
+        self.register_buffer("tokens", tokens, persistent=False)
+        self.register_buffer("word", tokens[1] == self.clip.tokenizer([WORD])[0, 1], persistent=False)
+        if fake.split().count(WORD) != 1:
+            raise UserError(f"repdfd: fake '{fake}' wants one {WORD}, in the place of the face")
+        width = self.clip.text.token_embedding.embedding_dim
+        self.register_buffer("projection", torch.randn(width, self.clip.embed_dim) / width)
+        side = self.clip.visual.image_size
+        side = side if isinstance(side, int) else side[0]
+        self.inner = int(side * share)
+        self.margin = (side - self.inner + 1) // 2
+        self.border = nn.Parameter(torch.zeros(3, side, side))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Unit embeddings of the bordered image, of the real text and of its fake text: [B, 3, S, S] -> [B, 3 D]"""
+        with torch.no_grad():
+            real, fake = self.texts(self.clip(images))
+        parts = self.clip(self.bordered(images)), real, fake
+        return torch.cat([F.normalize(at_least_float32(part), dim=-1) for part in parts], dim=-1)
+
+    def bordered(self, images: Tensor) -> Tensor:
+        """The image made smaller, within the border: [B, 3, S, S] -> the same shape."""
+        small = F.interpolate(images, (self.inner, self.inner), mode="bilinear", antialias=True)
+        after = images.shape[-1] - self.inner - self.margin
+        padding = (self.margin, after, self.margin, after)
+        return F.pad(small, padding) + self.border * (1 - F.pad(torch.ones_like(small[0]), padding))
+
+    def texts(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of the texts of a real and of a fake face, [B, D] each.
+
+        Args:
+            faces: Embeddings of the faces, [B, D].
+        """
+        words = faces @ self.projection.T.to(faces.dtype)
+
+        def with_faces(module: nn.Module, args: tuple[Tensor], found: Tensor) -> Tensor:
+            return torch.where(self.word[:, None], words[:, None].to(found.dtype), found)
+
+        real = self.clip.text(self.tokens[:1]).expand(len(faces), -1)
+        handle = self.clip.text.token_embedding.register_forward_hook(with_faces)
+        try:
+            return real, self.clip.text(self.tokens[1:].expand(len(faces), -1))
+        finally:
+            handle.remove()
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        image, real, fake = at_least_float32(features).chunk(3, dim=-1)
+        cosines = torch.stack([(image * real).sum(dim=-1), (image * fake).sum(dim=-1)], dim=1)
+        return two_class_output(self.clip.logit_scale.exp() * cosines, features, labels)
