@@ -15,7 +15,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     for kind in [args.kind] if args.kind else KINDS:
         print(_table(kind, rows(kind)))
+        if kind == "detectors":
+            print(deviations())
     return 0
+
+
+def deviations() -> str:
+    """Where detectors are not, or not certainly, what their papers say: a paragraph each."""
+    lines = ["where they are not what their papers say"]
+    for name in loading.names("detectors"):
+        config = loading.load("detectors", name)
+        if config.deviations:
+            lines += [f"  {name} ({config.fidelity})", *(f"    - {text}" for text in config.deviations)]
+    return "\n".join([*lines, ""])
 
 
 def rows(kind: str) -> list[dict[str, str]]:

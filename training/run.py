@@ -330,7 +330,8 @@ class _Bench:
             detector(image)
         detector.train(was_training)
         gflops = round(counter.get_total_flops() / 1e9, 3)
-        return Compute(backbone=backbone_title(config.model.get("backbone")), input_size=size, gflops=gflops)
+        backbone = config.backbone or backbone_title(config.model.get("backbone"))
+        return Compute(backbone=backbone, input_size=size, gflops=gflops)
 
     def _corrupted(self, detector: Detector, sha: str | None) -> dict[str, dict[str, dict[str, Metrics]]]:
         """Metrics under the protocol's corruptions, by test set, corruption and severity; scores are kept as well."""
