@@ -1,12 +1,21 @@
 """Capsule-Forensics, multi-attention, SIA, LRL: their equations against slow loops, what differs in DeepfakeBench."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from test_detectors import IMAGES, LABELS
+from test_parity import apart, checkpoint, parity
+from test_parity import make as parity_make
+from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
+from resproto_fd.detectors.attention_maps import degraded
+from resproto_fd.losses.region_independence import region_independence_loss
+
+__all__ = ["parity"]  # a fixture
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -70,3 +79,82 @@ def test_vgg_takes_a_file_in_torchvisions_naming_and_stays_as_it_is_unless_asked
     torch.save({"features.0.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"other\.pth: no VGG-19 of torchvision's, features\.0\.bias is missing"):
         create_detector("capsule_net", pretrained=str(tmp_path / "other.pth"))
+
+
+# --- multi-attention -------------------------------------------------------------------------------------------------
+
+
+def test_the_region_independence_loss_is_its_sums_over_pictures_and_maps():
+    vectors, centres, rate = F.normalize(draw(3, 4, 5), dim=-1), draw(4, 5, seed=1) * 0.05, 0.3
+    labels = torch.tensor([0, 1, 1])
+    loss, moved = region_independence_loss(vectors, centres, labels, rate)
+    expected = [centres[m] + rate * (sum(vectors[b, m] for b in range(3)) / 3 - centres[m]) for m in range(4)]
+    inner = sum(
+        max(0.0, float((vectors[b, m] - expected[m]).norm()) - (0.05, 0.1)[labels[b]])
+        for b in range(3)
+        for m in range(4)
+    )
+    outer = sum(max(0.0, 0.2 - float((expected[j] - expected[k]).norm())) for j in range(4) for k in range(j))
+    torch.testing.assert_close(moved, torch.stack(expected))
+    assert outer > 0
+    assert loss.item() == pytest.approx(inner / 12 + outer / 4 / rate, abs=1e-12)
+
+
+def test_centres_move_in_training_alone_and_slower_with_each_epoch():
+    detector = make("multi_attention", degraded=0.0)
+    detector.eval()(IMAGES, LABELS)
+    assert not detector.centres.any()
+    detector.train().start_epoch(2)
+    assert detector.rate == pytest.approx(0.05 * 0.81)
+    detector(IMAGES, LABELS)
+    assert detector.centres.any()
+
+
+def test_pictures_are_degraded_under_their_map_and_only_that_share_of_them():
+    torch.manual_seed(0)
+    images = torch.randn(400, 3, 32, 32)
+    maps = torch.zeros(400, 4, 8, 8)
+    maps[..., :3] = 1.0
+    worse = degraded(images, maps, 0.25)
+    changed = (worse != images).flatten(1).any(dim=1)
+    assert 0.15 < changed.float().mean() < 0.35
+    torch.testing.assert_close(worse[..., 20:], images[..., 20:])
+    left = worse[changed][..., :4]
+    assert left.std() < 0.5 * images.std()
+    assert torch.equal(degraded(images, maps, 0.0), images)
+
+
+def test_degrading_takes_part_in_training_alone():
+    detector = make("multi_attention", degraded=1.0, dropout=0.0)
+    with torch.no_grad():
+        assert not torch.equal(detector.encode(IMAGES), detector.encode(IMAGES))
+        detector.eval()
+        assert torch.equal(detector.encode(IMAGES), detector.encode(IMAGES))
+
+
+@pytest.mark.real
+def test_both_scores_of_deepfakebenchs_multi_attention_and_its_second_loss_are_its_own(parity):
+    folder, recipe = parity
+    golden = json.loads((folder / "golden" / "multi_attention_seed1.json").read_text())
+    images, labels = torch.from_numpy(recipe.images(1, 4, 256)), torch.tensor(golden["labels"])
+    detector = parity_make("multi_attention", degraded=0.0, dropout=0.0)
+    mask = detector.attention.mask
+    state = {**checkpoint(parity, "multi_attention"), "attention_generation.mask": mask}
+    detector.load_deepfakebench(state).eval()
+    weighted = (mask.flatten() * (torch.arange(mask.numel()) % 97 + 1)).sum()
+    kept = golden["kept"]["attention_generation.mask"]
+    assert (mask.sum().item(), weighted.item()) == (kept["sum"], kept["weighted_sum"])
+    with torch.no_grad():
+        first = detector(images)
+        detector.attend = True
+        second = detector(images)
+    expected = golden["other"]["phase2"]
+    assert apart(second.logits, expected["cls"]) < 6e-6
+    assert apart(first.variants["attention"], expected["prob"]) < 1e-5
+    assert torch.equal(second.variants["backbone"], first.scores)
+    losses = detector.train()(images, labels).losses
+    losses["total"].backward()
+    assert losses["total"].item() == pytest.approx(golden["train_phase2"]["overall"], rel=1e-5)
+    assert losses["independence"].item() == pytest.approx(golden["train_phase2"]["ril_loss"], rel=1e-5)
+    norm = torch.sqrt(sum(p.grad.square().sum() for p in detector.parameters() if p.grad is not None)).item()
+    assert norm == pytest.approx(golden["train_phase2"]["grad_norm"], rel=1e-3)

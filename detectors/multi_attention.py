@@ -1,0 +1,135 @@
+"""Multi-attentional detection: maps over EfficientNet that gather texture each by itself (Zhao et al., CVPR 2021).
+
+Legend: B batch, M maps, h, w sides of a map.
+"""
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..losses.global_batch import gather_rows
+from ..losses.region_independence import region_independence_loss
+from ..losses.residual import at_least_float32
+from .attention_maps import MAPS, SHALLOW, TEXTURE, AttentionMaps, Texture, degraded
+from .base import Output, two_class_output
+from .efficientnet_b4 import EfficientNetB4
+from .registry import register
+
+DEEP = 1792
+"""Channels of the whole."""
+SIZES = (MAPS * TEXTURE, MAPS * SHALLOW, DEEP, DEEP)
+THEIRS = {
+    "attention_generation.": "attention.",
+    "texture_enhance.": "texture.",
+    "projection_local.": "local.",
+    "projection_final.": "whole.",
+    "ensemble_classifier_fc.": "ensemble.",
+}
+
+
+@register("multi_attention")
+class MultiAttention(EfficientNetB4):
+    """Texture that four attention maps gather, and the whole under their sum, into one classifier.
+
+    DeepfakeBench's checkpoints bring its network along: no swish after stem and head, one twice after the whole's
+    projection; and its score, for it turns to the attention only after 35 910 batches of a process, training or not:
+    until then a linear classifier on the backbone alone has the say. `attend` chooses (`variants` has the other score).
+
+    Args:
+        pretrained, options: See `EfficientNetB4`.
+        dropout: Of what the maps gather.
+        independence: Weight of the region independence loss (the paper's lambda).
+        rate: Of the centres' step in that loss (the paper's alpha); a tenth less with each epoch.
+        degraded: Share of the training pictures that are blurred where one of their maps looks (the paper's AGDA).
+    """
+
+    couples_batch = True
+
+    def __init__(
+        self,
+        pretrained: bool | str | None = True,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25,
+        options: dict[str, Any] | None = None,
+        independence: Annotated[float, Field(ge=0)] = 1.0,
+        rate: Annotated[float, Field(gt=0, le=1)] = 0.05,
+        degraded: Annotated[float, Field(ge=0, le=1)] = 0.5,
+    ):
+        super().__init__(pretrained, 0.0, options)
+        self.paper = self.attend = True
+        self.classifier = None
+        self.dropout, self.independence, self.degraded = nn.Dropout(dropout), independence, degraded
+        self.first_rate = self.rate = rate
+        self.attention, self.texture = AttentionMaps(), Texture()
+        self.local = nn.Sequential(nn.Linear(MAPS * TEXTURE, 256), nn.Hardswish(), nn.Linear(256, 256), nn.Hardswish())
+        self.whole = nn.Sequential(nn.Linear(DEEP, 256), nn.Hardswish())
+        self.ensemble = nn.Sequential(nn.Linear(512, 256), nn.Hardswish(), nn.Linear(256, 2))
+        self.register_buffer("centres", torch.zeros(MAPS, SHALLOW))
+
+    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.paper = self.attend = False
+        self.backbone.bn1.act = self.backbone.bn2.act = nn.Identity()
+        self.classifier = nn.Sequential(nn.Identity(), nn.Linear(DEEP, 2))
+        state = {key: value for key, value in state.items() if key != "attention_generation.mask"}
+        for theirs, ours in THEIRS.items():
+            state = {ours + k.removeprefix(theirs) if k.startswith(theirs) else k: v for k, v in state.items()}
+        return {**super().from_deepfakebench(state), "centres": self.centres}
+
+    def start_epoch(self, epoch: int) -> None:
+        self.rate = self.first_rate * 0.9**epoch
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Texture by map, shallow features by map, the whole under the maps, the whole: [B, 3, H, W] -> [B, D]"""
+        if self.training and self.degraded and self.attend:
+            with torch.no_grad():
+                images = degraded(images, self._maps(images)[1], self.degraded)
+        (shallow, middle), maps = self._maps(images)
+        for stage in self.backbone.blocks[5:]:
+            middle = stage(middle)
+        deep = self.backbone.bn2(self.backbone.conv_head(middle))
+        texture, low = self.texture(shallow, maps.shape[-2:])
+        weights = _resized(maps.sum(dim=1, keepdim=True), deep) + 1e-8
+        whole = _gathered(weights, deep) / weights.sum(dim=(2, 3))[..., None]
+        parts = [F.normalize(_gathered(maps, texture), dim=-1), F.normalize(_gathered(maps, low), dim=-1), whole]
+        return torch.cat([part.flatten(1) for part in parts] + [self.backbone.global_pool(deep)], dim=1)
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        texture, low, whole, mean = at_least_float32(features).split(SIZES, dim=1)
+        whole = self.whole(whole)
+        whole = whole if self.paper else F.hardswish(whole)
+        attentive = self.ensemble(torch.cat([self.local(self.dropout(texture)), whole], dim=1))
+        if self.classifier is None:
+            output = two_class_output(attentive, features, labels)
+        else:
+            logits = attentive, self.classifier(mean)
+            output, other = (two_class_output(x, features, labels) for x in (logits if self.attend else logits[::-1]))
+            output.variants = {"backbone" if self.attend else "attention": other.scores}
+        if labels is not None and self.attend and self.independence:
+            output.losses = self._with_independence(output.losses["total"], low.unflatten(1, (MAPS, SHALLOW)), labels)
+        return output
+
+    def _with_independence(self, entropy: Tensor, vectors: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if self.training:
+            vectors, labels = gather_rows(vectors), gather_rows(labels)
+        loss, centres = region_independence_loss(vectors, self.centres, labels, self.rate, self.paper)
+        if self.training:
+            self.centres.copy_(centres)
+        return {"total": entropy + self.independence * loss, "cross_entropy": entropy, "independence": loss}
+
+    def _maps(self, images: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Features after the second and the fifth stage, and the maps of the latter, [B, M, h, w]."""
+        x = self.backbone.bn1(self.backbone.conv_stem(images))
+        shallow = self.backbone.blocks[:2](x)
+        middle = self.backbone.blocks[2:5](shallow)
+        return (shallow, middle), self.attention(middle)
+
+
+def _resized(maps: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(maps, like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+def _gathered(maps: Tensor, features: Tensor) -> Tensor:
+    """Sum of the features [B, C, H, W] over places, weighed by each map: [B, M, C]"""
+    return torch.einsum("bmhw,bchw->bmc", _resized(maps, features), features)
