@@ -6,10 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from test_parity import checkpoint, parity  # noqa: F401
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.f3net import F3Net, LocalStatistics, MixBlock
+from resproto_fd.detectors.recce import WIDTHS, GraphReasoning, Recce
 from resproto_fd.detectors.srm import CrossAttention, SRMNet, filters
 
 
@@ -142,3 +144,60 @@ def test_attention_across_branches_is_what_its_equations_say():
                 shares
             )
             torch.testing.assert_close(found[which][i], expected, atol=1e-6, rtol=0)
+
+
+def test_recces_losses_are_those_of_loops_over_pairs():
+    detector = Recce(None, reconstruction=0.3, metric=0.2).double().eval()
+    features, labels = rand(5, sum(WIDTHS)), torch.tensor([0, 1, 0, 1, 0])
+    losses = detector.head(features, labels).losses
+    reals, fakes = [0, 2, 4], [1, 3]
+    assert losses["reconstruction"].item() == pytest.approx(features[reals, -1].mean().item())
+    expected = 0.0
+    for part in (features[:, 2048:2776], features[:, 2776:3032], features[:, 3032:3160]):
+
+        def similarity(i, j, part=part):
+            return (torch.cosine_similarity(part[i], part[j], dim=0).item() + 1) / 2
+
+        expected += np.mean([1 - similarity(i, j) for i in reals for j in reals if i != j])
+        expected += np.mean([similarity(i, j) for i in reals for j in fakes])
+    assert losses["metric"].item() == pytest.approx(expected)
+    entropy = torch.nn.functional.cross_entropy(detector.classifier(features[:, :2048]), labels)
+    total = entropy + 0.3 * losses["reconstruction"] + 0.2 * losses["metric"]
+    assert losses["total"].item() == pytest.approx(total.item())
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_recces_losses_are_finite_where_one_class_is_missing(label):
+    losses = Recce(None).head(torch.randn(2, sum(WIDTHS)), torch.full((2,), label)).losses
+    assert all(value.isfinite() for value in losses.values())
+    if label:
+        assert losses["reconstruction"] == losses["metric"] == 0
+
+
+def test_recces_reasoning_looks_at_the_places_below_each_place():
+    reasoning = GraphReasoning(0.0).double()
+    x, finer = rand(1, 728, 2, 2), rand(1, 256, 4, 4, seed=1)
+    a = reasoning.va_embedding(x)
+    found = reasoning._below(x, a, "b", finer)
+    for row in range(2):
+        for column in range(2):
+            places = [(2 * row + i, 2 * column + j) for i in range(2) for j in range(2)]
+            below = [reasoning.vb_embedding(finer[0, :, i, j]) for i, j in places]
+            shares = [reasoning.reweight_ab(torch.cat([a[0, :, row, column], one])).exp() for one in below]
+            mean = sum(share * one for share, one in zip(shares, below, strict=True)) / sum(shares)
+            expected = mean * (1 - reasoning.va_gated_b(x)[0, :, row, column])
+            torch.testing.assert_close(found[0, :, row, column], expected, atol=1e-9, rtol=0)
+
+
+@pytest.mark.real
+def test_recces_reconstruction_is_deepfakebenchs(shared, parity):  # noqa: F811
+    golden = json.loads((shared / "parity" / "golden" / "recce_seed1.json").read_text())["other"]["reconstruction"]
+    detector = create_detector("recce", pretrained=None).load_deepfakebench(checkpoint(parity, "recce")).eval()
+    found = []
+    detector.decoder6.register_forward_hook(lambda module, args, output: found.append(output))
+    with torch.no_grad():
+        detector.encode(torch.from_numpy(parity[1].images(1, 4, 256))[:1])
+    faces = torch.nn.functional.interpolate(found[0], (256, 256), mode="bilinear", align_corners=True).double()
+    assert faces.mean().item() == pytest.approx(golden["mean"], rel=1e-5)
+    assert faces.std(correction=0).item() == pytest.approx(golden["std"], rel=1e-5)
+    np.testing.assert_allclose(faces.flatten()[:8], golden["first"], atol=1e-5)

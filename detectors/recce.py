@@ -1,0 +1,178 @@
+"""RECCE: what a decoder of real faces cannot reconstruct is where the forgery is (Cao et al., CVPR 2022).
+
+Legend beside the usual: n side of the middle maps, S side of the images.
+"""
+
+import re
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from timm.models.xception import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..losses.residual import at_least_float32
+from .base import Output
+from .registry import register
+from .timm_backbone import TimmClassifier
+from .xception_variants import MIDDLE, XCEPTION, Separable, stretch
+
+WIDTHS = (2048, MIDDLE, 256, 128, 1)
+"""What `encode` lays side by side: the classifier's features, the encoder's and decoder's (pooled), the error."""
+
+
+@register("recce")
+class Recce(TimmClassifier):
+    """Xception with a decoder that is taught real faces alone; its maps and its errors guide the classification.
+
+    Args:
+        pretrained: See `TimmClassifier`.
+        reconstruction: Weight of the mean absolute error on real faces (paper, lambda_1); DeepfakeBench has 0.
+        metric: Weight of `metric_loss` (lambda_2); DeepfakeBench has 0.
+        noise: Deviation of the white noise added to half of the images in training.
+        dropout: Before the decoder, in the guidance, and before the classifier.
+        options: See `TimmClassifier`.
+    """
+
+    def __init__(
+        self,
+        pretrained: bool | str | None = True,
+        reconstruction: Annotated[float, Field(ge=0)] = 0.1,
+        metric: Annotated[float, Field(ge=0)] = 0.1,
+        noise: Annotated[float, Field(ge=0)] = 1e-6,
+        dropout: float = 0.2,
+        options: dict[str, Any] | None = None,
+    ):
+        super().__init__(XCEPTION, pretrained, dropout, options)
+        self.weights = {"reconstruction": reconstruction, "metric": metric}
+        self.couples_batch = bool(reconstruction or metric)
+        self.noise, self.dropout = noise, nn.Dropout(dropout)
+        self.decoder1, self.decoder2 = _upwards(MIDDLE, 256), Block(256, 256, 3)
+        self.decoder3, self.decoder4 = _upwards(256, 128), Block(128, 128, 3)
+        self.decoder5 = _upwards(128, 64)
+        self.decoder6 = nn.Sequential(nn.Conv2d(64, 3, 1, bias=False), nn.Tanh())
+        self.reasoning, self.attention = GraphReasoning(dropout), GuidedAttention(dropout)
+
+    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See `Detector.from_deepfakebench`; a second Xception and an ImageNet classifier in the file are unused."""
+        state = {key: value for key, value in state.items() if not re.match(r"backbone\.|model\.encoder\.fc\.", key)}
+        state = {re.sub(r"^model\.encoder\.", "backbone.", key): value for key, value in state.items()}
+        return {re.sub(r"^model\.", "", re.sub(r"^model\.fc\.", "classifier.1.", k)): v for k, v in state.items()}
+
+    def encode(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] -> [B, sum of `WIDTHS`]"""
+        early = stretch(self.backbone, self._disturbed(images), "conv1", "block4")
+        d2 = self.decoder2(self.decoder1(self.dropout(early)))
+        d4 = self.decoder4(self.decoder3(d2))
+        faces = self.decoder6(self.decoder5(d4))
+        errors = (images - F.interpolate(faces, images.shape[-2:], mode="bilinear", align_corners=True)).abs()
+
+        x = stretch(self.backbone, early, "block5", "block7")
+        x = stretch(self.backbone, x + self.reasoning(x, d2, d4), "block8", "block8")
+        x = stretch(self.backbone, self.attention(x, errors), "block9", "act4")
+        pooled = [maps.mean(dim=(2, 3)) for maps in (early, d2, d4)]
+        return torch.cat([self.backbone.forward_head(x), *pooled, errors.mean(dim=(1, 2, 3))[:, None]], dim=1)
+
+    def _disturbed(self, images: Tensor) -> Tensor:
+        if not self.training:
+            return images
+        chosen = torch.rand(len(images), 1, 1, 1, device=images.device) > 0.5
+        return (images + self.noise * torch.randn_like(images) * chosen).clamp(-1, 1)
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        features, *learnt, errors = features.split(WIDTHS, dim=1)
+        output = super().head(features, labels)
+        if labels is not None:
+            real = labels == 0
+            terms = {
+                "reconstruction": (at_least_float32(errors).flatten() * real).sum() / real.sum().clamp(min=1),
+                "metric": sum(metric_loss(one, labels) for one in learnt),
+            }
+            for name, term in terms.items():
+                if self.weights[name]:
+                    output.losses[name] = term
+                    output.losses["total"] = output.losses["total"] + self.weights[name] * term
+        return output
+
+
+def metric_loss(features: Tensor, labels: Tensor) -> Tensor:
+    """Mean distance of the pairs of reals, and mean similarity of a real and a fake (paper, eq 3, plus one).
+
+    Similarity is (cosine + 1) / 2, distance is 1 less it; a kind of pair that the batch lacks counts nothing.
+
+    Args:
+        features: [B, D].
+        labels: 0 real, 1 fake, [B].
+    """
+    unit = F.normalize(at_least_float32(features), dim=1)
+    similarity = 1 - (unit[:, None] - unit).square().sum(dim=-1) / 4
+    real = labels == 0
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    reals, mixed = real[:, None] & real & ~itself, real[:, None] & ~real
+    apart = ((1 - similarity) * reals).sum() / reals.sum().clamp(min=1)
+    return apart + (similarity * mixed).sum() / mixed.sum().clamp(min=1)
+
+
+def _upwards(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(nn.Upsample(scale_factor=2), Separable(before, after), nn.BatchNorm2d(after), nn.ReLU())
+
+
+class GraphReasoning(nn.Module):
+    """What the decoder has in the finer places below each place of the encoder's maps (multi-scale graph, section 3.3).
+
+    Args:
+        dropout: Of what is found.
+    """
+
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.va_embedding = nn.Sequential(
+            nn.Conv2d(MIDDLE, 256, 1, bias=False), nn.ReLU(), nn.Conv2d(256, 256, 1, bias=False)
+        )
+        for name, width in (("b", 256), ("c", 128)):
+            embedding = nn.Linear(width, 256, bias=False), nn.ReLU(), nn.Linear(256, 256, bias=False)
+            setattr(self, f"v{name}_embedding", nn.Sequential(*embedding))
+            setattr(self, f"va_gated_{name}", nn.Sequential(nn.Conv2d(MIDDLE, 256, 1, bias=False), nn.Sigmoid()))
+            setattr(self, f"reweight_a{name}", nn.Sequential(nn.Linear(512, 1, bias=False), nn.ReLU()))
+        self.reproject = nn.Sequential(
+            *(nn.Conv2d(3 * 256, MIDDLE, 1, bias=False), nn.ReLU()),
+            *(nn.Conv2d(MIDDLE, MIDDLE, 1, bias=False), nn.Dropout(dropout)),
+        )
+
+    def forward(self, x: Tensor, d2: Tensor, d4: Tensor) -> Tensor:
+        """[B, 728, n, n], [B, 256, 2 n, 2 n], [B, 128, 4 n, 4 n] -> [B, 728, n, n]"""
+        a = self.va_embedding(x)
+        found = [self._below(x, a, "b", d2), self._below(x, a, "c", d4), a]
+        return self.reproject(torch.sigmoid(torch.cat(found, dim=1)))
+
+    def _below(self, x: Tensor, a: Tensor, name: str, finer: Tensor) -> Tensor:
+        """Weighed mean of the embedded places of a finer map below each place, gated: [B, 256, n, n]."""
+        embedding, gate, reweight = (
+            getattr(self, f"{part}{name}{end}")
+            for part, end in (("v", "_embedding"), ("va_gated_", ""), ("reweight_a", ""))
+        )
+        side, times = x.shape[-1], finer.shape[-1] // x.shape[-1]
+        below = finer.unflatten(3, (side, times)).unflatten(2, (side, times))  # [B, C, n, times, n, times]
+        below = embedding(below.permute(0, 2, 4, 3, 5, 1).flatten(3, 4))  # [B, n, n, times^2, 256]
+        above = a.permute(0, 2, 3, 1)[:, :, :, None].expand_as(below)
+        shares = reweight(torch.cat([above, below], dim=-1)).softmax(dim=3)
+        return (shares * below).sum(dim=3).permute(0, 3, 1, 2) * (1 - gate(x))
+
+
+class GuidedAttention(nn.Module):
+    """The map again where the reconstruction fails, beside the map (reconstruction guided attention, section 3.4)."""
+
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.gated = nn.Sequential(
+            *(nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.ReLU()),
+            *(nn.Conv2d(3, 1, 1, bias=False), nn.Sigmoid()),
+        )
+        self.h = nn.Sequential(nn.Conv2d(MIDDLE, MIDDLE, 1, bias=False), nn.BatchNorm2d(MIDDLE), nn.ReLU())
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, errors: Tensor) -> Tensor:
+        """[B, 728, n, n], [B, 3, S, S] -> [B, 728, n, n]"""
+        errors = F.interpolate(errors, x.shape[-2:], mode="bilinear", align_corners=True)
+        return self.gated(errors) * self.h(x) + self.dropout(x)
