@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.attention_maps import degraded
+from resproto_fd.detectors.sia import self_information
 from resproto_fd.losses.region_independence import region_independence_loss
 
 __all__ = ["parity"]  # a fixture
@@ -158,3 +159,41 @@ def test_both_scores_of_deepfakebenchs_multi_attention_and_its_second_loss_are_i
     assert losses["independence"].item() == pytest.approx(golden["train_phase2"]["ril_loss"], rel=1e-5)
     norm = torch.sqrt(sum(p.grad.square().sum() for p in detector.parameters() if p.grad is not None)).item()
     assert norm == pytest.approx(golden["train_phase2"]["grad_norm"], rel=1e-3)
+
+
+# --- SIA -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("same_channel", [True, False])
+def test_self_information_compares_with_neighbours_and_with_the_next_five_channels(same_channel):
+    x = draw(2, 7, 4, 5)
+    found = self_information(x, same_channel)
+    for b, c, row, column in np.ndindex(*x.shape):
+        around = [
+            float(x[b, c, row + i, column + j])
+            for i in (-1, 0, 1)
+            for j in (-1, 0, 1)
+            if 0 <= row + i < 4 and 0 <= column + j < 5
+        ]
+        within = abs(9 * float(x[b, c, row, column]) - sum(around))
+        pairs = (
+            [(c, s) for s in range(1, 6)] if same_channel else [(e % 7, e // 7 + 1) for e in range(5 * c, 5 * c + 5)]
+        )
+        between = sum(float(x[b, k, row, column] - x[b, (k + s) % 7, row, column]) for k, s in pairs)
+        assert found[b, c, row, column].item() == pytest.approx(within + 0.5 * abs(between), abs=1e-12)
+
+
+@pytest.mark.real
+def test_a_picture_among_others_scores_as_deepfakebenchs_sia_scores_it_alone(parity):
+    folder, recipe = parity
+    golden = json.loads((folder / "golden" / "sia_seed1.json").read_text())
+    detector = parity_make("sia").load_deepfakebench(checkpoint(parity, "sia")).eval()
+    with torch.no_grad():
+        output = detector(torch.from_numpy(recipe.images(1, 4, 256)))
+    assert apart(output.logits[:1], golden["eval_single"]["cls"]) < 1e-4
+
+
+def test_scores_of_sia_depend_on_the_batch_where_that_is_asked_for():
+    detector = make("sia", batch_coupled=True).eval()
+    with torch.no_grad():
+        assert not torch.allclose(detector(IMAGES).logits[:1], detector(IMAGES[:1]).logits, atol=1e-4)

@@ -28,6 +28,9 @@ TINY_MFCLIP |= {"text_depth": 1, "text_hidden": 16}
 TINY_UIA_VIT = {"options": {"img_size": 32, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2}}
 TINY_UIA_VIT |= {"pretrained": None, "middle": 1, "last": 2}
 
+TINY_ADAPTER = {"queries": 8, "width": 24, "heads": 2, "depth": 3, "patch": 4, "hidden": 16, "out": 8}
+TINY_ADAPTER |= {"joins": [1, 2], "contrasted": [2, 3]}
+
 CASES = {
     "resproto_fd": ("resproto_fd", {**TINY_VIT, "start_epoch": 0, "capacity": 5, "top_k": 4}),
     "resproto_fd, ResNet, dot": ("resproto_fd", {**TINY_RESNET, "start_epoch": 0, "similarity": "dot", "clusters": 2}),
@@ -55,6 +58,7 @@ CASES = {
     "ffd": ("ffd", {"pretrained": None}),
     "meso4": ("meso4", {"size": 32, "dropout": 0.0}),
     "meso4Inception": ("meso4Inception", {"size": 32, "dropout": 0.0}),
+    "sia": ("sia", {"pretrained": None}),
     "spsl": ("spsl", {"pretrained": None}),
     "recce": ("recce", {"pretrained": None, "dropout": 0.0, "noise": 0.0}),
     "recce, cross-entropy": (
@@ -80,6 +84,7 @@ CASES = {
     "patchcraft": ("patchcraft", {"side": 8, "places": 3, "grid": 2}),
     "c2p_clip": ("c2p_clip", {**TINY_VIT, "rank": 2, "dropout": 0.0}),
     "repdfd": ("repdfd", {**TINY_VIT, "share": 0.5}),
+    "forensics_adapter": ("forensics_adapter", {**TINY_VIT, **TINY_ADAPTER, "mask_weight": 0.0}),
     "timm": ("timm", {"backbone": "test_efficientnet", "pretrained": None}),
 }
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -293,6 +298,7 @@ def test_full_size_presets_are_what_their_names_say(name):
         "ffd": 20_818_330,
         "gm_df": 89_841_605,
         "resnet34": 21_285_698,
+        "sia": 17_569_202,
         "spsl": 20_811_338,
         "recce": 23_783_558,
         "srm": 53_238_378,
@@ -312,6 +318,7 @@ def test_full_size_presets_are_what_their_names_say(name):
         "cnnspot": 23_512_130,
         "vit_b16": 85_800_194,
         "effort": 198_754,
+        "uia_vit": 85_801_733,
     }
     with torch.device("meta"), without_pretrained():
         detector = create_detector(name)

@@ -1,0 +1,91 @@
+"""Self-information attention: where and in which channels features surprise (Sun et al., ECCV 2022).
+
+Legend: B batch, C channels.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..losses.residual import at_least_float32
+from .efficientnet_b4 import EfficientNetB4
+from .registry import register
+
+SHIFTS, BETWEEN, FLOOR = 5, 0.5, 0.1
+"""Channels that each is compared with, weight of that comparison, and what keeps the logarithm finite."""
+UNUSED = ("att0conv.", "att1conv.", "att2conv.", "att3conv.", "att4conv.", "att5conv.", "att6conv.", "linear.")
+
+
+@register("sia")
+class SIA(EfficientNetB4):
+    """EfficientNet-B4 with three self-information attentions; the maps of earlier ones are added to later features.
+
+    DeepfakeBench compares the wrong channels with each other: its checkpoints turn that on.
+
+    Args:
+        pretrained, dropout, options: See `EfficientNetB4`.
+        batch_coupled: The attention is relative to the mean of the whole batch, as in DeepfakeBench, whose scores so
+            depend on which pictures are scored together; else to each picture's.
+    """
+
+    def __init__(
+        self,
+        pretrained: bool | str | None = True,
+        dropout: float = 0.0,
+        options: dict[str, Any] | None = None,
+        batch_coupled: bool = False,
+    ):
+        super().__init__(pretrained, dropout, options)
+        self.paper, self.batch_coupled = True, batch_coupled
+        self.conv1, self.conv2, self.conv3 = _adapted(32, 56), _adapted(32, 160), _adapted(56, 160)
+
+    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.paper = False
+        return super().from_deepfakebench({k: v for k, v in state.items() if not k.startswith(UNUSED)})
+
+    def encode(self, images: Tensor) -> Tensor:
+        stages = self.backbone.blocks
+        x, early = self._attend(stages[:2](self.backbone.bn1(self.backbone.conv_stem(images))))
+        x = stages[2](x)
+        x, middle = self._attend(x + _pooled(self.conv1(early), x))
+        x = stages[3:5](x)
+        x, _ = self._attend(x + _pooled(self.conv3(middle), x) + _pooled(self.conv2(early), x))
+        return self.backbone.forward_head(self.backbone.bn2(self.backbone.conv_head(stages[5:](x))))
+
+    def _attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features weighed by their attention, and the attention, which passes on no gradient; both [B, C, H, W]."""
+        with torch.no_grad():
+            values = at_least_float32(x)
+            surprise = self_information(values, self.paper)
+            mean = surprise.mean() if self.batch_coupled else surprise.mean(dim=(1, 2, 3), keepdim=True)
+            place = surprise / mean.clamp_min(1e-12) / 2
+            channel = 1 - torch.log(torch.exp(-place) + FLOOR).mean(dim=(2, 3), keepdim=True)
+            weights, place = ((place.sigmoid() + 1) * channel).to(x.dtype), place.to(x.dtype)
+        return x * weights, place
+
+
+def self_information(x: Tensor, same_channel: bool = True) -> Tensor:
+    """How far features are from their eight neighbours in place, and from the next five channels: [B, C, H, W], >= 0.
+
+    Args:
+        x: [B, C, H, W]; places outside count as zero, and the first channel follows the last.
+        same_channel: Comparisons of one channel are added up; else, as in DeepfakeBench, five at a time of the list of
+            all, first by shift and then by channel.
+    """
+    within = 9 * (x - F.avg_pool2d(x, 3, stride=1, padding=1))
+    differences = torch.stack([x - x.roll(-shift, dims=1) for shift in range(1, SHIFTS + 1)], dim=1)
+    if same_channel:
+        between = differences.sum(dim=1)
+    else:
+        between = differences.flatten(1, 2).unflatten(1, (-1, SHIFTS)).sum(dim=2)
+    return within.abs() + BETWEEN * between.abs()
+
+
+def _adapted(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, 1), nn.BatchNorm2d(after), nn.ReLU())
+
+
+def _pooled(maps: Tensor, like: Tensor) -> Tensor:
+    return F.adaptive_max_pool2d(maps, like.shape[-2:])
