@@ -111,6 +111,7 @@ def contrast(images: Tensor, texts: Tensor, tokens: Tensor, scale: Tensor) -> Te
     """
     distinct, place = tokens.unique(dim=0, return_inverse=True)
     ours = texts.new_zeros(len(distinct), texts.shape[1]).index_put((place,), texts)
-    cosines = scale * images @ ours.T
+    with torch.autocast(images.device.type, enabled=False):  # at a scale of 100, half precision would not do
+        cosines = scale * images @ ours.T
     of_texts = cosines.log_softmax(dim=0).gather(1, place[:, None]).mean()
     return (F.cross_entropy(cosines, place) - of_texts) / 2

@@ -60,6 +60,7 @@ MODULES = {
     "spsl": "resproto_fd.detectors.xception_variants",
     "srm": "resproto_fd.detectors.srm",
     "timm": "resproto_fd.detectors.timm_backbone",
+    "ucf": "resproto_fd.detectors.ucf",
     "uia_vit": "resproto_fd.detectors.uia_vit",
 }
 """Where the built-in classes live."""

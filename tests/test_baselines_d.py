@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from test_detectors import IMAGES, LABELS, TINY_VIT
+from test_detectors import IMAGES, LABELS, TINY_ADAPTER, TINY_RESNET, TINY_VIT
 from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
@@ -14,7 +14,9 @@ from resproto_fd.detectors.c2p_clip import contrast
 from resproto_fd.detectors.freqnet import CHANNELS, PLACES, SpectralConvolution, high_pass
 from resproto_fd.detectors.gramnet import TAPS, gram_matrix
 from resproto_fd.detectors.patchcraft import smash_and_rebuild
+from resproto_fd.detectors.side_adapter import frozen_layers, look_where_told
 from resproto_fd.detectors.texture import SRM, srm_bank
+from resproto_fd.losses.boundary import blending_boundary, patch_contrast, sample_contrast
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -269,3 +271,125 @@ def test_the_text_of_a_fake_wants_one_place_for_the_face():
     for fake in ("A fake photo of a person", "A * photo of a * person"):
         with pytest.raises(UserError, match=r"wants one \*"):
             reprogrammed(fake=fake)
+
+
+# --- Forensics Adapter -----------------------------------------------------------------------------------------------
+
+
+def adapter(**keywords):
+    torch.manual_seed(0)
+    return create_detector("forensics_adapter", **{**TINY_VIT, **TINY_ADAPTER, **keywords})
+
+
+def test_copies_of_the_class_token_see_what_they_would_among_all_tokens():
+    """Against all tokens together under one mask, as the side adapter's paper writes it."""
+    visual = adapter().double().clip.visual
+    inputs, bias = frozen_layers(visual, IMAGES.double()), draw(6, 2, 3, 16)
+    found = look_where_told(visual, inputs[:-1], bias)
+    mask = torch.zeros(6, 2, 20, 20, dtype=torch.float64)
+    mask[:, :, :, :3] = float("-inf")  # nothing sees the copies
+    for copy in range(3):
+        mask[:, :, copy, copy] = 0  # but each itself
+    mask[:, :, :3, 3] = float("-inf")  # nor do they see the class token
+    mask[:, :, :3, 4:] = bias
+    x = torch.cat([inputs[0][:, :1].expand(-1, 3, -1), inputs[0]], dim=1)
+    for block in visual.transformer.resblocks:
+        x = block(x, attn_mask=mask.flatten(0, 1))
+    torch.testing.assert_close(found, visual.ln_post(x[:, :3]) @ visual.proj)
+    torch.testing.assert_close(x[:, 3:], inputs[-1])
+    torch.testing.assert_close(visual.ln_post(inputs[-1][:, 0]) @ visual.proj, visual(IMAGES.double()))
+
+
+def test_the_boundary_is_4_m_1_minus_m_of_the_softened_mask():
+    mask = torch.zeros(1, 1, 64, 64, dtype=torch.float64)
+    mask[:, :, 20:50, 10:40] = 1
+    found = blending_boundary(mask)[0, 0]
+    sigma = 3.5 * 64 / 256
+    weights = [math.exp(-(d**2) / (2 * sigma**2)) for d in range(-3, 4)]
+    weights = [w / sum(weights) for w in weights]
+    for y, x in ((20, 25), (19, 25), (35, 25), (19, 9), (50, 39), (5, 5), (47, 38)):
+        soft = sum(
+            weights[i + 3] * weights[j + 3] * mask[0, 0, y + i, x + j].item()
+            for i in range(-3, 4)
+            for j in range(-3, 4)
+        )
+        assert found[y, x].item() == pytest.approx(4 * soft * (1 - soft), abs=1e-9)
+    assert found[35, 25] < 1e-9
+    for plain in (torch.zeros_like(mask), torch.ones_like(mask)):
+        assert blending_boundary(plain).abs().max() < 1e-9
+
+
+def slow_share(vectors, like: set, unlike: set) -> float | None:
+    def total(pairs):
+        return sum(math.exp(F.cosine_similarity(vectors[i], vectors[j], dim=0).item() / 0.5) for i, j in pairs)
+
+    return math.log((total(like) + total(unlike)) / total(like)) if like and unlike else None
+
+
+def test_patches_of_each_fake_are_contrasted_across_its_boundary():
+    patches = draw(5, 4, 6)
+    forged = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0]]).bool()
+    labels = torch.tensor([1, 1, 1, 1, 0])
+    found = []
+    for i in range(4):
+        off = [n for n in range(4) if not forged[i, n]]
+        like = {(a, b) for a in off for b in off if a != b}
+        unlike = {(a, b) for a in off for b in range(4) if forged[i, b]}
+        found.append(slow_share(patches[i], like, unlike))
+    assert found[2] is None  # no boundary
+    assert found[3] is None  # a single patch off it
+    wanted = (found[0] + found[1]) / 2
+    assert patch_contrast(patches, forged, labels).item() == pytest.approx(wanted, abs=1e-9)
+    assert patch_contrast(patches, forged, torch.zeros(5, dtype=torch.long)).item() == 0
+
+
+def test_real_samples_are_contrasted_with_fakes():
+    features, labels = draw(5, 6), torch.tensor([0, 1, 0, 1, 0])
+    like = {(a, b) for a in (0, 2, 4) for b in (0, 2, 4) if a != b}
+    unlike = {(a, b) for a in (0, 2, 4) for b in (1, 3)}
+    found = sample_contrast(features, labels)
+    assert found.item() == pytest.approx(slow_share(features, like, unlike), abs=1e-9)
+    for same in (torch.zeros(5, dtype=torch.long), torch.ones(5, dtype=torch.long)):
+        assert sample_contrast(features, same).item() == 0
+    features.requires_grad_()
+    sample_contrast(features, torch.ones(5, dtype=torch.long)).backward()
+    assert not features.grad.any()
+
+
+def test_the_four_losses_are_weighed_and_masks_teach_the_boundary_map():
+    detector = adapter().train()
+    assert detector.requires == {"mask"}
+    mask = torch.zeros(6, 1, 32, 32)
+    mask[LABELS == 1, :, 8:24, 4:20] = 1
+    losses = detector(IMAGES, LABELS, mask=mask).losses
+    terms = 10 * losses["ce"] + 200 * losses["mask"] + 20 * losses["patch"] + 10 * losses["sample"]
+    assert losses["total"].item() == pytest.approx(terms.item(), rel=1e-6)
+    assert losses["patch"] > 0
+    losses["total"].backward()
+    assert all(p.grad is not None and p.grad.any() for name, p in detector.boundary.named_parameters())
+    assert not any(name.startswith("clip.") for name, p in detector.named_parameters() if p.requires_grad)
+
+
+def test_without_masks_the_labels_alone_teach():
+    detector = adapter().train()
+    losses = detector(IMAGES, LABELS).losses
+    assert set(losses) == {"total", "ce", "sample"}
+    losses["total"].backward()
+    assert all(p.grad is not None for p in detector.parameters() if p.requires_grad)
+    assert not adapter(mask_weight=0.0, patch_weight=0.0).requires
+
+
+def test_the_adapter_runs_under_autocast():
+    detector = adapter().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = detector(IMAGES, LABELS, mask=torch.rand(6, 1, 32, 32).round()).losses
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+
+
+def test_layers_that_there_are_not_are_named():
+    with pytest.raises(UserError, match=r"joins \[1, 8\], but there are layers 1 to 2"):
+        adapter(joins=[1, 8])
+    with pytest.raises(UserError, match=r"contrasted \[4\], but there are layers 1 to 3"):
+        adapter(contrasted=[4])
+    with pytest.raises(UserError, match="a ViT of open_clip is wanted, not ModifiedResNet"):
+        create_detector("forensics_adapter", **TINY_RESNET)

@@ -1,0 +1,139 @@
+"""Forensics Adapter: a small network beside frozen CLIP that finds blending boundaries and tells CLIP where to look.
+
+Source: Cui et al., "Forensics Adapter: Adapting CLIP for Generalizable Face Forgery Detection", CVPR 2025, and its
+authors' code.
+
+Legend: B batch, Q queries, L patches (G x G), W the adapter's width, D embedding size.
+"""
+
+from collections.abc import Sequence
+
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..configs.errors import UserError
+from ..losses.boundary import blending_boundary, patch_contrast, sample_contrast
+from ..losses.global_batch import gather_rows
+from ..losses.residual import at_least_float32
+from .base import Detector, Output, two_class_output
+from .clip_tower import Backbone, load_clip
+from .registry import register
+from .side_adapter import Adapter, BoundaryMap, frozen_layers, look_where_told, resized
+
+
+@register("forensics_adapter")
+class ForensicsAdapter(Detector):
+    """Copies of CLIP's class token look where the adapter's biases send them; what they see is classified.
+
+    Losses: of labels; with masks also of the blending boundary (mean squared error) and of a contrast among a fake's
+    patches, those on the boundary against the others; a contrast of real images against fakes.
+
+    Args:
+        backbone, pretrained, quick_gelu: See `clip_tower.load_clip`; a ViT of open_clip.
+        queries, width, heads, depth, patch, hidden, out: See `Adapter`.
+        joins: CLIP's layers, counted from 1, that join after the adapter's first, second, ... block.
+        contrasted: The adapter's blocks, counted from 1, whose patches are contrasted.
+        label_weight, mask_weight, patch_weight, sample_weight: Of the four losses; masks are asked for where the second
+            or the third counts.
+
+    Raises:
+        UserError: As `load_clip`; a tower of another kind; a layer or block that there is not.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone = "ViT-L-14",
+        pretrained: str | None = "openai",
+        quick_gelu: bool | None = None,
+        queries: int = 128,
+        width: int = 192,
+        heads: int = 3,
+        depth: int = 8,
+        patch: int = 16,
+        hidden: int = 256,
+        out: int = 128,
+        joins: Sequence[int] = (1, 8, 15),
+        contrasted: Sequence[int] = (4, 5, 6),
+        label_weight: float = 10.0,
+        mask_weight: float = 200.0,
+        patch_weight: float = 20.0,
+        sample_weight: float = 10.0,
+    ):
+        super().__init__()
+        self.clip = load_clip(backbone, pretrained, quick_gelu)
+        self.clip.drop_text()
+        self.clip.requires_grad_(False)
+        visual = self.clip.visual
+        if not isinstance(visual, VisionTransformer):
+            raise UserError(f"forensics_adapter: a ViT of open_clip is wanted, not {type(visual).__name__}")
+        known = visual.transformer.layers
+        for name, given, most in (("joins", joins, known), ("contrasted", contrasted, depth)):
+            if any(not 1 <= number <= most for number in given) or len(given) > depth:
+                raise UserError(f"forensics_adapter: {name} {list(given)}, but there are layers 1 to {most}")
+        grid, clip_heads = visual.grid_size[0], visual.transformer.resblocks[0].attn.num_heads
+        clip_width = len(visual.class_embedding)
+        self.adapter = Adapter(
+            grid, clip_width, clip_heads, queries, width, heads, depth, patch, len(joins), hidden, out
+        )
+        self.boundary = BoundaryMap(grid, queries, width, patch, hidden, out) if mask_weight else None
+        self.joins, self.contrasted, self.grid = list(joins), list(contrasted), grid
+        self.label_weight, self.mask_weight = label_weight, mask_weight
+        self.patch_weight, self.sample_weight = patch_weight, sample_weight
+        self.requires = frozenset({"mask"} if mask_weight or patch_weight else ())
+        self.couples_batch = bool(sample_weight)
+        layers: list[nn.Module] = []
+        for before, after in ((queries, queries // 2), (queries // 2, queries // 4)):
+            layers += [nn.Conv1d(before, after, 3, padding=1), nn.BatchNorm1d(after), nn.ReLU()]
+        self.gather = nn.Sequential(*layers, nn.Conv1d(queries // 4, 1, 3, padding=1))
+        size = self.clip.embed_dim
+        self.classifier = nn.Sequential(
+            nn.Linear(size, size // 2), nn.ReLU(), nn.Linear(size // 2, size // 4), nn.ReLU(), nn.Linear(size // 4, 2)
+        )
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self._look(images)[0]
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        output = two_class_output(self.classifier(features), features, labels)
+        if labels is not None:
+            ce = output.losses["total"]
+            output.losses = {"ce": ce, "total": self.label_weight * ce}
+            if self.sample_weight:
+                found = sample_contrast(gather_rows(features), gather_rows(labels))
+                output.losses |= {"sample": found, "total": output.losses["total"] + self.sample_weight * found}
+        return output
+
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, mask: Tensor | None = None, **fields: Tensor
+    ) -> Output:
+        """See `Detector.forward`; with masks, [B, 1, ., .] in [0, 1], also the losses of boundary and patches."""
+        features, asked, after = self._look(images)
+        output = self.head(features, labels)
+        if labels is None:
+            return output
+        found = None if self.boundary is None else at_least_float32(self.boundary(asked, after[-1]))
+        if mask is None:
+            if found is not None:
+                output.losses["total"] = output.losses["total"] + 0 * found.sum()  # a gradient for data parallelism
+            return output
+        wanted = blending_boundary(resized(mask, self.adapter.side))
+        terms = []
+        if found is not None:
+            output.losses["mask"] = F.mse_loss(found, wanted)
+            terms.append(self.mask_weight * output.losses["mask"])
+        if self.patch_weight:
+            forged = F.adaptive_max_pool2d(wanted, self.grid).flatten(1) > 0.5
+            parts = [patch_contrast(after[number - 1], forged, labels) for number in self.contrasted]
+            output.losses["patch"] = sum(parts)
+            terms.append(self.patch_weight * output.losses["patch"])
+        output.losses["total"] = output.losses["total"] + sum(terms)
+        return output
+
+    def _look(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Features [B, D], and what `Adapter` says of the queries and the patches."""
+        visual = self.clip.visual
+        inputs = frozen_layers(visual, resized(images, visual.image_size[0]))
+        bias, asked, after = self.adapter(images, [inputs[number][:, 1:] for number in self.joins])
+        seen = look_where_told(visual, inputs[:-1], bias)
+        return self.gather(F.normalize(seen, dim=-1)).squeeze(1), asked, after

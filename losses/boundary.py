@@ -1,0 +1,65 @@
+"""Blending boundaries, and contrasts of what is real with what is not.
+
+Source: Cui et al., "Forensics Adapter", CVPR 2025; the boundary is Face X-ray's (Li et al., CVPR 2020).
+
+Legend: B batch, N samples of all processes, L patches, D feature size, S side.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.functional import gaussian_blur
+
+from .residual import at_least_float32
+
+TEMPERATURE = 0.5
+SOFT = 3.5
+"""Deviation, in pixels of a side of 256, of the blur that gives a mask's edge a width."""
+
+
+def blending_boundary(mask: Tensor) -> Tensor:
+    """4 M (1 - M) of the softened mask M (Li et al., Face X-ray, CVPR 2020): [B, 1, S, S] -> the same, in [0, 1]."""
+    sigma = SOFT * mask.shape[-1] / 256
+    soft = gaussian_blur(mask, [2 * round(3 * sigma) + 1] * 2, [sigma, sigma])
+    return 4 * soft * (1 - soft)
+
+
+def patch_contrast(patches: Tensor, forged: Tensor, labels: Tensor) -> Tensor:
+    """-ln of the share of pairs of a fake's untouched patches among those and the pairs across the boundary.
+
+    A pair counts exp(cosine / 0.5). The mean over fakes that have a patch on the boundary and two off it; else 0.
+
+    Args:
+        patches: [B, L, D].
+        forged: Whether on the boundary, [B, L].
+        labels: [B].
+    """
+    pairs = _cosines(patches) / TEMPERATURE
+    others = ~torch.eye(pairs.shape[1], dtype=torch.bool, device=pairs.device)
+    return _share(pairs, ~forged[:, :, None] & ~forged[:, None] & others, ~forged[:, :, None] & forged[:, None], labels)
+
+
+def sample_contrast(features: Tensor, labels: Tensor) -> Tensor:
+    """-ln of the share of pairs of real images among those and the pairs of a real one and a fake; 0 where none is.
+
+    Args:
+        features: [N, D].
+        labels: [N].
+    """
+    pairs, real = _cosines(features[None]) / TEMPERATURE, labels == 0
+    others = ~torch.eye(len(real), dtype=torch.bool, device=real.device)
+    return _share(pairs, (real[:, None] & real & others)[None], (real[:, None] & ~real)[None], labels.new_ones(1))
+
+
+def _cosines(vectors: Tensor) -> Tensor:
+    units = F.normalize(at_least_float32(vectors), dim=-1)
+    with torch.autocast(units.device.type, enabled=False):
+        return units @ units.transpose(-2, -1)
+
+
+def _share(pairs: Tensor, like: Tensor, unlike: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of -ln(sum of exp over like pairs / over both kinds), of those rows that are chosen and have both kinds."""
+    counts = (chosen == 1) & like.flatten(1).any(dim=1) & unlike.flatten(1).any(dim=1)
+    above, below = (pairs.masked_fill(~which, float("-inf")).flatten(1) for which in (like, like | unlike))
+    found = below[counts].logsumexp(dim=1) - above[counts].logsumexp(dim=1)
+    return found.sum() / counts.sum().clamp(min=1)
