@@ -34,6 +34,7 @@ MODULES = {
     "clip_zero_shot": "resproto_fd.detectors.clip",
     "core": "resproto_fd.detectors.core",
     "cvit": "resproto_fd.detectors.cvit",
+    "deepfakebench_class": "resproto_fd.detectors.foreign",
     "efficientnetb4": "resproto_fd.detectors.efficientnet_b4",
     "effort": "resproto_fd.detectors.effort",
     "f3net": "resproto_fd.detectors.f3net",

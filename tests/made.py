@@ -94,6 +94,24 @@ class TinyDetector(Detector):
         return output
 
 
+class PeerDetector(nn.Module):
+    """Written for DeepfakeBench's interface; remembers what it was given, answers with what `answers` changes."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.body, self.last = nn.Conv2d(3, config["width"], 4, 2), nn.Linear(config["width"], 2)
+        self.given, self.answers = [], {}
+
+    def forward(self, data_dict: dict, inference: bool = False) -> dict:
+        self.given.append((data_dict["label"], data_dict["mask"], inference))
+        feat = self.body(data_dict["image"]).relu()
+        return {"cls": self.last(feat.mean((2, 3))), "feat": feat, **self.answers}
+
+    def get_losses(self, data_dict: dict, pred_dict: dict) -> dict:
+        loss = nn.functional.cross_entropy(pred_dict["cls"], data_dict["label"])
+        return {"overall": loss, "cls": loss.detach()}
+
+
 def made_config(**changes) -> RunConfig:
     """A run's configuration on made data; `changes` are train.* keys, but for `run`, `seed` and `protocol`."""
     run = {"out": "unused", "device": "cpu", "workers": 0, "progress": False, "log_every": 2, **changes.pop("run", {})}

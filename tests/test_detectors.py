@@ -52,6 +52,7 @@ CASES = {
     "cvit": ("cvit", {**TINY_CVIT, "depth": 1, "hidden": 32}),
     "mfclip": ("mfclip", {**TINY_CVIT, **TINY_MFCLIP}),
     "mfclip, image alone": ("mfclip", {**TINY_CVIT, **TINY_MFCLIP, "noise": False, "text": False}),
+    "deepfakebench_class": ("deepfakebench_class", {"target": "made:PeerDetector", "config": {"width": 6}}),
     "efficientnetb4": ("efficientnetb4", {"pretrained": None}),
     "f3net": ("f3net", {"pretrained": None, "size": 32, "dropout": 0.0}),
     "f3net, one branch": ("f3net", {"pretrained": None, "size": 32, "dropout": 0.0, "paper": False}),

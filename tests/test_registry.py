@@ -145,7 +145,7 @@ def test_the_list_names_backbone_and_weights_of_every_preset_from_the_yaml_alone
     (columns,) = {tuple(row) for row in rows.values()}
     assert columns[:6] == ("name", "title", "class", "level", "backbone", "parameters")
     assert columns[6:] == ("pretrained", "needs", "fidelity", "DeepfakeBench", "paper")
-    assert {*loading.names("detectors"), "timm"} == set(rows)
+    assert {*loading.names("detectors"), "timm", "deepfakebench_class"} == set(rows)
     towers = [
         n
         for n in loading.names("detectors")

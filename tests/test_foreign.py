@@ -1,0 +1,144 @@
+"""Detector classes written for DeepfakeBench's interface, run by our trainer."""
+
+import numpy as np
+import pytest
+import torch
+from made import SIZE, made_config, made_dataset
+from torch import nn
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors import create_detector
+from resproto_fd.trainer.data import Normaliser
+from resproto_fd.trainer.distributed import World
+from resproto_fd.trainer.scoring import score_frames
+from resproto_fd.trainer.trainer import Trainer
+
+IMAGES = torch.randn(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 1, 0, 1])
+CPU = World(0, 1, torch.device("cpu"))
+
+
+def wrapped(**answers):
+    torch.manual_seed(0)
+    detector = create_detector("deepfakebench_class", target="made:PeerDetector", config={"width": 6})
+    detector.model.answers = answers
+    return detector
+
+
+def test_our_trainer_fits_it_and_scores_with_it(tmp_path):
+    config = made_config(epochs=30)
+    detector, data = wrapped(), made_dataset(config)
+    Trainer(detector, data, config, CPU, tmp_path).fit()
+    assert detector.model.epoch == 29
+    normalise = Normaliser([0.5] * 3, [0.5] * 3, CPU.device, torch.float32, False)
+    found = score_frames(detector, made_dataset(config, split="test"), normalise, CPU, batch_size=5, progress=False)
+    labels = np.asarray(data.frames.labels)
+    assert found.scores[labels == 1].min() > found.scores[labels == 0].max()
+
+
+def test_it_is_given_labels_and_masks_in_training_alone():
+    detector, mask = wrapped().train(), torch.ones(5, 1, SIZE, SIZE)
+    output = detector(IMAGES, LABELS, mask=mask)
+    assert {*output.losses} == {"total", "cls"}
+    seen, masks, inference = detector.model.given.pop()
+    assert torch.equal(seen, LABELS)
+    assert masks is mask
+    assert not inference
+    detector(IMAGES)
+    evaluated = detector.eval()(IMAGES, LABELS)
+    assert torch.equal(evaluated.losses["total"], output.losses["total"])
+    for seen, masks, inference in detector.model.given:
+        assert not seen.any()
+        assert masks is None
+        assert inference
+    assert create_detector(
+        "deepfakebench_class", target="made:PeerDetector", config={"width": 6, "with_mask": True}
+    ).requires == {"mask"}
+
+
+def test_a_missing_score_is_computed_and_a_given_one_is_kept():
+    output = wrapped().eval()(IMAGES)
+    torch.testing.assert_close(output.scores, output.logits.softmax(1)[:, 1])
+    given = torch.linspace(0, 1, 5, dtype=torch.float64)
+    for form in (given, given[:, None]):
+        output = wrapped(prob=form, feat=given).eval()(IMAGES)
+        assert torch.equal(output.scores, given.float())
+        assert output.scores.dtype == torch.float32
+        assert output.features.shape == (5, 1)
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"cls": torch.zeros(5, 3)}, r"made:PeerDetector: cls is \[5, 3\], wanted \[5, 2\]: real and fake"),
+        ({"cls": torch.zeros(4, 2)}, r"cls is \[4, 2\], wanted \[5, \.\.\.\]"),
+        ({"cls": None}, r"cls is missing"),
+        ({"feat": [1]}, r"feat is list, wanted \[5, \.\.\.\]"),
+        ({"prob": torch.zeros(5, 2)}, r"prob is \[5, 2\], wanted \[5\]"),
+        ({"prob": torch.tensor([0.5, torch.nan, 0.5, torch.nan, 1.0])}, r"prob of 2 of 5 images is not a .* first nan"),
+        ({"prob": torch.tensor([0.5, 0.5, 7.0, 0.5, 0.5])}, r"prob of 1 of 5 .*in \[0, 1\], first 7, where cls is \["),
+    ],
+)
+def test_an_answer_of_another_form_is_named(answers, message):
+    with pytest.raises(UserError, match=message):
+        wrapped(**answers).eval()(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ({"cls": torch.zeros(())}, "get_losses gives no 'overall', but cls"),
+        (None, "get_losses gives no 'overall', but NoneType"),
+        ({"overall": torch.zeros(5)}, r"loss 'overall' is \[5\], wanted a scalar"),
+        ({"overall": torch.zeros(()), "mse": 0.5}, "loss 'mse' is float, wanted a scalar tensor"),
+    ],
+)
+def test_a_loss_of_another_form_is_named(losses, message):
+    detector = wrapped()
+    detector.model.get_losses = lambda data_dict, pred_dict: losses
+    with pytest.raises(UserError, match=message):
+        detector(IMAGES, LABELS)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    config, detector = made_config(epochs=1), wrapped()
+    detector.model.get_losses = lambda data_dict, pred_dict: {"overall": pred_dict["cls"].sum() * torch.nan}
+    with pytest.raises(UserError, match="loss or gradient is not finite"):
+        Trainer(detector, made_dataset(config), config, CPU, tmp_path).fit()
+
+
+def test_a_checkpoint_made_there_loads():
+    source, detector = wrapped().model, wrapped()
+    nn.init.ones_(source.last.weight)
+    state = {f"module.{key}": value for key, value in source.state_dict().items()}
+    detector.load_deepfakebench(state)
+    assert torch.equal(detector.model.last.weight, source.last.weight)
+    with pytest.raises(UserError, match=r"model\.last\.weight is missing"):
+        detector.load_deepfakebench({"body.weight": source.body.weight})
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"target": "made"}, "target 'made' is not of the form package.module:Class"),
+        ({"target": "maid:PeerDetector"}, "maid cannot be imported: No module named 'maid'; .* into PYTHONPATH"),
+        ({"target": "made:PeerDetektor"}, "made has no PeerDetektor; the nearest is 'PeerDetector'"),
+        ({"target": "made:PeerDetector", "config": {"depth": 1}}, "reads 'width' of its configuration, .*: depth"),
+        ({"target": "made:dict"}, "made has no dict"),
+        ({"target": "made:made_videos", "config": {}}, "missing 1 required positional argument"),
+    ],
+)
+def test_a_class_that_cannot_be_had_is_named(keywords, message):
+    with pytest.raises((UserError, TypeError), match=message):
+        create_detector("deepfakebench_class", **keywords)
+
+
+def test_the_configuration_may_be_a_file(tmp_path):
+    (tmp_path / "their.yaml").write_text("width: 3\n")
+    detector = create_detector("deepfakebench_class", target="made:PeerDetector", config=str(tmp_path / "their.yaml"))
+    assert detector.model.last.in_features == 3
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(UserError, match=r"collections:OrderedDict makes OrderedDict, which is no torch\.nn\.Module"):
+        create_detector("deepfakebench_class", target="collections:OrderedDict")
