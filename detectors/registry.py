@@ -43,6 +43,7 @@ MODULES = {
     "freqnet": "resproto_fd.detectors.freqnet",
     "gm_df": "resproto_fd.detectors.gm_df",
     "gramnet": "resproto_fd.detectors.gramnet",
+    "lrl": "resproto_fd.detectors.lrl",
     "meso4": "resproto_fd.detectors.mesonet",
     "meso4Inception": "resproto_fd.detectors.mesonet",
     "mfclip": "resproto_fd.detectors.mfclip",

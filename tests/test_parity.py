@@ -21,6 +21,7 @@ TOLERANCES = {
     "meso4Inception": 3e-6,
     "spsl": 5e-6,
     "srm": 2e-5,
+    "ucf": 3e-6,
     "recce": 3e-6,
     "f3net": 7e-6,
     "ffd": 9e-6,
@@ -40,7 +41,7 @@ TOLERANCES = {
 """Detector -> largest relative difference of logits, scores and loss, from the data's own account of float32 noise."""
 
 
-OWN_LOSSES = {"capsule_net", "core", "srm"}
+OWN_LOSSES = {"capsule_net", "core", "srm", "ucf"}
 """Those whose loss is not the cross-entropy of the logits alone."""
 
 BATCH_COUPLED = {"sia"}

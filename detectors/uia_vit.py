@@ -1,0 +1,217 @@
+"""UIA-ViT: which patches of a fake are forged, taught by none but the labels (Zhuang et al., ECCV 2022).
+
+Legend: B batch, G patches a side, N = G^2 patches, W width of the transformer.
+"""
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..losses.global_batch import gather_rows
+from ..losses.residual import at_least_float32
+from .base import Output, two_class_output
+from .registry import register
+from .shrunk_gaussian import ShrunkGaussian
+from .timm_backbone import TimmClassifier
+
+IMAGES_OF_A_KIND = 4
+"""Images of each class whose patches go into the Gaussians, of each batch."""
+REAL, FAKE, CROSS = 0, 1, 2
+
+
+@register("uia_vit")
+class UIAViT(TimmClassifier):
+    """A ViT whose attention learns which patches belong together, and whose patches join in the verdict.
+
+    Two Gaussians, of the patch features of reals and of the middle of fakes, say which patches of a fake are taken as
+    forged. The attention between patches is pulled to a level for each kind of pair (real, forged, of both kinds);
+    the levels train. The class token is classified together with a mean of the patches, which leans towards those that
+    it attends to as training goes on. In testing the weighting is that of the end of training.
+
+    How far training has come is counted in training images over those of all epochs, and is part of the state, as the
+    Gaussians and what was collected for them are. Without `start_training` it stays at the beginning.
+
+    DeepfakeBench's fit is in float32, where the pseudo-inverse takes the shrunk directions for none: other patches are
+    forged then. Here it is in float64, and has them all.
+
+    Args:
+        backbone: A ViT of timm with a class token.
+        pretrained, dropout, options: See `TimmClassifier`.
+        epochs: Of the whole training, which the weighting goes by.
+        warm_up: Epochs of cross-entropy alone.
+        fits: Times an epoch the Gaussians are fitted.
+        consistency_weight: Of the attention's distance from the levels.
+        middle: Layers before the patch features.
+        last: Layers at the end whose attention is taught and read.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "vit_base_patch16_224.orig_in21k_ft_in1k",
+        pretrained: bool | str | None = True,
+        dropout: float = 0.0,
+        options: dict[str, Any] | None = None,
+        epochs: Annotated[int, Field(gt=0)] = 10,
+        warm_up: Annotated[float, Field(ge=0)] = 1.0,
+        fits: Annotated[int, Field(gt=0)] = 2,
+        consistency_weight: Annotated[float, Field(ge=0)] = 0.06,
+        middle: Annotated[int, Field(gt=0)] = 6,
+        last: Annotated[int, Field(gt=0)] = 5,
+    ):
+        super().__init__(backbone, pretrained, dropout, options)
+        width = self.backbone.embed_dim
+        self.epochs, self.warm_up, self.fits, self.consistency_weight = epochs, warm_up, fits, consistency_weight
+        self.middle, self.last = middle, last
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, 2))
+        self.levels = nn.Parameter(torch.tensor([0.6, 0.6, 0.2]))
+        # It only makes the patch features, through which no gradient flows.
+        self.norm_middle = nn.LayerNorm(width, eps=1e-6).requires_grad_(False)
+        self.gaussians = nn.ModuleList([ShrunkGaussian(width), ShrunkGaussian(width)])
+        # Counted on the host too, so that no step waits for the device.
+        self._frames, self._seen = 0, 0
+        self.register_buffer("frames", torch.tensor(0))
+        self.register_buffer("seen", torch.tensor(0))
+        self.register_load_state_dict_post_hook(lambda detector, _: detector._recall())
+
+    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See `Detector.from_deepfakebench`; no checkpoint says how far training had come, so it begins anew."""
+        own = {k: v for k, v in self.state_dict().items() if k.partition(".")[0] in ("gaussians", "frames", "seen")}
+        levels = [state.get(f"model.{name}") for name in ("c_real", "c_fake", "c_cross")]
+        if all(level is not None for level in levels):
+            own["levels"] = torch.stack(levels)
+        for key, value in state.items():
+            if key.removeprefix("model.c_") not in ("real", "fake", "cross"):
+                key = key.replace("model.head.", "classifier.1.").replace("model.norm_middle.", "norm_middle.")
+                own[key.replace("model.", "backbone.")] = value
+        return own
+
+    def start_training(self, class_counts: Tensor) -> None:
+        self._frames = int(class_counts.sum())
+        self.frames.fill_(self._frames)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """[B, 2 W]: the class token and the weighted mean of the patches."""
+        return self._read(images)[0]
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        output = two_class_output(self.classifier(features), features, labels)
+        if labels is not None:
+            # Multiplied by 0 before it counts: several processes want a gradient of every parameter in every step.
+            real, fake, cross = self.levels
+            output.losses["levels"] = 0.05 * (1 / real.abs() + 1 / fake.abs()) + 0.5 * cross.abs()
+            output.losses["total"] = output.losses["total"] + output.losses["levels"] * float(self._teaches())
+        return output
+
+    def forward(self, images: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        features, patches, attention = self._read(images)
+        teaches = self._teaches()
+        output = self.head(features, labels, **fields)
+        if self.training and labels is not None:
+            if teaches:
+                output.losses["consistency"] = self.consistency(attention, patches, labels)
+                output.losses["total"] = output.losses["total"] + self.consistency_weight * output.losses["consistency"]
+            self._collect(patches, labels)
+        return output
+
+    @torch.no_grad()
+    def forged_patches(self, patches: Tensor, labels: Tensor) -> Tensor:
+        """Which patches are taken as forged: of fakes those nearer to fakes' Gaussian, all before there is one.
+
+        Args:
+            patches: [B, N, W].
+            labels: 0 real, 1 fake, [B].
+
+        Returns:
+            bool [B, N]
+        """
+        real, fake = self.gaussians
+        nearer = real.distance(patches) > fake.distance(patches)
+        return (labels == 1)[:, None] & (nearer | ~(real.fitted & fake.fitted))
+
+    def consistency(self, attention: Tensor, patches: Tensor, labels: Tensor) -> Tensor:
+        """Mean absolute distance of the attention between patches from the levels of their kinds; scalar.
+
+        The mean of reals plus that of fakes. Each patch of a real belongs to itself wholly; that of a fake has the
+        level of its kind.
+
+        Args:
+            attention: Sigmoid of the mean logits, [B, N, N].
+            patches: [B, N, W].
+            labels: 0 real, 1 fake, [B].
+        """
+        forged = self.forged_patches(patches, labels)
+        kinds = forged[:, :, None].long() + forged[:, None, :].long()
+        wanted = self.levels[[REAL, CROSS, FAKE]].to(attention)[kinds]
+        count = attention.shape[1]
+        self_pairs = torch.eye(count, device=attention.device, dtype=torch.bool) & (labels == 0)[:, None, None]
+        wanted = wanted.masked_fill(self_pairs, 1.0)
+        apart = (attention - wanted).abs().sum(dim=(1, 2)) / (count**2 - count)
+        return apart @ (1 / torch.stack([labels == 0, labels == 1]).sum(dim=1).clamp(min=1)).to(apart)[labels]
+
+    @property
+    def progress(self) -> float:
+        """Share of the whole training that is done, in [0, 1]; testing is at its end."""
+        return min(self._epochs_done() / self.epochs, 1.0) if self.training else 1.0
+
+    def _epochs_done(self) -> float:
+        return self._seen / self._frames if self._frames else 0.0
+
+    def _recall(self) -> None:
+        self._frames, self._seen = int(self.frames), int(self.seen)
+
+    def _teaches(self) -> bool:
+        return self._epochs_done() >= self.warm_up
+
+    def _collect(self, patches: Tensor, labels: Tensor) -> None:
+        """Patches of a few images for the Gaussians, of fakes those of the middle; fits when it is time."""
+        side = round(patches.shape[1] ** 0.5)
+        middle = slice(round(side * 3 / 14), round(side * 11 / 14))
+        grid = patches.detach().unflatten(1, (side, side))
+        for kind, part in ((REAL, grid), (FAKE, grid[:, middle, middle])):
+            counts = labels == kind
+            counts = counts & (counts.cumsum(0) <= IMAGES_OF_A_KIND)
+            chosen = counts.float().topk(min(IMAGES_OF_A_KIND, len(counts))).indices
+            samples = part[chosen].flatten(1, 2)
+            self.gaussians[kind].add(samples.flatten(0, 1), counts[chosen].repeat_interleave(samples.shape[1]))
+        fits = int(self._epochs_done() * self.fits)
+        new = len(gather_rows(labels))
+        self.seen += new
+        self._seen += new
+        if int(self._epochs_done() * self.fits) > fits:
+            for gaussian in self.gaussians:
+                gaussian.fit()
+
+    def _read(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features [B, 2 W], patch features [B, N, W], attention between patches in (0, 1), [B, N, N]."""
+        net = self.backbone
+        x = net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images))))
+        total, patches = 0.0, None
+        for place, block in enumerate(net.blocks):
+            if len(net.blocks) - place > self.last:
+                x = checkpoint(block, x, use_reentrant=False) if net.grad_checkpointing else block(x)
+            else:
+                x, logits = _block(block, x)
+                total = total + at_least_float32(logits).mean(dim=1)
+            if place + 1 == self.middle:
+                patches = self.norm_middle(x.detach())[:, 1:]
+        attention = torch.sigmoid(total / self.last)
+        x = net.norm(x)
+        located, count, progress = attention[:, 0, 1:], x.shape[1] - 1, self.progress
+        even = 1.0 if progress < 1 / 8 else torch.sigmoid(torch.tensor(-12 * (progress - 0.7))).item()
+        weights = (even + (1 - even) * located) / count
+        mean = (weights[:, :, None].to(x.dtype) * x[:, 1:]).sum(dim=1)
+        return torch.cat([x[:, 0], mean], dim=1), patches, attention[:, 1:, 1:]
+
+
+def _block(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """timm's block, [B, 1 + N, W] -> the same, and the logits of its attention, [B, heads, 1 + N, 1 + N]."""
+    attention = block.attn
+    qkv = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, -1))
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    logits = (q * attention.scale) @ k.transpose(-2, -1)
+    mixed = (logits.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+    x = x + block.drop_path1(block.ls1(attention.proj(mixed)))
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))), logits
