@@ -9,9 +9,6 @@ from .errors import UserError
 from .loading import merged, names, nearest
 from .schema import DetectorConfig, OptimizerConfig, TrainConfig
 
-PRESETS = {"efficientnetb4": "efficientnet_b4", "clip": "clip", "xception": "xception", "resproto_fd": "resproto_fd"}
-"""DeepfakeBench's `model_name` where ours is called otherwise; the rest go by the same name."""
-
 _OWN = """
 altfreezing capsule_net clip core efficientnetb4 effort f3net facexray ffd ftcn fwa i3d iid lrl lsda meso4
 meso4Inception multi_attention pcl_xception recce resnet34 rfm sbi sia sladd spsl srm stil tall timesformer ucf
@@ -64,9 +61,7 @@ def translate(values: dict[str, Any], where: str) -> tuple[str, dict[str, Any], 
     """
     values = dict(values)
     model = str(values.pop("model_name"))
-    name = PRESETS.get(model, model)
-    if name not in names("detectors"):
-        name = model.removeprefix(PREFIX)
+    name = model if model in names("detectors") else model.removeprefix(PREFIX)
     if name not in names("detectors"):
         known = names("detectors")
         raise UserError(

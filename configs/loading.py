@@ -23,8 +23,19 @@ KINDS: dict[str, type[BaseModel]] = {
 }
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """Safe loader that reads `5e-7` as a number (YAML 1.2) and refuses a key written twice."""
+class _Lenient(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Safe loader that reads `5e-7` as a number (YAML 1.2)."""
+
+
+_Lenient.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+class _Loader(_Lenient):
+    """Refuses a key written twice."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -36,27 +47,25 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str, lenient: bool = False) -> Any:
     """The value of a YAML text.
+
+    Args:
+        text: The text.
+        where: It stands, for messages.
+        lenient: Of a key that stands twice the last value counts, as for most readers.
 
     Raises:
         UserError: The text is not YAML, or a key stands twice in one mapping.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Lenient if lenient else _Loader)
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not readable as YAML: {error}") from error
 
 
-def load_yaml(path: str | os.PathLike) -> dict[str, Any]:
-    """The mapping in a YAML file.
+def load_yaml(path: str | os.PathLike, lenient: bool = False) -> dict[str, Any]:
+    """The mapping in a YAML file; `lenient` as for `parse_yaml`.
 
     Raises:
         UserError: The file is missing, is not YAML or holds no mapping.
@@ -65,7 +74,7 @@ def load_yaml(path: str | os.PathLike) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
-    value = parse_yaml(text, str(path))
+    value = parse_yaml(text, str(path), lenient)
     if not isinstance(value, dict):
         raise UserError(f"{path}: wants a mapping of keys to values, holds {type(value).__name__}")
     return value

@@ -33,7 +33,7 @@ class ForeignDetector(Detector):
 
     def __init__(self, target: str, config: dict[str, Any] | str | None = None):
         super().__init__()
-        config = load_yaml(config) if isinstance(config, str) else dict(config or {})
+        config = load_yaml(config, lenient=True) if isinstance(config, str) else dict(config or {})
         try:
             self.target, self.model = target, _imported(target)(config)
         except KeyError as error:

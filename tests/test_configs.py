@@ -1,5 +1,8 @@
 """Configurations: every YAML loads, every fault names file, key and choices, one precedence holds."""
 
+import argparse
+from contextlib import nullcontext
+
 import pytest
 import yaml
 
@@ -171,6 +174,18 @@ def test_a_deepfakebench_yaml_is_translated_and_what_has_no_effect_is_named():
     assert config.protocol.test == ["Celeb-DF-v2"]
     assert (config.protocol.frames.train, config.protocol.frames.test) == (8, 32)
     assert unused == ["metric_scoring"]
+
+
+def test_a_key_may_stand_twice_in_a_deepfakebench_yaml_as_in_many_of_its_own(tmp_path):
+    from resproto_fd.training import arguments
+
+    parser = argparse.ArgumentParser()
+    arguments.add_shared(parser)
+    for text, refused in (("model_name: meso4\nnEpochs: 3\nnEpochs: 4\n", False), ("detector: timm\n" * 2, True)):
+        (tmp_path / "made.yaml").write_text(text)
+        args = parser.parse_args(["--detector_path", str(tmp_path / "made.yaml")])
+        with pytest.raises(UserError, match="'detector' stands twice") if refused else nullcontext():
+            assert arguments.run_config(args).detector.train.epochs == 5
 
 
 def test_a_deepfakebench_yaml_of_an_unknown_model_is_refused():

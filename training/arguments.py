@@ -49,7 +49,7 @@ def run_config(args: argparse.Namespace) -> RunConfig:
         raise UserError("name a detector: --detector NAME (see: resproto list detectors)")
     if args.detector_path and args.detector_path.endswith((".yaml", ".yml")):
         path = loading.find("detectors", args.detector_path)
-        values = loading.load_yaml(path)
+        values = loading.load_yaml(path, lenient=True)  # many of DeepfakeBench's have a key twice; ours are read anew
         if deepfakebench.is_deepfakebench(values):
             name, given, unused = deepfakebench.translate(values, str(path))
             changes = loading.merged(given, changes)
