@@ -13,6 +13,7 @@ from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.f3net import F3Net, LocalStatistics, MixBlock
 from resproto_fd.detectors.recce import WIDTHS, GraphReasoning, Recce
 from resproto_fd.detectors.srm import CrossAttention, SRMNet, filters
+from resproto_fd.detectors.ucf import UCF, pair_contrast, shuffled_within
 
 
 def assert_kept(shared, name: str, constants: dict[str, torch.Tensor]) -> None:
@@ -201,3 +202,90 @@ def test_recces_reconstruction_is_deepfakebenchs(shared, parity):  # noqa: F811
     assert faces.mean().item() == pytest.approx(golden["mean"], rel=1e-5)
     assert faces.std(correction=0).item() == pytest.approx(golden["std"], rel=1e-5)
     np.testing.assert_allclose(faces.flatten()[:8], golden["first"], atol=1e-5)
+
+
+@pytest.mark.real
+def test_ucfs_losses_are_deepfakebenchs_where_nothing_is_shuffled(shared, parity, monkeypatch):  # noqa: F811
+    golden = json.loads((shared / "parity" / "golden" / "ucf_seed1.json").read_text())["train"]
+    detector = create_detector("ucf", pretrained=None, swap=0.0).load_deepfakebench(checkpoint(parity, "ucf")).train()
+    for module in detector.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    def unshuffled(groups):  # of the classes; within a method the peer's order is turned round
+        return torch.arange(4) if groups.max() == 1 else torch.tensor([1, 0, 2, 3])
+
+    monkeypatch.setattr("resproto_fd.detectors.ucf.shuffled_within", unshuffled)
+    reals, fakes = torch.from_numpy(parity[1].images(1, 4, 256)).chunk(2)
+    output = detector(fakes, torch.ones(2, dtype=torch.long), partner=reals, method=torch.tensor([1, 3]))
+    output.losses["total"].backward()
+    np.testing.assert_allclose(output.logits.detach(), golden["cls"][2:], rtol=1e-5)
+    for name in ("common", "specific", "reconstruction", "contrastive"):
+        assert output.losses[name].item() == pytest.approx(golden[name], rel=1e-5), name
+    assert output.losses["total"].item() == pytest.approx(golden["overall"], rel=1e-5)
+    norm = torch.sqrt(sum(p.grad.square().sum() for p in detector.parameters())).item()
+    assert norm == pytest.approx(golden["grad_norm"], rel=1e-3)
+
+
+def test_ucf_puts_each_image_beside_its_partner_whichever_is_the_fake():
+    torch.manual_seed(0)
+    detector = UCF(None, swap=0.0, dropout=0.0).eval()
+    images, partner = torch.randn(2, 4, 3, 64, 64)
+    labels, method = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 2, 4, 0])
+    with torch.no_grad():
+        output = detector(images, labels, partner=partner, method=method)
+        torch.testing.assert_close(output.logits, detector(images).logits, atol=1e-5, rtol=1e-5)
+        reals = torch.stack([images[0], partner[1], partner[2], images[3]])
+        fakes = torch.stack([partner[0], images[1], images[2], partner[3]])
+        logits = detector(torch.cat([reals, fakes])).logits
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0] * 4 + [1] * 4))
+        torch.testing.assert_close(output.losses["common"], expected)
+        own = [detector.head_spe(detector.block_spe(detector.encoder_f(x)).mean((2, 3))) for x in (reals, fakes)]
+        known = torch.nn.functional.cross_entropy(torch.cat([own[0], own[1][[1, 2]]]), torch.tensor([0, 0, 0, 0, 2, 4]))
+        torch.testing.assert_close(output.losses["specific"], known)
+        style = [
+            torch.cat([b(detector.encoder_f(x)) for b in (detector.block_spe, detector.block_sha)], 1)
+            for x in (reals, fakes)
+        ]
+        content = [detector.encoder_c(x) for x in (reals, fakes)]
+        expected = sum(
+            (detector.con_gan(style[s], content[c], (64, 64)) - (reals, fakes)[c]).abs().mean()
+            for s in range(2)
+            for c in range(2)
+        )
+        torch.testing.assert_close(output.losses["reconstruction"], expected)
+
+
+def test_ucfs_every_parameter_learns_from_partners_and_methods_and_either_may_be_absent():
+    detector = UCF(None).train()
+    images, partner = torch.randn(2, 4, 3, 64, 64)
+    labels = torch.tensor([0, 1, 1, 0])
+    assert set(detector(images, labels).losses) == {"total"}
+    assert set(detector(images, labels, partner=partner).losses) == {"total", "common", "reconstruction", "contrastive"}
+    detector(images, labels, partner=partner, method=torch.tensor([0, 2, 4, 0])).losses["total"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
+
+
+def test_ucfs_contrast_is_that_of_a_loop():
+    features, order = rand(6, 4), torch.tensor([2, 0, 1, 3, 5, 4])
+    anchors = torch.tensor([True, True, True, True, False, True])
+    terms = {0: [], 1: []}
+    for i in range(6):
+        negative = order[(i + 3) % 6]
+        near, far = ((features[i] - features[j] + 1e-6).norm().item() for j in (order[i], negative))
+        if anchors[i]:
+            terms[i // 3].append(max(0.0, near - far + 3.0))
+    assert pair_contrast(features, order, anchors).item() == pytest.approx(np.mean(terms[0]) + np.mean(terms[1]))
+
+
+def test_shuffling_keeps_groups_and_reaches_every_member():
+    groups = torch.tensor([2, 0, 2, 1, 0, 2])
+    orders = torch.stack([shuffled_within(groups) for _ in range(64)])
+    assert all(torch.equal(order.sort().values, torch.arange(6)) for order in orders)
+    assert (groups[orders] == groups).all()
+    assert set(orders[:, 0].tolist()) == {0, 2, 5}
+
+
+def test_ucf_needs_real_among_its_methods():
+    with pytest.raises(UserError, match="'real' is not among the methods A, B"):
+        UCF(None, methods=["A", "B"])

@@ -1,0 +1,239 @@
+"""UCF: forgery features parted into what methods share and what is a method's own (Yan et al., ICCV 2023)."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..configs.errors import UserError
+from ..losses.residual import at_least_float32
+from .base import Detector, Output, two_class_output
+from .registry import register
+from .timm_backbone import TimmClassifier
+from .xception_variants import XCEPTION, stretch
+
+METHODS = ("real", "Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
+"""What the specific features are told apart by, in DeepfakeBench's order."""
+FORGERY, HALF = 512, 256
+ONLY_FOR_TRAINING = re.compile(r"(encoder_c|con_gan|block_spe|head_spe)\..*")
+UNKNOWN = -100
+MARGIN = 3.0
+
+
+@register("ucf")
+class UCF(Detector):
+    """Xception whose features are halved: the common half is scored, both make up faces with another's content.
+
+    The three further losses need a partner for each image (a frame of the other class) and, for the method's own
+    features, its method; without a partner the common features learn from the labels alone. As the partners are chosen
+    anew, the contrast is within a micro-batch.
+
+    Args:
+        pretrained: See `TimmClassifier`; of both encoders.
+        multi_task: Build what the further losses need, and ask for partners and methods.
+        methods: Of the training data, "real" among them.
+        specific, reconstruction, contrastive: Weights of these losses (paper, section 3.4).
+        swap: Probability that the common features are exchanged within a class before faces are made up.
+        dropout: In the classifiers; the decoder's is 0.3.
+        options: See `TimmClassifier`.
+
+    Raises:
+        UserError: "real" is no method.
+    """
+
+    def __init__(
+        self,
+        pretrained: bool | str | None = True,
+        multi_task: bool = True,
+        methods: Sequence[str] = METHODS,
+        specific: Annotated[float, Field(ge=0)] = 0.1,
+        reconstruction: Annotated[float, Field(ge=0)] = 0.3,
+        contrastive: Annotated[float, Field(ge=0)] = 0.05,
+        swap: Annotated[float, Field(ge=0, le=1)] = 0.7,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2,
+        options: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        if "real" not in methods:
+            raise UserError(f"ucf: 'real' is not among the methods {', '.join(methods)}")
+        self.multi_task, self.swap, self.real = multi_task, swap, list(methods).index("real")
+        self.weights = {"specific": specific, "reconstruction": reconstruction, "contrastive": contrastive}
+        self.requires = frozenset({"partner", "method"} if multi_task else ())
+        self.vocabulary = {"method": list(methods)}
+        self.encoder_f = Encoder(pretrained, options)
+        self.block_sha, self.head_sha = Half(), Classifier(2, dropout)
+        if multi_task:
+            self.encoder_c, self.con_gan = Encoder(pretrained, options), Decoder()
+            self.block_spe, self.head_spe = Half(), Classifier(len(methods), dropout)
+
+    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        state = {key: value for key, value in state.items() if not re.match(r"encoder_[fc]\.last_linear\.", key)}
+        if not self.multi_task:
+            state = {key: value for key, value in state.items() if not ONLY_FOR_TRAINING.fullmatch(key)}
+        own = re.compile(r"^(encoder_[fc])\.(?!adjust_channel\.)")
+        return {own.sub(r"\1.backbone.", key): value for key, value in state.items()}
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.block_sha(self.encoder_f(images)).mean(dim=(2, 3))
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        return two_class_output(self.head_sha(features), features, labels)
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        partner: Tensor | None = None,
+        method: Tensor | None = None,
+        **fields: Tensor,
+    ) -> Output:
+        """See `Detector.forward`.
+
+        Args:
+            images: [B, 3, H, W]
+            labels: [B]
+            partner: A frame of the other class for each, [B, 3, H, W].
+            method: Index into the vocabulary, [B].
+        """
+        if not self.multi_task or labels is None or partner is None:
+            return super().forward(images, labels)
+        fake = labels[:, None, None, None] == 1
+        pairs = torch.cat([torch.where(fake, partner, images), torch.where(fake, images, partner)])
+        classes = torch.arange(2, device=labels.device).repeat_interleave(len(labels))
+        forgery, content = self.encoder_f(pairs), self.encoder_c(pairs)
+        common, specific = self.block_sha(forgery), self.block_spe(forgery)
+        shared, own = (at_least_float32(half.mean(dim=(2, 3))) for half in (common, specific))
+        output = self.head(shared, classes)
+
+        losses = {"common": output.losses["total"], "reconstruction": self._made_up(pairs, common, specific, content)}
+        contrast = pair_contrast(shared, shuffled_within(classes))
+        if method is not None:
+            known = torch.cat([torch.full_like(method, self.real), method.where(labels == 1, UNKNOWN)])
+            found = at_least_float32(self.head_spe(own))
+            losses["specific"] = F.cross_entropy(found, known, ignore_index=UNKNOWN)
+            contrast = contrast + pair_contrast(own, shuffled_within(known), known != UNKNOWN)
+        losses["contrastive"] = contrast
+        total = losses["common"] + sum(weight * losses[name] for name, weight in self.weights.items() if name in losses)
+        given = torch.arange(len(labels), device=labels.device) + len(labels) * labels
+        parts = (part[given] for part in (output.scores, output.logits, output.features))
+        return Output(*parts, {"total": total, **losses})
+
+    def _made_up(self, pairs: Tensor, common: Tensor, specific: Tensor, content: Tensor) -> Tensor:
+        """Sum of four mean absolute errors: real and fake content, each with its own and with the other's forgery.
+
+        Whose face it shall be, the content says.
+
+        Args:
+            pairs: Reals, then fakes, [2 B, 3, H, W].
+            common, specific: Halves of their forgery features, [2 B, 256, h, w].
+            content: [2 B, 512, h, w]
+        """
+        if torch.rand(()) < self.swap:
+            classes = torch.arange(len(pairs), device=pairs.device) // (len(pairs) // 2)
+            common = common[shuffled_within(classes)]
+        style = torch.cat([specific, common], dim=1)
+        crossed = style.roll(len(pairs) // 2, dims=0)
+        faces = self.con_gan(torch.cat([style, crossed]), content.repeat(2, 1, 1, 1), pairs.shape[-2:])
+        return 4 * (at_least_float32(faces) - pairs.repeat(2, 1, 1, 1)).abs().mean()
+
+
+def shuffled_within(groups: Tensor) -> Tensor:
+    """Positions [N] in a random order in which each place keeps its group [N]."""
+    order = torch.randperm(len(groups), device=groups.device)
+    members = order[groups[order].argsort(stable=True)]
+    return torch.empty_like(members).scatter(0, groups.argsort(stable=True), members)
+
+
+def pair_contrast(features: Tensor, order: Tensor, anchors: Tensor | None = None) -> Tensor:
+    """Triplet losses of reals and of fakes: one of the same group shall be nearer than one of the other class.
+
+    Args:
+        features: Of the reals, then of the fakes, [2 B, D].
+        order: Where each place's positive example is found; its negative one is that of its partner's place, [2 B].
+        anchors: The places that count, [2 B]; None for all.
+    """
+    found, total = features[order], 0.0
+    for own, other in zip((slice(None, len(features) // 2), slice(len(features) // 2, None)), (1, 0), strict=True):
+        negative = found.chunk(2)[other]
+        losses = F.triplet_margin_loss(features[own], found[own], negative, margin=MARGIN, reduction="none")
+        counts = torch.ones_like(losses) if anchors is None else anchors[own].to(losses.dtype)
+        total = total + (losses * counts).sum() / counts.sum().clamp(min=1)
+    return total
+
+
+class Encoder(nn.Module):
+    """Xception to maps [B, 512, H / 32, W / 32], not negative."""
+
+    def __init__(self, pretrained: bool | str | None, options: dict[str, Any] | None):
+        super().__init__()
+        self.backbone = TimmClassifier(XCEPTION, pretrained, options=options).backbone
+        width = self.backbone.num_features
+        self.adjust_channel = nn.Sequential(nn.Conv2d(width, FORGERY, 1), nn.BatchNorm2d(FORGERY), nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.adjust_channel(stretch(self.backbone, images, "conv1", "bn4"))
+
+
+class Half(nn.Module):
+    """One half of the forgery's maps: [B, 512, h, w] -> [B, 256, h, w]."""
+
+    def __init__(self):
+        super().__init__()
+        first, second, third = (nn.Conv2d(width, HALF, 1) for width in (FORGERY, HALF, HALF))
+        self.conv2d = nn.Sequential(first, nn.LeakyReLU(), second, nn.LeakyReLU(), third)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2d(x)
+
+
+class Classifier(nn.Module):
+    """[B, 256] -> [B, count], with dropout before the last layer (DeepfakeBench's is after it)."""
+
+    def __init__(self, count: int, dropout: float):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(HALF, FORGERY), nn.LeakyReLU(), nn.Linear(FORGERY, count))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mlp[2](self.dropout(self.mlp[1](self.mlp[0](x))))
+
+
+class Decoder(nn.Module):
+    """A face from forgery and content: the content takes on the forgery's statistics at three sizes (AdaIN)."""
+
+    def __init__(self):
+        super().__init__()
+        self.dconv_up3, self.dconv_up2, self.dconv_up1 = _twice(512, 256), _twice(256, 128), _twice(128, 64)
+        self.conv_last, self.dropout = nn.Conv2d(64, 3, 1), nn.Dropout(0.3)
+
+    def forward(self, style: Tensor, content: Tensor, size: torch.Size) -> Tensor:
+        """Twice [B, 512, h, w] -> [B, 3, *size], in [-1, 1]"""
+        x = with_statistics(content, style)
+        for layer in (self.dconv_up3, self.dconv_up2):
+            x, style = (layer(self.dropout(_resized(maps, 2))) for maps in (x, style))
+            x = with_statistics(x, style)
+        x = self.conv_last(self.dconv_up1(self.dropout(_resized(x, 2))))
+        return torch.tanh(F.interpolate(x, size, mode="bilinear", align_corners=True))
+
+
+def with_statistics(content: Tensor, style: Tensor) -> Tensor:
+    """The content with the mean and deviation of the style, map by map (AdaIN, Huang & Belongie 2017): [B, C, h, w]."""
+    (mean, deviation), (mean_of_style, deviation_of_style) = (_statistics(x) for x in (content, style))
+    return (content - mean) / deviation * deviation_of_style + mean_of_style
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.mean(dim=(2, 3), keepdim=True), (x.var(dim=(2, 3), keepdim=True) + 1e-5).sqrt()
+
+
+def _resized(x: Tensor, times: int) -> Tensor:
+    return F.interpolate(x, scale_factor=times, mode="bilinear", align_corners=True)
+
+
+def _twice(before: int, after: int) -> nn.Sequential:
+    first, second = nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 3, padding=1)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
