@@ -38,6 +38,7 @@ MODULES = {
     "efficientnetb4": "resproto_fd.detectors.efficientnet_b4",
     "effort": "resproto_fd.detectors.effort",
     "f3net": "resproto_fd.detectors.f3net",
+    "facexray": "resproto_fd.detectors.facexray",
     "ffd": "resproto_fd.detectors.xception_variants",
     "forensics_adapter": "resproto_fd.detectors.forensics_adapter",
     "freqnet": "resproto_fd.detectors.freqnet",

@@ -13,6 +13,7 @@ from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.effort import SingularResidual
 from resproto_fd.detectors.shrunk_gaussian import ShrunkGaussian
 from resproto_fd.detectors.weights import without_pretrained
+from resproto_fd.losses.boundary import blending_boundary
 
 TEXT = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VIT = {"embed_dim": 12, "vision_cfg": {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}}
@@ -195,3 +196,51 @@ def test_uia_vits_second_phase_has_deepfakebenchs_loss_with_its_gaussians(parity
     assert losses["consistency"].item() == pytest.approx(golden["train_phase2"]["pcl_loss"], rel=1e-5)
     assert losses["total"].item() == pytest.approx(golden["train_phase2"]["overall"], rel=1e-5)
     assert gradient_norm(detector) == pytest.approx(golden["train_phase2"]["grad_norm"], rel=1e-4)
+
+
+# --- Face X-ray ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("paper", [True, False])
+def test_facexrays_loss_is_that_of_a_loop_over_pixels(paper):
+    torch.manual_seed(0)
+    detector = create_detector("facexray", backbone="hrnet_w18_small", pretrained=None, size=32, paper=paper)
+    detector.double().eval()
+    mask = torch.rand(6, 1, 32, 32).double()
+    with torch.no_grad():
+        found = detector.map(IMAGES.double())
+        losses = detector(IMAGES.double(), LABELS, mask=mask).losses
+    total = 0.0
+    for value, wanted in zip(found.flatten().tolist(), mask.flatten().tolist()):
+        share = 1 / (1 + np.exp(-value))
+        entropy = -wanted * np.log(share) - (1 - wanted) * np.log(1 - share)
+        total += entropy if paper else (value - wanted) ** 2
+    assert losses["mask"].item() == pytest.approx(total / found.numel(), rel=1e-9)
+    plain = detector(IMAGES.double(), LABELS).losses["total"]
+    assert losses["total"].item() == pytest.approx(plain.item() + (100 if paper else 1000) * total / found.numel())
+
+
+def test_facexray_makes_boundaries_of_regions_and_asks_for_masks_where_they_count():
+    tiny = {"backbone": "hrnet_w18_small", "pretrained": None}
+    assert create_detector("facexray", **tiny).requires == {"mask"}
+    assert not create_detector("facexray", **tiny, mask_weight=0.0).requires
+    region = torch.zeros(6, 1, 32, 32)
+    region[:, :, 8:24, 8:24] = 1.0
+    torch.manual_seed(0)
+    detector = create_detector("facexray", **tiny, masks="regions").eval()
+    found = detector(IMAGES, LABELS, mask=region).losses["mask"]
+    expected = detector.map_loss(detector.map(IMAGES), blending_boundary(region))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.real
+def test_facexrays_loss_and_gradient_with_masks_are_deepfakebenchs(parity):
+    detector, golden, recipe = parity("facexray")
+    images, labels = torch.from_numpy(recipe.images(1, 4, 256)), torch.tensor(golden["labels"])
+    mask = torch.from_numpy(recipe.images(2001, 4, 256)[:, :1] > 0.5).float()
+    losses = detector.train()(images, labels, mask=mask).losses
+    losses["total"].backward()
+    assert losses["mask"].item() == pytest.approx(golden["train"]["mask"], rel=1e-5)
+    assert losses["total"].item() == pytest.approx(golden["train"]["overall"], rel=1e-5)
+    assert gradient_norm(detector) == pytest.approx(golden["train"]["grad_norm"], rel=3e-3)
+    assert detector.requires == {"mask"}

@@ -57,6 +57,7 @@ CASES = {
     "f3net": ("f3net", {"pretrained": None, "size": 32, "dropout": 0.0}),
     "f3net, one branch": ("f3net", {"pretrained": None, "size": 32, "dropout": 0.0, "paper": False}),
     "ffd": ("ffd", {"pretrained": None}),
+    "lrl": ("lrl", {"pretrained": None, "size": 32, "segmentation": 0.0, "dropout": 0.0, "drop_path": 0.0}),
     "meso4": ("meso4", {"size": 32, "dropout": 0.0}),
     "meso4Inception": ("meso4Inception", {"size": 32, "dropout": 0.0}),
     "sia": ("sia", {"pretrained": None}),
@@ -88,6 +89,11 @@ CASES = {
     "c2p_clip": ("c2p_clip", {**TINY_VIT, "rank": 2, "dropout": 0.0}),
     "repdfd": ("repdfd", {**TINY_VIT, "share": 0.5}),
     "forensics_adapter": ("forensics_adapter", {**TINY_VIT, **TINY_ADAPTER, "mask_weight": 0.0}),
+    "facexray": ("facexray", {"backbone": "hrnet_w18_small", "pretrained": None}),
+    "facexray, DeepfakeBench's": (
+        "facexray",
+        {"backbone": "hrnet_w18_small", "pretrained": None, "paper": False, "size": 32},
+    ),
     "timm": ("timm", {"backbone": "test_efficientnet", "pretrained": None}),
 }
 WITH_FIELDS = {"ucf": ("encoder_c.", "con_gan.", "block_spe.", "head_spe.")}
@@ -308,6 +314,7 @@ def test_full_size_presets_are_what_their_names_say(name):
         "gm_df": 89_841_605,
         "resnet34": 21_285_698,
         "sia": 17_569_202,
+        "lrl": 48_599_984,
         "spsl": 20_811_338,
         "recce": 23_783_558,
         "ucf": 46_830_234,
@@ -322,6 +329,7 @@ def test_full_size_presets_are_what_their_names_say(name):
         "pcl_xception": 20_811_050 + 728 * 729,
         "sladd": 20_811_050 + 728 * 10,
         "sd2_probe": 1_538,
+        "facexray": 65_325_120 + 721 + 4,
         "forensics_adapter": 5_832_967,
         "repdfd": 150_528,
         "c2p_clip": 886_274,
