@@ -37,7 +37,7 @@ class ForeignDetector(Detector):
         try:
             self.target, self.model = target, _imported(target)(config)
         except KeyError as error:
-            raise UserError(f"{target} reads {error} of its configuration, which has: {', '.join(config)}") from error
+            raise UserError(f"{target}: its constructor finds no {error}; config has: {', '.join(config)}") from error
         if not isinstance(self.model, nn.Module):
             raise UserError(f"{target} makes {type(self.model).__name__}, which is no torch.nn.Module")
         self.requires = frozenset({"mask"} if config.get("with_mask") else ())

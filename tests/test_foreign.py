@@ -123,7 +123,10 @@ def test_a_checkpoint_made_there_loads():
         ({"target": "made"}, "target 'made' is not of the form package.module:Class"),
         ({"target": "maid:PeerDetector"}, "maid cannot be imported: No module named 'maid'; .* into PYTHONPATH"),
         ({"target": "made:PeerDetektor"}, "made has no PeerDetektor; the nearest is 'PeerDetector'"),
-        ({"target": "made:PeerDetector", "config": {"depth": 1}}, "reads 'width' of its configuration, .*: depth"),
+        (
+            {"target": "made:PeerDetector", "config": {"depth": 1}},
+            "its constructor finds no 'width'; config has: depth",
+        ),
         ({"target": "made:dict"}, "made has no dict"),
         ({"target": "made:made_videos", "config": {}}, "missing 1 required positional argument"),
     ],
