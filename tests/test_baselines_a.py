@@ -289,3 +289,28 @@ def test_shuffling_keeps_groups_and_reaches_every_member():
 def test_ucf_needs_real_among_its_methods():
     with pytest.raises(UserError, match="'real' is not among the methods A, B"):
         UCF(None, methods=["A", "B"])
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["f3net", "srm", "recce", "ucf"])
+def test_constants_in_a_checkpoint_are_passed_over_and_unknown_tensors_are_not(parity, name):  # noqa: F811
+    folder, recipe = parity
+    keys = json.loads((folder / "keys" / f"{name}.json").read_text())
+    state = checkpoint(parity, name)
+    state |= {key: torch.zeros(shape) for key, shape, _ in keys if key in recipe.kept(keys)}
+    create_detector(name, pretrained=None).load_deepfakebench(state)
+    with pytest.raises(UserError, match=r"odd\.weight .* is not wanted"):
+        create_detector(name, pretrained=None).load_deepfakebench({**state, "odd.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("name", ["f3net", "srm", "recce", "ucf"])
+def test_losses_and_gradients_are_finite_in_half_precision(name):
+    sized = {"size": 64} if name in ("f3net", "srm") else {}
+    detector = create_detector(name, pretrained=None, **sized).train()
+    images, partner = torch.randn(2, 4, 3, 64, 64)
+    fields = {"partner": partner, "method": torch.tensor([0, 2, 4, 0])} if name == "ucf" else {}
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = detector(images, torch.tensor([0, 1, 1, 0]), **fields).losses
+    losses["total"].backward()
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+    assert all(p.grad.isfinite().all() for p in detector.parameters())
