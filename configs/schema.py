@@ -73,13 +73,20 @@ class ScheduleConfig(Strict):
 
 
 class TrainConfig(Strict):
-    """The recipe: what a paper prescribes for its method."""
+    """The recipe: what a paper prescribes for its method.
+
+    `samples`: what is trained on. `frames`: those of the training sets, real and fake. The others are made while
+    training from the real ones alone, which needs their landmarks (see `trainer.blending`): of each frame a
+    `self_blended` (SBI), `cross_blended` (Face X-ray) or `warped` (FWA) forgery, a new one each epoch. Both are then in
+    one batch; `batch_size` counts both, so that it is even, and an epoch shows each real frame once.
+    """
 
     epochs: NonNegative = 10
     batch_size: Positive = 32
     accumulate: Positive = 1
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    samples: Literal["frames", "self_blended", "cross_blended", "warped"] = "frames"
     augment: Literal["none", "flip", "resproto_fd", "deepfakebench", "crop"] = "none"
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     grad_clip: Annotated[float, Field(gt=0)] | None = None
@@ -93,6 +100,11 @@ class TrainConfig(Strict):
     def _whole_micro_batches(self):
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+        if self.samples != "frames" and self.batch_size // self.accumulate % 2:
+            raise ValueError(
+                f"batch_size {self.batch_size} with accumulate {self.accumulate}: samples '{self.samples}' come in "
+                "pairs, which wants an even number of pictures each time"
+            )
         return self
 
 

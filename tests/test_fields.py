@@ -246,9 +246,9 @@ def test_partners_come_from_the_same_data_set_and_follow_the_side_file(tmp_path)
         SideRecord("Made/fake/train001", ("train",), 1, "fake", "Made", "editing", original="Made/real/train002"),
     ])  # fmt: skip
     frames = FrameList.of(videos, None)
-    found = find_companions(["partner"], frames, {"Made": tmp_path / "Made.side.jsonl"}, {}).partners
+    found = find_companions(["partner"], frames, {"Made": tmp_path / "Made.side.jsonl"}, {}).partner_of
     for i, path in enumerate(frames.paths):
-        partners = {frames.paths[found.of(i, seed)] for seed in range(100)}
+        partners = {frames.paths[found(i, seed)] for seed in range(100)}
         if "fake/train001" in path and path.startswith("Made"):
             assert partners == {path.replace("fake/train001", "real/train002")}
         elif path.startswith("Real only"):

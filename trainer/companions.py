@@ -39,17 +39,18 @@ class Companions:
     """What of these is wanted, and what must be known to make it.
 
     Attributes:
-        masks: Where each frame's mask comes from, [N]: `NOTHING`, `STORED` or `EVERYTHING`; None: not wanted.
+        masks: Where each frame's mask comes from, [N]: `NOTHING` and `EVERYTHING` are 0 and 1 all over, `STORED` is in
+            the store, `BLENDED` what was blended in (see `blended_pairs`); None: not wanted.
         landmarks: Of each frame, in pixels as stored, float32 [N, K, 2]; None: not wanted.
         second_view: Whether it is wanted.
-        partners: Which frame goes with which; None: not wanted.
+        partner_of: Which frame goes with one, from its place in the list and a seed; None: not wanted.
     """
 
-    NOTHING, STORED, EVERYTHING = range(3)
+    NOTHING, EVERYTHING, STORED, BLENDED = range(4)
     masks: np.ndarray | None = None
     landmarks: np.ndarray | None = None
     second_view: bool = False
-    partners: "Partners | None" = None
+    partner_of: Callable[[int, int], int] | None = None
 
 
 def find_companions(
@@ -76,7 +77,7 @@ def find_companions(
         masks=_mask_sources(frames, stores) if MASK in wanted else None,
         landmarks=read_landmarks(frames, stores) if LANDMARKS in wanted else None,
         second_view=SECOND_VIEW in wanted,
-        partners=Partners(frames, originals(frames, side_records(frames, sides))) if PARTNER in wanted else None,
+        partner_of=Partners(frames, originals(frames, side_records(frames, sides))).of if PARTNER in wanted else None,
     )
 
 

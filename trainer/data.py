@@ -20,6 +20,8 @@ from resproto_fd.preprocessing.alignment import move_points
 from resproto_fd.preprocessing.frame_store import FrameStore
 
 from .batch_memory import BatchMemory, ByValue, batch_memory
+from .blended_pairs import BlendedPairs
+from .blending import Blend
 from .companions import LANDMARKS, MASK, PARTNER, SECOND_VIEW, Companions, as_tensors, moved_mask
 from .device_transforms import OnDevice, Unaugmented
 from .frame_list import FrameList
@@ -55,6 +57,7 @@ class FrameDataset(Dataset):
         fields: What else a batch holds of each frame: numbers [N], or a list of N texts.
         change: Done to each stored frame before the transform: from image and canonical path to an image.
         companions: What is made beside each sample's picture.
+        pairs: Half of the frames are forgeries made of the others; `frames` is then its list.
 
     Raises:
         UserError: Companions of pictures that are augmented on the device.
@@ -70,6 +73,7 @@ class FrameDataset(Dataset):
         fields: Mapping[str, np.ndarray | list[str]] | None = None,
         change: Callable[[np.ndarray, str], np.ndarray] | None = None,
         companions: Companions | None = None,
+        pairs: BlendedPairs | None = None,
     ):
         if companions and isinstance(transform, OnDevice):
             raise UserError(
@@ -78,6 +82,8 @@ class FrameDataset(Dataset):
             )
         self.frames = frames
         self.companions = companions
+        self.pairs = pairs
+        self._last_blend: tuple[tuple[int, int], Blend] | None = None
         self.change = change
         self.fields = dict(fields or {})
         self.replace_bad = replace_bad
@@ -126,11 +132,13 @@ class FrameDataset(Dataset):
         paths = [frames.paths[index] for index in chosen]
         order = sorted(range(len(chosen)), key=lambda place: (names[place], paths[place]))
         for name, group in groupby(order, key=names.__getitem__):
-            places = list(group)
-            images = self.stores[name].read_each([paths[place] for place in places])
-            for place in places:
-                self.being_read[slot] = chosen[place]
-                yield place, next(images)
+            frames_of = [list(places) for _, places in groupby(group, key=paths.__getitem__)]
+            images = self.stores[name].read_each([paths[places[0]] for places in frames_of])
+            for places in frames_of:
+                self.being_read[slot] = chosen[places[0]]
+                image = next(images)
+                for place in places:
+                    yield place, image
         self.being_read[slot] = -1
 
     def _put(
@@ -139,14 +147,13 @@ class FrameDataset(Dataset):
         """Puts a stored image into its place; or says why it, or what belongs to it, is not to be had."""
         if isinstance(image, UserError):
             return image
-        if self.change is not None:
-            image = self.change(image, self.frames.paths[index])
-        seed = self._seed(epoch, index)
-        if self.companions is not None:
-            try:
-                self._accompany(batch, place, image, epoch, index, seed)
-            except UserError as error:
-                return error
+        seed = self._seed(epoch, self._scene(index))
+        try:
+            image, mask = self._prepared(image, epoch, index)
+            if self.companions is not None:
+                self._accompany(batch, place, image, mask, epoch, index, seed)
+        except UserError as error:
+            return error
         if isinstance(self.transform, OnDevice):
             batch.views[place] = self.transform.draw(seed, *image.shape[:2])
         else:
@@ -154,32 +161,63 @@ class FrameDataset(Dataset):
         batch.put(place, image)
         return None
 
-    def _accompany(self, batch: "_Canvas", place: int, image: np.ndarray, epoch: int, index: int, seed: int) -> None:
+    def _prepared(self, image: np.ndarray, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """A stored frame as it comes to the transform; of a pair also what was blended in, float32 [H, W]."""
+        if self.pairs is None:
+            return self._changed(image, index), None
+        pair, forged = divmod(index, 2)
+        if self._last_blend is None or self._last_blend[0] != (epoch, pair):
+            seed, real = self._seed(epoch, pair, 4), self._changed(image, index).copy()  # it outlives the reading
+            blend = self.pairs.blend(real, pair, seed, lambda other: self._read(2 * other))
+            self._last_blend = (epoch, pair), blend
+        blend = self._last_blend[1]
+        return (blend.fake, blend.mask) if forged else (blend.real, np.zeros_like(blend.mask))
+
+    def _changed(self, image: np.ndarray, index: int) -> np.ndarray:
+        return image if self.change is None else self.change(image, self.frames.paths[index])
+
+    def _read(self, index: int) -> np.ndarray:
+        """A frame out of its turn."""
+        return self._changed(self._store_of(index).read(self.frames.paths[index]), index)
+
+    def _accompany(
+        self,
+        batch: "_Canvas",
+        place: int,
+        image: np.ndarray,
+        blended: np.ndarray | None,
+        epoch: int,
+        index: int,
+        seed: int,
+    ) -> None:
         wanted, (height, width) = self.companions, image.shape[:2]
         matrix = self.transform.geometry(seed, height, width)
         if wanted.masks is not None:
-            mask = self._mask(wanted.masks[index], index, height, width)
+            if wanted.masks[index] == Companions.BLENDED:
+                mask = np.round(255 * blended).astype(np.uint8)
+            else:
+                mask = self._mask(wanted.masks[index], index, height, width)
             batch.put_beside(MASK, place, moved_mask(mask, matrix, self.transform.side))
         if wanted.landmarks is not None:
             batch.put_beside(LANDMARKS, place, move_points(matrix, wanted.landmarks[index]).astype(np.float32))
         if wanted.second_view:
-            batch.put_beside(SECOND_VIEW, place, self.transform(image, self._seed(epoch, index, 1)))
-        if wanted.partners is not None:
-            partner = wanted.partners.of(index, self._seed(epoch, index, 2))
-            view = self.transform(self._stored(partner), self._seed(epoch, index, 3))
+            view = self.transform(image, self._seed(epoch, self._scene(index), 1))
+            batch.put_beside(SECOND_VIEW, place, view)
+        if wanted.partner_of is not None:
+            partner = wanted.partner_of(index, self._seed(epoch, index, 2))
+            stored = self._store_of(partner).read(self.frames.paths[partner])
+            view = self.transform(self._prepared(stored, epoch, partner)[0], self._seed(epoch, index, 3))
             batch.put_beside(PARTNER, place, view)
-
-    def _stored(self, index: int) -> np.ndarray:
-        """A frame out of its turn, as it is before the transform."""
-        path = self.frames.paths[index]
-        image = self._store_of(index).read(path)
-        return image if self.change is None else self.change(image, path)
 
     def _mask(self, source: int, index: int, height: int, width: int) -> np.ndarray:
         if source != Companions.STORED:
             return np.full((height, width), 0 if source == Companions.NOTHING else 255, np.uint8)
         mask = self._store_of(index).read_mask(self.frames.paths[index])
         return mask if mask.shape == (height, width) else cv2.resize(mask, (width, height))
+
+    def _scene(self, index: int) -> int:
+        """What a sample's augmentation depends on: both of a pair are augmented alike."""
+        return index if self.pairs is None else index // 2
 
     def _store_of(self, index: int) -> FrameStore:
         return self.stores[self.frames.videos[self.frames.video_index[index]].dataset]
@@ -190,8 +228,8 @@ class FrameDataset(Dataset):
 
     def _replaced(self, batch: "_Canvas", place: int, epochs: Sequence[int], chosen: list[int]) -> bool:
         """Puts the next readable frame into a place; whether there is one."""
-        first = chosen[place]
-        for other in range(first + 1, first + len(self)):
+        first, step = chosen[place], 1 if self.pairs is None else 2
+        for other in range(first + step, first + len(self), step):
             index = other % len(self)
             reading = self._read_in_key_order([index])
             _, image = next(reading)
@@ -261,6 +299,7 @@ class TrainBatches:
         seed: Of the order.
         groups: Group of each frame, [N]: the places of a batch are dealt to the groups in turn, from batch to batch,
             and each group's frames come in an order of their own, over and over. None: frames come as they are.
+        pairs: Frames 2k and 2k + 1 come together, one after the other.
     """
 
     def __init__(
@@ -272,11 +311,13 @@ class TrainBatches:
         world: int,
         seed: int,
         groups: np.ndarray | None = None,
+        pairs: bool = False,
     ):
-        if batch_size % (world * accumulate):
+        self.unit = 2 if pairs else 1
+        if batch_size % (world * accumulate * self.unit):
             raise UserError(
                 f"train.batch_size {batch_size} (of all processes together) is not a multiple of "
-                f"{world} processes x train.accumulate {accumulate}"
+                f"{world} processes x train.accumulate {accumulate}{' x 2 pictures of a pair' if pairs else ''}"
             )
         if count < batch_size:
             raise UserError(f"train.batch_size {batch_size} is more than the {count} training frames; make it smaller")
@@ -308,11 +349,16 @@ class TrainBatches:
 
     def _order(self) -> np.ndarray:
         """Frames of the epoch in order, at least as many as its batches take."""
+        order = self._order_of_units(self.count // self.unit, self.steps * self.batch_size // self.unit)
+        return order if self.unit == 1 else (2 * order[:, None] + [0, 1]).ravel()
+
+    def _order_of_units(self, count: int, wanted: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, self.epoch))
         if self.groups is None:
-            return rng.permutation(self.count)
-        members = [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
-        order = np.empty(self.steps * self.batch_size, dtype=np.int64)
+            return rng.permutation(count)
+        groups = self.groups[:: self.unit]
+        members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+        order = np.empty(wanted, dtype=np.int64)
         for position, group in enumerate(members):
             places = order[position :: len(members)]
             rounds = -(-len(places) // len(group))

@@ -121,7 +121,7 @@ def carry_out(image: np.ndarray, drawn: Drawn) -> np.ndarray:
     if drawn.pca is not None:
         image = _pca_shifted(image, drawn.pca)
     if drawn.hsv is not None:
-        image = _hsv_shifted(image, drawn.hsv)
+        image = hsv_shifted(image, drawn.hsv)
     if drawn.quality is not None:
         _, encoded = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, drawn.quality))
         image = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
@@ -168,7 +168,8 @@ def _covariance(image: np.ndarray) -> np.ndarray:
     return (products - np.outer(sums, sums) / count) / (count - 1) / 255**2
 
 
-def _hsv_shifted(image: np.ndarray, shifts: tuple[float, float, float]) -> np.ndarray:
+def hsv_shifted(image: np.ndarray, shifts: tuple[float, float, float]) -> np.ndarray:
+    """A picture (RGB uint8) with something added to its hue (in steps of two degrees), saturation and value."""
     hue, saturation, value = map(np.float32, shifts)
     table = np.stack([np.mod(_BYTES + hue, 180), np.clip(_BYTES + saturation, 0, 255), np.clip(_BYTES + value, 0, 255)])
     hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table.T.astype(np.uint8)[:, None])

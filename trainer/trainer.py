@@ -140,6 +140,7 @@ class Trainer:
             world.size,
             config.seed,
             data.frames.groups() if config.protocol.sampling == "balanced" else None,
+            pairs=data.pairs is not None,
         )
         self.optimizer = make_optimizer(self.recipe.optimizer, self.trained, world.device)
         self.schedule = make_schedule(

@@ -22,6 +22,7 @@ from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.registry import backbone_title, build_detector, class_names, keywords_of
 from resproto_fd.detectors.weights import load_all, read_state_dict, without_pretrained
 from resproto_fd.trainer import checkpoint
+from resproto_fd.trainer.blended_pairs import BlendedPairs
 from resproto_fd.trainer.companions import find_companions
 from resproto_fd.trainer.corruptions import corrupted, through_jpeg
 from resproto_fd.trainer.data import FrameDataset, Normaliser
@@ -68,7 +69,9 @@ def train(config: RunConfig) -> RunResult | None:
     with joined(config.run.device) as world, exclusive(folder, world):
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data)
-        _refuse_one_class(resolved.train)
+        samples = config.detector.train.samples
+        if samples == "frames":
+            _refuse_one_class(resolved.train)
         _say(world, resolved)
         detector, _ = _create(config.detector)
         if world.is_main:
@@ -76,12 +79,20 @@ def train(config: RunConfig) -> RunResult | None:
         bench = _Bench(config, resolved, world, folder)
         if not any(p.requires_grad for p in detector.parameters()):
             return bench.test(detector.to(world.device), Selection(rule="none"), {})
-        frames = resolved.train
+        if samples == "frames":
+            frames, pairs = resolved.train, None
+        else:
+            pairs = BlendedPairs.of(samples, resolved.train, resolved.sides, resolved.stores)
+            frames = pairs.frames
         if config.run.shuffle_labels:
             frames = frames.with_labels(np.random.default_rng(config.seed).permutation(frames.labels))
         skip = config.data.on_bad_frame == "skip"
         augment = train_transform(config.detector.train.augment, config.detector.input, config.run.augment_on)
         fields = batch_fields(detector, frames, resolved.sides)
+        if pairs is None:
+            companions = find_companions(detector.requires, frames, resolved.sides, resolved.stores)
+        else:
+            companions = pairs.companions(detector.requires)
         data = FrameDataset(
             frames,
             resolved.stores,
@@ -90,7 +101,8 @@ def train(config: RunConfig) -> RunResult | None:
             replace_bad=skip,
             fields=fields,
             change=_changed(config.protocol),
-            companions=find_companions(detector.requires, frames, resolved.sides, resolved.stores),
+            companions=companions,
+            pairs=pairs,
         )
         validate = bench.validate if resolved.selection else None
         trainer = Trainer(detector, data, config, world, folder, validate, resolved.fingerprint)
