@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from timm.models import checkpoint_seq
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,6 +57,12 @@ class SBI(EfficientNetB4):
         if len(state.get("backbone.last_layer.bias", ())) == 3:
             self.classifier[1] = nn.Linear(self.classifier[1].in_features, 3)
         return super().from_deepfakebench(state)
+
+
+def stages(backbone: nn.Module, x: Tensor, start: int, stop: int | None = None) -> Tensor:
+    """Some of the seven stages of an EfficientNet, with activations checkpointed if that is asked for."""
+    blocks = backbone.blocks[start:stop]
+    return checkpoint_seq(blocks, x, flatten=True) if backbone.grad_checkpointing else blocks(x)
 
 
 def _unpadded(convolution: nn.Conv2d) -> nn.Conv2d:

@@ -2,7 +2,6 @@
 
 import math
 import re
-from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from .base import check_size
 from .registry import register
+from .spectrum import band, dct_matrix, without_autocast
 from .texture import GREY
 from .timm_backbone import TimmClassifier
 from .xception_variants import XCEPTION, stretch
@@ -84,24 +84,6 @@ class F3Net(TimmClassifier):
         return torch.cat([self.backbone.forward_head(x), self.second.forward_head(y)], dim=1)
 
 
-def dct_matrix(size: int) -> Tensor:
-    """Orthonormal DCT-II: D x D^T are the coefficients of x [size, size]."""
-    row, column = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
-    waves = torch.cos(math.pi * row * (column + 0.5) / size) * math.sqrt(2 / size)
-    return torch.cat([waves[:1] / math.sqrt(2), waves[1:]]).float()
-
-
-def band(size: int, low: float, high: float) -> Tensor:
-    """1 where low <= row + column <= high, 0 elsewhere, [size, size]."""
-    place = torch.arange(size)
-    total = place[:, None] + place
-    return ((total >= low) & (total <= high)).float()
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager:
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
-
-
 class FrequencyBands(nn.Module):
     """The picture as each band of its spectrum gives it, the bands' borders softened by what is learnt (section 3.1).
 
@@ -118,7 +100,7 @@ class FrequencyBands(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, 3 bands, S, S], band by band."""
-        with _without_autocast(images):  # sums over a whole side want float32
+        with without_autocast(images):  # sums over a whole side want float32
             spectrum = self.dct @ images.to(self.dct.dtype) @ self.dct.T
             shares = [base + torch.tanh(learnt / 2) for base, learnt in zip(self.base, self.learnt, strict=True)]
             return torch.cat([self.dct.T @ (spectrum * share) @ self.dct for share in shares], dim=1)
@@ -144,7 +126,7 @@ class LocalStatistics(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, count, H / 2 + 1, W / 2 + 1]"""
-        with _without_autocast(images):
+        with without_autocast(images):
             grey = sum(weight * images[:, [i]] for i, weight in enumerate(GREY)).to(self.waves.dtype)
             found = F.conv2d(grey, self.waves, stride=self.stride, padding=self.padding).abs()
             shares = (self.base + torch.tanh(self.learnt / 2)).abs()

@@ -15,7 +15,7 @@ from ..losses.region_independence import region_independence_loss
 from ..losses.residual import at_least_float32
 from .attention_maps import MAPS, SHALLOW, TEXTURE, AttentionMaps, Texture, degraded
 from .base import Output, two_class_output
-from .efficientnet_b4 import EfficientNetB4
+from .efficientnet_b4 import EfficientNetB4, stages
 from .registry import register
 
 DEEP = 1792
@@ -86,9 +86,7 @@ class MultiAttention(EfficientNetB4):
             with torch.no_grad():
                 images = degraded(images, self._maps(images)[1], self.degraded)
         (shallow, middle), maps = self._maps(images)
-        for stage in self.backbone.blocks[5:]:
-            middle = stage(middle)
-        deep = self.backbone.bn2(self.backbone.conv_head(middle))
+        deep = self.backbone.bn2(self.backbone.conv_head(stages(self.backbone, middle, 5)))
         texture, low = self.texture(shallow, maps.shape[-2:])
         weights = _resized(maps.sum(dim=1, keepdim=True), deep) + 1e-8
         whole = _gathered(weights, deep) / weights.sum(dim=(2, 3))[..., None]
@@ -121,8 +119,8 @@ class MultiAttention(EfficientNetB4):
     def _maps(self, images: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """Features after the second and the fifth stage, and the maps of the latter, [B, M, h, w]."""
         x = self.backbone.bn1(self.backbone.conv_stem(images))
-        shallow = self.backbone.blocks[:2](x)
-        middle = self.backbone.blocks[2:5](shallow)
+        shallow = stages(self.backbone, x, 0, 2)
+        middle = stages(self.backbone, shallow, 2, 5)
         return (shallow, middle), self.attention(middle)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..losses.residual import at_least_float32
-from .efficientnet_b4 import EfficientNetB4
+from .efficientnet_b4 import EfficientNetB4, stages
 from .registry import register
 
 SHIFTS, BETWEEN, FLOOR = 5, 0.5, 0.1
@@ -46,13 +46,14 @@ class SIA(EfficientNetB4):
         return super().from_deepfakebench({k: v for k, v in state.items() if not k.startswith(UNUSED)})
 
     def encode(self, images: Tensor) -> Tensor:
-        stages = self.backbone.blocks
-        x, early = self._attend(stages[:2](self.backbone.bn1(self.backbone.conv_stem(images))))
-        x = stages[2](x)
+        x = self.backbone.bn1(self.backbone.conv_stem(images))
+        x, early = self._attend(stages(self.backbone, x, 0, 2))
+        x = stages(self.backbone, x, 2, 3)
         x, middle = self._attend(x + _pooled(self.conv1(early), x))
-        x = stages[3:5](x)
+        x = stages(self.backbone, x, 3, 5)
         x, _ = self._attend(x + _pooled(self.conv3(middle), x) + _pooled(self.conv2(early), x))
-        return self.backbone.forward_head(self.backbone.bn2(self.backbone.conv_head(stages[5:](x))))
+        x = stages(self.backbone, x, 5)
+        return self.backbone.forward_head(self.backbone.bn2(self.backbone.conv_head(x)))
 
     def _attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features weighed by their attention, and the attention, which passes on no gradient; both [B, C, H, W]."""

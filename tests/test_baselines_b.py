@@ -1,9 +1,11 @@
 """Capsule-Forensics, multi-attention, SIA, LRL: their equations against slow loops, what differs in DeepfakeBench."""
 
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import scipy.fft
 import torch
 from test_detectors import IMAGES, LABELS
 from test_parity import apart, checkpoint, parity
@@ -11,8 +13,9 @@ from test_parity import make as parity_make
 from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.detectors import create_detector
+from resproto_fd.detectors import create_detector, efficientnet_b4
 from resproto_fd.detectors.attention_maps import degraded
+from resproto_fd.detectors.lrl import likeness, mask_likeness
 from resproto_fd.detectors.sia import self_information
 from resproto_fd.losses.region_independence import region_independence_loss
 
@@ -197,3 +200,92 @@ def test_scores_of_sia_depend_on_the_batch_where_that_is_asked_for():
     detector = make("sia", batch_coupled=True).eval()
     with torch.no_grad():
         assert not torch.allclose(detector(IMAGES).logits[:1], detector(IMAGES[:1]).logits, atol=1e-4)
+
+
+# --- LRL -------------------------------------------------------------------------------------------------------------
+
+
+def test_high_frequencies_are_what_the_inverse_transform_of_the_grey_frame_leaves():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3))
+    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    found = make("lrl", size=32, segmentation=0.0).high_frequencies(images)
+    assert found.shape == (2, 1, 32, 32)
+    for picture, output in zip(pixels, found, strict=True):
+        grey = (picture @ [0.299, 0.587, 0.114]).round()
+        spectrum = scipy.fft.dctn(grey, norm="ortho")
+        for row, column in np.ndindex(32, 32):
+            if row + column < 0.33 * 32:
+                spectrum[row, column] = 0
+        high = scipy.fft.idctn(spectrum, norm="ortho")
+        np.testing.assert_allclose(output[0], (high / 255 - 0.5) / 0.5, atol=1e-4)
+
+
+def test_the_likeness_of_patches_is_their_cosine_and_that_of_a_mask_its_share():
+    maps, mask = draw(2, 3, 8, 8), draw(2, 1, 16, 16, seed=1).sigmoid()
+    found, wanted = likeness(maps), mask_likeness(mask, torch.float64)
+    for b in range(2):
+        places = [(row, column) for row in range(4) for column in range(4)]
+        patches = [maps[b, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].flatten().numpy() for i, j in places]
+        shares = [mask[b, 0, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].mean().item() for i, j in places]
+        for one, two in np.ndindex(16, 16):
+            a, c = patches[one], patches[two]
+            cosine = (a * c).sum() / np.sqrt((a * a).sum() * (c * c).sum())
+            assert found[b, one, two].item() == pytest.approx((cosine + 1) / 2, abs=1e-12)
+            assert wanted[b, one, two].item() == pytest.approx(1 - abs(shares[one] - shares[two]), abs=1e-12)
+
+
+def test_lrl_adds_up_its_three_losses_where_there_are_masks_and_teaches_all_its_parts():
+    detector = make("lrl", size=32, similarity=2.0, segmentation=3.0).train()
+    assert detector.requires == {"mask"}
+    mask = (draw(6, 1, 32, 32) > 0).float() * LABELS.view(6, 1, 1, 1)
+    losses = detector(IMAGES, LABELS, mask=mask).losses
+    expected = losses["cross_entropy"] + 2 * losses["similarity"] + 3 * losses["segmentation"]
+    torch.testing.assert_close(losses["total"], expected)
+    losses["total"].backward()
+    assert all(p.grad is not None for p in detector.parameters())
+    assert set(detector(IMAGES, LABELS).losses) == {"total"}
+    assert make("lrl", size=32, similarity=0.0, segmentation=0.0).requires == frozenset()
+
+
+@pytest.mark.real
+def test_the_decoded_mask_of_lrl_and_its_losses_are_deepfakebenchs(parity):
+    folder, recipe = parity
+    golden = json.loads((folder / "golden" / "lrl_seed1.json").read_text())
+    images, labels = torch.from_numpy(recipe.images(1, 4, 256)), torch.tensor(golden["labels"])
+    frequencies = torch.from_numpy(recipe.images(1001, 4, 256))[:, :1]
+    mask = (torch.from_numpy(recipe.images(2001, 4, 256))[:, :1] > 0.5).float()
+    detector = parity_make("lrl").load_deepfakebench(checkpoint(parity, "lrl")).eval()
+    with torch.no_grad():
+        losses = detector(images, labels, mask=mask, frequencies=frequencies).losses
+        found = detector.decoder(detector._maps(images, frequencies)).sigmoid()
+    theirs = {"total": "overall", "cross_entropy": "ce_loss", "similarity": "sim_loss", "segmentation": "seg_loss"}
+    for name, value in losses.items():
+        assert value.item() == pytest.approx(golden["eval_loss"][theirs[name]], rel=1e-5)
+    assert apart(found.flatten()[:8], golden["other"]["mask_pred"]["first"]) < 4e-6
+    assert found.mean().item() == pytest.approx(golden["other"]["mask_pred"]["mean"], rel=1e-6)
+
+
+# --- the EfficientNet that three of them share -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords"),
+    [
+        ("sia", {}),
+        ("multi_attention", {"degraded": 0.0, "dropout": 0.0}),
+        ("lrl", {"size": 32, "segmentation": 0.0, "dropout": 0.0, "drop_path": 0.0}),
+    ],
+)
+def test_activations_of_the_stages_are_checkpointed_where_asked_without_changing_gradients(name, keywords, monkeypatch):
+    runs = []
+    for checkpointed in (False, True):
+        detector = make(name, **keywords).double().train()
+        if checkpointed:
+            detector.checkpoint_activations()
+            used = Mock(wraps=efficientnet_b4.checkpoint_seq)
+            monkeypatch.setattr(efficientnet_b4, "checkpoint_seq", used)
+        detector(IMAGES.double(), LABELS).losses["total"].backward()
+        runs.append([p.grad for p in detector.parameters() if p.grad is not None])
+    assert used.called
+    for one, two in zip(*runs, strict=True):
+        torch.testing.assert_close(two, one, atol=1e-12, rtol=1e-9)

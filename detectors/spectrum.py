@@ -1,0 +1,26 @@
+"""Parts of a picture's spectrum, as its discrete cosine transform gives it."""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def dct_matrix(size: int) -> Tensor:
+    """Orthonormal DCT-II: D x D^T are the coefficients of x [size, size]."""
+    row, column = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
+    waves = torch.cos(math.pi * row * (column + 0.5) / size) * math.sqrt(2 / size)
+    return torch.cat([waves[:1] / math.sqrt(2), waves[1:]]).float()
+
+
+def band(size: int, low: float, high: float) -> Tensor:
+    """1 where low <= row + column <= high, 0 elsewhere, [size, size]."""
+    place = torch.arange(size)
+    total = place[:, None] + place
+    return ((total >= low) & (total <= high)).float()
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Where matrix products stay in the precision of x: sums over a whole side want float32."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
