@@ -34,6 +34,10 @@ DATA_AUG = {
 }
 """DeepfakeBench's augmentation, as its YAMLs have it; `trainer.deepfakebench_recipe` is the same here."""
 
+NO_NOTE = {"epochs", "batch_size", "optimizer", "schedule", "augment"}
+NO_NOTE |= {"compile", "channels_last", "checkpoint_activations", "sync_batchnorm"}
+"""Parts of a recipe that are taken over or said otherwise, or change nothing that is learnt."""
+
 FF_COUNTS = [1, 4]
 """Real to fake frames of its FaceForensics++: each of 720 training videos, and its four manipulations."""
 
@@ -192,7 +196,7 @@ def _notes(config: DetectorConfig, lacking: Collection[str]) -> list[str]:
         "It resizes the whole face; the recipe crops its centre.": config.input.fit == "crop",
         f"Its loader gives no {', '.join(lacking)}: what needs them is left out.": bool(lacking),
     }
-    for key in ("accumulate", "precision", "grad_clip", "ema"):
+    for key in sorted(TrainConfig.model_fields.keys() - NO_NOTE):
         value = getattr(recipe, key)
         notes[f"It has nothing like train.{key} (the recipe: {value})."] = value != getattr(plain, key)
     return [

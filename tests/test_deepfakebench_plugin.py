@@ -454,6 +454,8 @@ def test_every_preset_is_written_as_their_yaml_and_read_back(name):
         assert values["optimizer"]["adam"]["weight_decay"] == 0
     if config.train.schedule.name != "constant":
         assert "schedules never act" in text
+    if config.train.accumulate > 1:
+        assert f"nothing like train.accumulate (the recipe: {config.train.accumulate})" in text
 
 
 def test_the_command_writes_the_yaml(checkout, capsys):
