@@ -77,8 +77,9 @@ class TrainConfig(Strict):
 
     `samples`: what is trained on. `frames`: those of the training sets, real and fake. The others are made while
     training from the real ones alone, which needs their landmarks (see `trainer.blending`): of each frame a
-    `self_blended` (SBI), `cross_blended` (Face X-ray) or `warped` (FWA) forgery, a new one each epoch. Both are then in
-    one batch; `batch_size` counts both, so that it is even, and an epoch shows each real frame once.
+    `self_blended` (SBI), `cross_blended` (Face X-ray; masks are boundaries), `i2g` (PCL; the same with masks of what is
+    blended in) or `warped` (FWA) forgery, a new one each epoch. Both are then in one batch; `batch_size` counts both, so
+    it is even, and an epoch shows each real frame once.
     """
 
     epochs: NonNegative = 10
@@ -86,7 +87,7 @@ class TrainConfig(Strict):
     accumulate: Positive = 1
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    samples: Literal["frames", "self_blended", "cross_blended", "warped"] = "frames"
+    samples: Literal["frames", "self_blended", "cross_blended", "i2g", "warped"] = "frames"
     augment: Literal["none", "flip", "resproto_fd", "deepfakebench", "crop"] = "none"
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     grad_clip: Annotated[float, Field(gt=0)] | None = None

@@ -17,13 +17,13 @@ from resproto_fd.preprocessing.frame_store import FileStore, LmdbWriter, close_a
 from resproto_fd.preprocessing.image_codec import encode_native
 from resproto_fd.trainer import blended_pairs
 from resproto_fd.trainer.blended_pairs import BlendedPairs
-from resproto_fd.trainer.blending import OUTLINE, cross_blended, face_points, self_blended, warped
+from resproto_fd.trainer.blending import OUTLINE, cross_blended, face_points, i2g, self_blended, warped
 from resproto_fd.trainer.companions import COMPANIONS
 from resproto_fd.trainer.data import FrameDataset, TrainBatches, make_loader
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.transforms import train_transform
 
-KINDS = ("self_blended", "cross_blended", "warped")
+KINDS = ("self_blended", "cross_blended", "i2g", "warped")
 SIDE = 96
 
 
@@ -47,8 +47,9 @@ def many_points(seed):
 
 def blended(kind, seed, points=five_points):
     rng = np.random.default_rng(seed)
-    if kind == "cross_blended":
-        return cross_blended(picture(1), points(1), picture(2, 120), 1.25 * points(2), rng)
+    if kind in ("cross_blended", "i2g"):
+        of_two = {"cross_blended": cross_blended, "i2g": i2g}[kind]
+        return of_two(picture(1), points(1), picture(2, 120), 1.25 * points(2), rng)
     return {"self_blended": self_blended, "warped": warped}[kind](picture(1), points(1), rng)
 
 
@@ -120,6 +121,9 @@ def test_the_mask_of_a_cross_blend_is_its_boundary():
         assert blend.mask[:4].max() == 0
         assert blend.mask.max() > 0.9
         np.testing.assert_array_equal(blend.real, picture(1))
+        share = blended("i2g", seed)
+        np.testing.assert_array_equal(share.fake, blend.fake)
+        np.testing.assert_allclose(blend.mask, 4 * share.mask * (1 - share.mask), atol=1e-6)
 
 
 def test_a_cross_blend_has_the_colours_of_its_background():

@@ -14,15 +14,15 @@ import numpy as np
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.frame_store import FrameStore
 
-from .blending import Blend, cross_blended, self_blended, warped
+from .blending import Blend, cross_blended, i2g, self_blended, warped
 from .companions import COMPANIONS, LANDMARKS, MASK, PARTNER, SECOND_VIEW, Companions, read_landmarks
 from .frame_list import FrameList
 from .scenes import identity_of, side_records
 
-CROSS = "cross_blended"
+OF_TWO = {"cross_blended": cross_blended, "i2g": i2g}
 ALONE = {"self_blended": self_blended, "warped": warped}
 SEARCHED, NEAREST = 2000, 100
-"""Cross-blending: how many frames of other people are looked through, and of how many of the nearest one is drawn."""
+"""Frames of other people that are looked through for a face to blend in, and nearest ones of which one is drawn."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class BlendedPairs:
     """What the forgeries are made of.
 
     Attributes:
-        kind: "self_blended", "cross_blended" or "warped".
+        kind: "self_blended", "cross_blended", "i2g" or "warped".
         frames: Real frame k at place 2k, its forgery at 2k + 1, whose video has `kind` as its method.
         landmarks: Of real frame k, [N, K, 2].
         people: Who is seen in real frame k, [N].
@@ -57,7 +57,7 @@ class BlendedPairs:
         records = side_records(real, sides)
         names = [identity_of(video, records.get(video.id)) for video in real.videos]
         people = np.unique(names, return_inverse=True)[1][real.video_index]
-        if kind == CROSS and len(np.unique(people)) < 2:
+        if kind in OF_TWO and len(np.unique(people)) < 2:
             raise UserError(f"train.samples={kind}: the training frames show one person only; others are blended in")
         forged = [replace(video, label=1, method=kind, forgery_type="face swap") for video in real.videos]
         owners = np.stack([real.video_index, real.video_index + len(forged)], axis=1).ravel()
@@ -82,7 +82,7 @@ class BlendedPairs:
             if self.kind in ALONE:
                 return ALONE[self.kind](image, self.landmarks[pair], rng)
             other = self.other(pair, rng)
-            return cross_blended(image, self.landmarks[pair], read(other), self.landmarks[other], rng)
+            return OF_TWO[self.kind](image, self.landmarks[pair], read(other), self.landmarks[other], rng)
         except ValueError as error:
             raise UserError(f"{self.frames.paths[2 * pair]}: {error}") from error
 

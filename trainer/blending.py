@@ -2,6 +2,7 @@
 
 self_blended    Shiohara and Yamasaki, Detecting Deepfakes with Self-Blended Images, CVPR 2022, section 3
 cross_blended   Li et al., Face X-ray for More General Face Forgery Detection, CVPR 2020, section 3.3
+i2g             Zhao et al., Learning Self-Consistency for Deepfake Detection, ICCV 2021: the same forgeries
 warped          Li and Lyu, Exposing DeepFake Videos by Detecting Face Warping Artifacts, CVPR Workshops 2019, section 3
 
 Each is a function of pictures, landmarks and a random generator. Lengths in pixels are of a crop of 256, and grow with
@@ -118,13 +119,24 @@ def cross_blended(
     Raises:
         ValueError: The landmarks span no part of the picture.
     """
+    blend = i2g(image, landmarks, other, other_landmarks, rng)
+    return blend._replace(mask=4 * blend.mask * (1 - blend.mask))
+
+
+def i2g(
+    image: np.ndarray,
+    landmarks: np.ndarray,
+    other: np.ndarray,
+    other_landmarks: np.ndarray,
+    rng: np.random.Generator,
+) -> Blend:
+    """As `cross_blended`, but the mask is the share of the foreground itself."""
     height, width = image.shape[:2]
     move = similarity_transform(other_landmarks, landmarks)
     moved = cv2.warpAffine(other, move, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     hull = _hull(face_points(landmarks), height, width)
     mask = _softened(_bent(hull, BENDS, BEND_HEIGHT, rng), rng)
-    fake = _mixed(_colours_matched(moved, image, hull), image, mask)
-    return Blend(image, fake, 4 * mask * (1 - mask))
+    return Blend(image, _mixed(_colours_matched(moved, image, hull), image, mask), mask)
 
 
 def warped(image: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) -> Blend:

@@ -1,7 +1,8 @@
 """What a detector may ask for beside a sample's picture: made anew with each augmentation.
 
     "mask"          float32 [B, 1, S, S] in [0, 1], 1 forged: kept where DeepfakeBench keeps it (`frames` replaced by
-                    `masks` in the frame's path); 0 all over for real frames, 1 for wholly synthesised ones without
+                    `masks` in the frame's path); 0 all over for real frames, 1 for wholly synthesised ones without;
+                    of forgeries made while training as `blending` says
     "landmarks"     float32 [B, K, 2], (x, y) in pixels of the picture that the detector is fed; kept as .npy files,
                     `frames` replaced by `landmarks`
     "second_view"   [B, 3, S, S]: the same frame under another augmentation, normalised
