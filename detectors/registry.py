@@ -44,6 +44,7 @@ MODULES = {
     "freqnet": "resproto_fd.detectors.freqnet",
     "gm_df": "resproto_fd.detectors.gm_df",
     "gramnet": "resproto_fd.detectors.gramnet",
+    "iid": "resproto_fd.detectors.iid",
     "lrl": "resproto_fd.detectors.lrl",
     "meso4": "resproto_fd.detectors.mesonet",
     "meso4Inception": "resproto_fd.detectors.mesonet",

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.effort import SingularResidual
+from resproto_fd.detectors.iid import class_loss, identity_contrast, identity_loss
 from resproto_fd.detectors.shrunk_gaussian import ShrunkGaussian
 from resproto_fd.detectors.weights import without_pretrained
 from resproto_fd.losses.boundary import blending_boundary
@@ -244,3 +245,72 @@ def test_facexrays_loss_and_gradient_with_masks_are_deepfakebenchs(parity):
     assert losses["total"].item() == pytest.approx(golden["train"]["overall"], rel=1e-5)
     assert gradient_norm(detector) == pytest.approx(golden["train"]["grad_norm"], rel=3e-3)
     assert detector.requires == {"mask"}
+
+
+# --- IID -------------------------------------------------------------------------------------------------------------
+
+TINY_IID = {"pretrained": None, "blocks": [1, 1, 1, 1], "widths": [8, 8, 16, 16], "identities": 5}
+
+
+def test_iids_losses_are_those_of_loops():
+    generator = torch.Generator().manual_seed(0)
+    implicit, explicit = torch.randn(2, 6, 512, generator=generator).double()
+    kernel, logits = torch.randn(512, 5, generator=generator).double(), torch.randn(6, 2, generator=generator).double()
+    identity = torch.tensor([0, 4, 4, 1, 2, 0])
+    implicit[1] = -kernel[:, 4] * 3 + 0.01 * implicit[1]  # an angle that the margin would take past pi
+    means = {0: [], 1: []}
+    entropy = own_entropy = 0.0
+    for i, label in enumerate(LABELS.tolist()):
+        a, b = implicit[i].numpy(), explicit[i].numpy()
+        means[label].append(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        shares = 8 * (1 / (1 + np.exp(-logits[i].numpy())) - 0.2 * np.eye(2)[label])
+        entropy -= (shares[label] - np.log(np.exp(shares).sum())) / 6
+        cosines = [a @ k / np.linalg.norm(a) / np.linalg.norm(k) for k in kernel.numpy().T]
+        own = identity[i].item()
+        angle = np.arccos(cosines[own])
+        cosines[own] = np.cos(angle + 0.4) if angle + 0.4 < np.pi else cosines[own] - np.sin(np.pi - 0.4) * 0.4
+        scaled = 64 * np.array(cosines)
+        own_entropy -= (scaled[own] - scaled.max() - np.log(np.exp(scaled - scaled.max()).sum())) / 6
+    assert identity_contrast(implicit, explicit, LABELS).item() == pytest.approx(np.mean(means[1]) - np.mean(means[0]))
+    assert class_loss(logits, LABELS).item() == pytest.approx(entropy, rel=1e-9)
+    assert identity_loss(implicit, kernel, identity).item() == pytest.approx(own_entropy, rel=1e-6)
+
+
+def test_iid_with_one_class_alone_or_no_identities_still_trains():
+    detector = create_detector("iid", **TINY_IID).train()
+    output = detector(IMAGES, torch.zeros(6, dtype=torch.long), identity=torch.arange(6) % 5)
+    assert output.losses["total"].isfinite()
+    assert output.losses["iie"].isfinite()
+    output.losses["total"].backward()
+    assert all(p.grad is not None for p in detector.parameters() if p.requires_grad)
+    without = create_detector("iid", **{**TINY_IID, "identities": 0})
+    assert not without.requires
+    assert "kernel" not in without.state_dict()
+
+
+def test_iids_recogniser_is_given_and_rests():
+    with pytest.raises(UserError, match=r"model\.identity_weights=.*ArcFace"):
+        create_detector(
+            "iid",
+            pretrained=True,
+            identity_weights=None,
+            options={"pretrained_cfg": {}},
+            **{key: value for key, value in TINY_IID.items() if key != "pretrained"},
+        )
+    detector = create_detector("iid", **TINY_IID).train()
+    before = {key: value.clone() for key, value in detector.explicit.state_dict().items()}
+    detector(IMAGES, LABELS)
+    assert all(torch.equal(value, before[key]) for key, value in detector.explicit.state_dict().items())
+
+
+@pytest.mark.real
+def test_iids_training_with_identities_is_deepfakebenchs(parity):
+    detector, golden, recipe = parity("iid", train_identity=True)
+    images, labels = torch.from_numpy(recipe.images(1, 4, 256)), torch.tensor(golden["labels"])
+    with torch.no_grad():  # a score is that of the batch, whatever the batch
+        assert detector.eval()(images[:1]).logits.tolist()[0] == pytest.approx(golden["eval"]["cls"][0], rel=1e-5)
+    losses = detector.train()(images, labels, identity=torch.tensor([3, 7, 3, 11])).losses
+    losses["total"].backward()
+    for ours, theirs in (("total", "overall"), ("classes", "loss_bce"), ("iie", "loss_iie"), ("eic", "loss_eic")):
+        assert losses[ours].item() == pytest.approx(golden["train"][theirs], rel=4e-5), ours
+    assert gradient_norm(detector) == pytest.approx(golden["train"]["grad_norm"], rel=1e-3)

@@ -94,9 +94,10 @@ CASES = {
         "facexray",
         {"backbone": "hrnet_w18_small", "pretrained": None, "paper": False, "size": 32},
     ),
+    "iid": ("iid", {"pretrained": None, "blocks": [1, 1, 1, 1], "widths": [8, 8, 16, 16], "identities": 3}),
     "timm": ("timm", {"backbone": "test_efficientnet", "pretrained": None}),
 }
-WITH_FIELDS = {"ucf": ("encoder_c.", "con_gan.", "block_spe.", "head_spe.")}
+WITH_FIELDS = {"ucf": ("encoder_c.", "con_gan.", "block_spe.", "head_spe."), "iid": ("kernel",)}
 """Case -> beginnings of the names of parameters that learn only where the batch has further fields."""
 
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -329,6 +330,7 @@ def test_full_size_presets_are_what_their_names_say(name):
         "pcl_xception": 20_811_050 + 728 * 729,
         "sladd": 20_811_050 + 728 * 10,
         "sd2_probe": 1_538,
+        "iid": 20_811_050 - 4_098 + 2048 * 512 + 512 * 3 + 1026 + 512_000,
         "facexray": 65_325_120 + 721 + 4,
         "forensics_adapter": 5_832_967,
         "repdfd": 150_528,

@@ -1,0 +1,166 @@
+"""IID: whose face is seen against whose face it was, implicit identity (Huang et al., CVPR 2023).
+
+Legend: B batch, D = 512, I identities.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..configs.errors import UserError
+from ..losses.residual import at_least_float32
+from .base import Detector, Output, two_class_output
+from .iresnet import WIDTHS, FaceEmbedding
+from .registry import register
+from .ucf import FORGERY as WIDTH
+from .ucf import Encoder
+from .weights import load_all, pretrained_skipped, read_state_dict
+
+IRESNET_50 = (3, 4, 14, 3)
+FACE = 112
+"""Side of the face that the recogniser is shown."""
+SCALE, MARGIN = 64.0, 0.4
+"""Of the implicit identity loss."""
+CLASS_SCALE, CLASS_MARGIN = 8.0, 0.2
+"""Of the classification loss."""
+
+
+@register("iid")
+class IID(Detector):
+    """Xception's embedding, the implicit identity, less a face recogniser's, the explicit one, is classified.
+
+    Two further losses: of a real face the two identities are to agree, of a fake to differ (EIC); faces of one identity
+    are to be near each other in the embedding (IIE), where the batch says the identity.
+
+    DeepfakeBench leaves out the recogniser's last batch norm where a batch has one picture: that picture then has
+    another score than in company. Here it is never left out, so that a score is that of DeepfakeBench's batches;
+    `batch_coupled` leaves it out as DeepfakeBench does.
+
+    Args:
+        pretrained: See `TimmClassifier`; of Xception.
+        identity_weights: File of an ArcFace IResNet-50 in insightface's naming; none is published with this or another
+            library here. Wanted where `pretrained` is not None.
+        identities: I, at least the number of persons in the training data. 0: no IIE, and none are asked for.
+        eic, iie: Weights of the losses.
+        train_identity: Train the recogniser too, as DeepfakeBench does; in the paper it is given.
+        batch_coupled: See above.
+        blocks, widths: Of the recogniser's stages.
+        options: See `TimmClassifier`.
+
+    Raises:
+        UserError: As `TimmClassifier`; or `identity_weights` are missing or do not fit.
+    """
+
+    couples_batch = True
+
+    def __init__(
+        self,
+        pretrained: bool | str | None = True,
+        identity_weights: str | None = None,
+        identities: Annotated[int, Field(ge=0)] = 1000,
+        eic: Annotated[float, Field(ge=0)] = 0.1,
+        iie: Annotated[float, Field(ge=0)] = 0.05,
+        train_identity: bool = False,
+        batch_coupled: bool = False,
+        blocks: Sequence[int] = IRESNET_50,
+        widths: Sequence[int] = WIDTHS,
+        options: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        if pretrained and identity_weights is None and not pretrained_skipped():
+            raise UserError(
+                "iid compares with a face recogniser: say model.identity_weights=/path/to/backbone.pth, an ArcFace "
+                "IResNet-50 of insightface's model zoo (or model.pretrained=null for random weights of all)"
+            )
+        self.eic, self.iie, self.train_identity, self.batch_coupled = eic, iie, train_identity, batch_coupled
+        self.requires = frozenset({"identity"} if identities else ())
+        self.encoder = Encoder(pretrained, options)
+        self.explicit = FaceEmbedding(blocks, widths, FACE)
+        if identity_weights and not pretrained_skipped():
+            load_all(self.explicit, read_state_dict(identity_weights), identity_weights)
+        if not train_identity:
+            self.explicit.requires_grad_(False)
+        self.classifier = nn.Linear(WIDTH, 2)
+        self.kernel = nn.Parameter(torch.randn(WIDTH, identities) * 0.01) if identities else None
+
+    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """See `Detector.from_deepfakebench`; identities are as many as the checkpoint has, where there are any."""
+        found = {}
+        for key, value in state.items():
+            if key == "IIE_LOSS.kernel":
+                if self.kernel is None:
+                    continue
+                self.kernel = nn.Parameter(torch.empty_like(value))
+                key = "kernel"
+            key = re.sub(r"^backbone\.(?=adjust_channel)", "encoder.", key)
+            key = re.sub(r"^backbone\.last_linear\.", "classifier.", key)
+            key = re.sub(r"^backbone\.", "encoder.backbone.", key)
+            found[re.sub(r"^explicit_extractor\.", "explicit.", key)] = value
+        return found
+
+    def train(self, mode: bool = True) -> "IID":
+        super().train(mode)
+        if not self.train_identity:
+            self.explicit.eval()
+        return self
+
+    def encode(self, images: Tensor) -> Tensor:
+        """[B, 2 D]: implicit and explicit identity, neither of unit length."""
+        implicit = self.encoder(images).mean(dim=(2, 3))
+        faces = F.interpolate(images, (FACE, FACE), mode="bilinear", align_corners=False)
+        explicit = self.explicit(faces, normalise=len(images) > 1 or not self.batch_coupled)
+        return torch.cat([implicit, explicit], dim=1)
+
+    def head(
+        self, features: Tensor, labels: Tensor | None = None, identity: Tensor | None = None, **fields: Tensor
+    ) -> Output:
+        """See `Detector.head`; `identity` [B] is an index below I."""
+        implicit, explicit = at_least_float32(features).chunk(2, dim=1)
+        output = two_class_output(self.classifier(implicit - explicit), features)
+        if labels is None:
+            return output
+        losses = {"classes": class_loss(output.logits, labels)}
+        losses["eic"] = identity_contrast(implicit, explicit, labels)
+        losses["total"] = losses["classes"] + self.eic * losses["eic"]
+        if identity is not None and self.kernel is not None:
+            losses["iie"] = identity_loss(implicit, self.kernel, identity)
+            losses["total"] = losses["total"] + self.iie * losses["iie"]
+        output.losses = losses
+        return output
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the scaled sigmoids of logits [B, 2], the right one less a margin; scalar."""
+    shares = logits.sigmoid() - CLASS_MARGIN * F.one_hot(labels, 2).to(logits)
+    return F.cross_entropy(CLASS_SCALE * shares, labels)
+
+
+def identity_contrast(implicit: Tensor, explicit: Tensor, labels: Tensor) -> Tensor:
+    """Mean cosine of the two identities [B, D] over fakes, less that over reals; a class that is absent adds 0."""
+    cosines = F.cosine_similarity(implicit, explicit)
+    means = [(cosines * (labels == kind)).sum() / (labels == kind).sum().clamp(min=1) for kind in (0, 1)]
+    return means[1] - means[0]
+
+
+def identity_loss(embeddings: Tensor, kernel: Tensor, identity: Tensor) -> Tensor:
+    """ArcFace (Deng et al., CVPR 2019): cross-entropy of cosines, the right one's angle grown by a margin; scalar.
+
+    Args:
+        embeddings: [B, D].
+        kernel: A centre for each identity, [D, I].
+        identity: [B].
+    """
+    with torch.autocast(embeddings.device.type, enabled=False):
+        cosines = F.normalize(embeddings, dim=1) @ F.normalize(at_least_float32(kernel), dim=0)
+    own = cosines.gather(1, identity[:, None]).clamp(-1 + 1e-7, 1 - 1e-7)
+    grown = own * math.cos(MARGIN) - (1 - own.square()).sqrt() * math.sin(MARGIN)
+    # Beyond pi the angle cannot grow: there the cosine falls by as much as at the edge.
+    beyond = own - math.sin(math.pi - MARGIN) * MARGIN
+    grown = torch.where(own > math.cos(math.pi - MARGIN), grown, beyond)
+    return F.cross_entropy(SCALE * cosines.scatter(1, identity[:, None], grown), identity)
