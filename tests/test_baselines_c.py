@@ -12,6 +12,7 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.effort import SingularResidual
 from resproto_fd.detectors.iid import class_loss, identity_contrast, identity_loss
+from resproto_fd.detectors.iresnet import FaceEmbedding
 from resproto_fd.detectors.shrunk_gaussian import ShrunkGaussian
 from resproto_fd.detectors.weights import without_pretrained
 from resproto_fd.losses.boundary import blending_boundary
@@ -288,16 +289,14 @@ def test_iid_with_one_class_alone_or_no_identities_still_trains():
     assert "kernel" not in without.state_dict()
 
 
-def test_iids_recogniser_is_given_and_rests():
+def test_iids_recogniser_is_given_and_rests(tmp_path):
     with pytest.raises(UserError, match=r"model\.identity_weights=.*ArcFace"):
-        create_detector(
-            "iid",
-            pretrained=True,
-            identity_weights=None,
-            options={"pretrained_cfg": {}},
-            **{key: value for key, value in TINY_IID.items() if key != "pretrained"},
-        )
-    detector = create_detector("iid", **TINY_IID).train()
+        create_detector("iid", **{**TINY_IID, "pretrained": True})
+    file = tmp_path / "backbone.pth"
+    torch.save(FaceEmbedding([1, 1, 1, 1], [8, 8, 16, 16]).state_dict(), file)
+    detector = create_detector("iid", **TINY_IID, identity_weights=str(file)).train()
+    wanted = torch.load(file, weights_only=True)
+    assert all(torch.equal(value, wanted[key]) for key, value in detector.explicit.state_dict().items())
     before = {key: value.clone() for key, value in detector.explicit.state_dict().items()}
     detector(IMAGES, LABELS)
     assert all(torch.equal(value, before[key]) for key, value in detector.explicit.state_dict().items())
