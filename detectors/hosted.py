@@ -96,16 +96,10 @@ class HostedDetector(nn.Module):
 
     def get_train_metrics(self, data_dict: dict[str, Any], pred_dict: dict[str, Any]) -> dict[str, float | None]:
         """acc, auc, eer and ap of a batch; None where a class lacks. From `prob`: `cls` may rest on labels here."""
-        from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+        from ..training.metrics import binary_metrics
 
-        labels, scores = _labels(data_dict).cpu().numpy(), pred_dict["prob"].cpu().numpy()
-        found: dict[str, float | None] = {"acc": float(((scores > 0.5) == labels).mean())}
-        if labels.min() == labels.max():
-            return found | dict.fromkeys(("auc", "eer", "ap"))
-        false, true, _ = roc_curve(labels, scores)
-        eer = float(false[abs(1 - true - false).argmin()])
-        auc, ap = float(roc_auc_score(labels, scores)), float(average_precision_score(labels, scores))
-        return found | {"auc": auc, "eer": eer, "ap": ap}
+        found = binary_metrics(_labels(data_dict).cpu().numpy(), pred_dict["prob"].cpu().numpy())
+        return {name: found[name] for name in ("acc", "auc", "eer", "ap")}
 
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
         """That of the detector within."""
