@@ -78,8 +78,8 @@ class TrainConfig(Strict):
     `samples`: what is trained on. `frames`: those of the training sets, real and fake. The others are made while
     training from the real ones alone, which needs their landmarks (see `trainer.blending`): of each frame a
     `self_blended` (SBI), `cross_blended` (Face X-ray; masks are boundaries), `i2g` (PCL; the same with masks of what is
-    blended in) or `warped` (FWA) forgery, a new one each epoch. Both are then in one batch; `batch_size` counts both, so
-    it is even, and an epoch shows each real frame once.
+    blended in) or `warped` (FWA) forgery, a new one each epoch. Both of a pair are in one batch; `batch_size`, an even
+    number, counts both, and an epoch shows each real frame once.
     """
 
     epochs: NonNegative = 10
