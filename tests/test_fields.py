@@ -313,6 +313,24 @@ def test_missing_masks_and_landmarks_are_refused_with_the_first_file_and_a_remed
     assert find_companions(["method", "identity"], frames, {}, stores) is None
 
 
+def test_where_only_some_masks_are_missing_their_frames_can_be_replaced(kept, tmp_path):
+    shutil.copytree(kept.path, tmp_path, dirs_exist_ok=True)
+    broken = LISTED.paths.index(SCENES[3].frames[1])
+    (tmp_path / mask_path(LISTED.paths[broken])).unlink()
+    stores = {"FF": FileStore(tmp_path)}
+    with pytest.raises(UserError, match=r"lacks the masks of 1 training frames.*data\.on_bad_frame=skip"):
+        find_companions(["mask"], LISTED, {}, stores)
+    companions = find_companions(["mask"], LISTED, {}, stores, some_missing=True)
+    transform = plain_transform(InputConfig(size=12))
+    data = FrameDataset(LISTED, stores, transform, replace_bad=True, companions=companions)
+    batch = data.__getitems__([(0, broken), (0, 0)])
+    assert ([bad.index for bad in batch["bad"]], batch["index"].tolist()) == ([broken], [broken + 1, 0])
+    shutil.rmtree(tmp_path / "FF/fakes/masks")
+    shutil.rmtree(tmp_path / "FF/others/masks")
+    with pytest.raises(UserError, match="lacks the masks of 7 training frames"):
+        find_companions(["mask"], LISTED, {}, stores, some_missing=True)
+
+
 def test_a_mask_that_cannot_be_read_makes_its_frame_unreadable(kept, tmp_path):
     shutil.copytree(kept.path, tmp_path, dirs_exist_ok=True)
     broken = LISTED.paths.index(SCENES[3].frames[1])

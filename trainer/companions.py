@@ -55,7 +55,11 @@ class Companions:
 
 
 def find_companions(
-    wanted: Iterable[str], frames: FrameList, sides: Mapping[str, Path], stores: Mapping[str, FrameStore]
+    wanted: Iterable[str],
+    frames: FrameList,
+    sides: Mapping[str, Path],
+    stores: Mapping[str, FrameStore],
+    some_missing: bool = False,
 ) -> Companions | None:
     """What is wanted of `COMPANIONS` for the frames of a list, found in stores and side files.
 
@@ -64,6 +68,7 @@ def find_companions(
         frames: The training frames.
         sides: Side file of each data set, by name; it need not be there.
         stores: Frame store of each data set, by name.
+        some_missing: Some of a data set's masks may be missing: their frames cannot be read then.
 
     Returns:
         None if nothing is wanted.
@@ -75,7 +80,7 @@ def find_companions(
     if not wanted:
         return None
     return Companions(
-        masks=_mask_sources(frames, stores) if MASK in wanted else None,
+        masks=_mask_sources(frames, stores, some_missing) if MASK in wanted else None,
         landmarks=read_landmarks(frames, stores) if LANDMARKS in wanted else None,
         second_view=SECOND_VIEW in wanted,
         partner_of=Partners(frames, originals(frames, side_records(frames, sides))).of if PARTNER in wanted else None,
@@ -141,7 +146,7 @@ def read_landmarks(frames: FrameList, stores: Mapping[str, FrameStore]) -> np.nd
     return found
 
 
-def _mask_sources(frames: FrameList, stores: Mapping[str, FrameStore]) -> np.ndarray:
+def _mask_sources(frames: FrameList, stores: Mapping[str, FrameStore], some_missing: bool) -> np.ndarray:
     kinds = np.asarray([video.forgery_type for video in frames.videos])[frames.video_index]
     sources = np.where(kinds == "real", Companions.NOTHING, Companions.STORED)
     synthesised = np.flatnonzero(kinds == "entire synthesis")
@@ -150,9 +155,10 @@ def _mask_sources(frames: FrameList, stores: Mapping[str, FrameStore]) -> np.nda
     forged = np.flatnonzero((sources == Companions.STORED) & (kinds != "entire synthesis"))
     remedy = (
         "`resproto faces` makes them from the mask videos that come with a data set, and `resproto pack` packs them; "
-        "or choose training sets that have masks, or switch off the loss that wants them in the detector's keywords"
+        "or choose training sets that have masks, or switch off the loss that wants them in the detector's keywords. "
+        "If only some are missing, data.on_bad_frame=skip puts other frames in their place"
     )
-    _refuse_missing("masks", mask_path, frames, forged, stores, remedy)
+    _refuse_missing("masks", mask_path, frames, forged, stores, remedy, some_missing)
     return sources
 
 
@@ -177,8 +183,13 @@ def _refuse_missing(
     chosen: np.ndarray,
     stores: Mapping[str, FrameStore],
     remedy: str,
+    some_missing: bool = False,
 ) -> None:
+    asked = np.bincount(frames.groups()[chosen])
+    names = list(dict.fromkeys(video.dataset for video in frames.videos))
     for name, absent in _missing(beside, frames, chosen, stores).items():
+        if some_missing and len(absent) < asked[names.index(name)]:
+            continue
         raise UserError(
             f"data set '{name}': {stores[name]} lacks the {what} of {len(absent)} training frames, first: "
             f"{beside(frames.paths[absent[0]])}. {remedy}"

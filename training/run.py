@@ -90,7 +90,7 @@ def train(config: RunConfig) -> RunResult | None:
         augment = train_transform(config.detector.train.augment, config.detector.input, config.run.augment_on)
         fields = batch_fields(detector, frames, resolved.sides)
         if pairs is None:
-            companions = find_companions(detector.requires, frames, resolved.sides, resolved.stores)
+            companions = find_companions(detector.requires, frames, resolved.sides, resolved.stores, skip)
         else:
             companions = pairs.companions(detector.requires)
         data = FrameDataset(
