@@ -90,6 +90,20 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(demo, tmp_
     assert not np.array_equal(a, c)
 
 
+def test_a_run_can_train_on_forgeries_made_from_the_real_frames(demo, own_demo, tmp_path, capsys):
+    assert train(demo, tmp_path / "a", "train.samples=cross_blended") == 0
+    result = RunResult.load(run_folder(tmp_path / "a") / "result.json")
+    assert "train.samples=cross_blended" in result.overrides
+    real = sum(len(video.frames) for video in read_manifest(demo / "dataset_json/Demo-A.json", "Demo-A", split="train")
+               if not video.label)  # fmt: skip
+    assert result.train_images == 2 * (2 * real // 8) * 8
+    assert train(demo, tmp_path / "b", "train.samples=cross_blended", "run.workers=1") == 0
+    a, b = (ScoreTable.load(run_folder(tmp_path / name) / "scores" / "Demo-A.npz").score for name in "ab")
+    assert np.array_equal(a, b)
+    assert train(own_demo, tmp_path / "c", "train.samples=warped") == 2
+    assert re.search(r"lacks the landmarks of \d+ training frames.*`resproto faces` writes", capsys.readouterr().err)
+
+
 def test_a_finished_run_is_not_trained_again(demo, tmp_path, capsys):
     assert train(demo, tmp_path) == 0
     best = run_folder(tmp_path) / "best.pt"

@@ -1,5 +1,6 @@
 """What a detector may ask of a batch; balanced sampling; a step of a detector's own."""
 
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -263,7 +264,7 @@ def test_what_stands_beside_pictures_is_the_same_with_any_number_of_workers(kept
     batches = TrainBatches(len(LISTED), 4, 1, 0, 1, seed=1)
     runs = []
     for count in (0, workers):
-        data = beside(kept, *COMPANIONS, augment="resproto_fd")
+        data = pickle.loads(pickle.dumps(beside(kept, *COMPANIONS, augment="resproto_fd")))  # as if it were spawned
         runs.append(list(make_loader(data, batches, count, torch.device("cpu"))))
     for here, there in zip(*runs, strict=True):
         assert set(here) == {"image", "label", "index", "bad", *COMPANIONS}
