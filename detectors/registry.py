@@ -46,6 +46,7 @@ MODULES = {
     "gramnet": "resproto_fd.detectors.gramnet",
     "iid": "resproto_fd.detectors.iid",
     "lrl": "resproto_fd.detectors.lrl",
+    "lsda": "resproto_fd.detectors.lsda",
     "meso4": "resproto_fd.detectors.mesonet",
     "meso4Inception": "resproto_fd.detectors.mesonet",
     "mfclip": "resproto_fd.detectors.mfclip",

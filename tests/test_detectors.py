@@ -31,6 +31,8 @@ TINY_UIA_VIT |= {"pretrained": None, "middle": 1, "last": 2}
 TINY_ADAPTER = {"queries": 8, "width": 24, "heads": 2, "depth": 3, "patch": 4, "hidden": 16, "out": 8}
 TINY_ADAPTER |= {"joins": [1, 2], "contrasted": [2, 3]}
 
+TINY_LSDA = {"pretrained": None, "methods": ["real", "fake"], "blocks": [1, 1, 1, 1], "widths": [8, 8, 8, 512]}
+
 CASES = {
     "resproto_fd": ("resproto_fd", {**TINY_VIT, "start_epoch": 0, "capacity": 5, "top_k": 4}),
     "resproto_fd, ResNet, dot": ("resproto_fd", {**TINY_RESNET, "start_epoch": 0, "similarity": "dot", "clusters": 2}),
@@ -95,9 +97,15 @@ CASES = {
         {"backbone": "hrnet_w18_small", "pretrained": None, "paper": False, "size": 32},
     ),
     "iid": ("iid", {"pretrained": None, "blocks": [1, 1, 1, 1], "widths": [8, 8, 16, 16], "identities": 3}),
+    "lsda": ("lsda", {"pretrained": None, "teachers": False}),
+    "lsda, a teacher": ("lsda", TINY_LSDA),
     "timm": ("timm", {"backbone": "test_efficientnet", "pretrained": None}),
 }
-WITH_FIELDS = {"ucf": ("encoder_c.", "con_gan.", "block_spe.", "head_spe."), "iid": ("kernel",)}
+WITH_FIELDS = {
+    "ucf": ("encoder_c.", "con_gan.", "block_spe.", "head_spe."),
+    "iid": ("kernel",),
+    "lsda, a teacher": ("encoders_f.", "fc_weights.", "mlp."),
+}
 """Case -> beginnings of the names of parameters that learn only where the batch has further fields."""
 
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -292,6 +300,13 @@ def test_presets_that_need_no_weights_run_at_their_input_size(name):
     detector = registry.build_detector(config).eval()
     with torch.no_grad():
         assert detector(torch.zeros(2, 3, config.input.size, config.input.size)).scores.shape == (2,)
+    assert_listed_as_built(config, detector)
+
+
+def assert_listed_as_built(config, detector):
+    """What `resproto list` says of a preset from its YAML alone."""
+    assert config.parameters == sum(p.numel() for p in detector.parameters())
+    assert set(config.needs) == detector.requires
 
 
 @pytest.mark.parametrize("name", sorted({*PRESETS} - {*FROM_SCRATCH}))
@@ -330,6 +345,7 @@ def test_full_size_presets_are_what_their_names_say(name):
         "pcl_xception": 20_811_050 + 728 * 729,
         "sladd": 20_811_050 + 728 * 10,
         "sd2_probe": 1_538,
+        "lsda": 5 * (17_548_616 + 1792 * 512 + 512) + 5_244_416 + 132_613 + 263_682,
         "iid": 20_811_050 - 4_098 + 2048 * 512 + 512 * 3 + 1026 + 512_000,
         "facexray": 65_325_120 + 721 + 4,
         "forensics_adapter": 5_832_967,
@@ -341,11 +357,12 @@ def test_full_size_presets_are_what_their_names_say(name):
         "effort": 198_754,
         "uia_vit": 85_801_733,
     }
+    config = loading.load("detectors", name)
     with torch.device("meta"), without_pretrained():
         detector = create_detector(name)
-        size = loading.load("detectors", name).input.size
-        output = detector.train()(torch.zeros(2, 3, size, size))
+        output = detector.train()(torch.zeros(2, 3, config.input.size, config.input.size))
     assert output.scores.shape == (2,)
+    assert_listed_as_built(config, detector)
     assert sum(p.numel() for p in detector.parameters() if p.requires_grad) == trainable[name]
 
 

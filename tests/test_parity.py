@@ -40,11 +40,12 @@ TOLERANCES = {
     "uia_vit": 6e-6,
     "facexray": 7e-6,
     "iid": 2e-5,
+    "lsda": 3e-6,
 }
 """Detector -> largest relative difference of logits, scores and loss, from the data's own account of float32 noise."""
 
 
-OWN_LOSSES = {"capsule_net", "core", "iid", "lrl", "srm", "ucf"}
+OWN_LOSSES = {"capsule_net", "core", "iid", "lrl", "lsda", "srm", "ucf"}
 """Those whose loss is not the cross-entropy of the logits alone."""
 
 BATCH_COUPLED = {"iid", "sia"}

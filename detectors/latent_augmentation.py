@@ -1,0 +1,71 @@
+"""Further forgeries made of forgeries' features, within a method and across methods (LSDA, Yan et al., CVPR 2024).
+
+Legend: N samples, C channels, H and W places.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+ANGLE, ZOOM = math.pi / 6, 0.2
+"""Largest rotation and change of scale of the affine move; the paper gives none."""
+SHAPES = (0.5, 2.0)
+"""Of the Beta distribution that mixing weights are drawn from."""
+
+
+def within_method(maps: Tensor, channel_maps: bool = False) -> Tensor:
+    """Each sample moved in one of four ways, drawn for it, by a random share in [0, 1).
+
+    Towards the sample farthest from the mean, away from the mean, into noise, or turned and scaled as a picture.
+
+    Args:
+        maps: Features of one forgery method, [N, C, H, W].
+        channel_maps: DeepfakeBench's points are not the samples but their C maps, each moved by a share of its own;
+            its fourth move is the difference of the first two maps.
+
+    Returns:
+        [N, C, H, W]
+    """
+    points = maps.flatten(0, 1).flatten(1) if channel_maps else maps.flatten(1)
+    mean = points.mean(dim=0)
+    hard = points[(points - mean).square().sum(dim=1).argmax()]
+    share, scale = torch.rand(2, len(points), 1, device=maps.device, dtype=maps.dtype)
+    last = points[:1] - points[1:2] if channel_maps else _turned(maps).flatten(1) - points
+    moves = torch.stack([hard - points, points - mean, scale * torch.randn_like(points), last.expand_as(points)])
+    drawn = torch.randint(len(moves), (len(maps),), device=maps.device)
+    drawn = drawn.repeat_interleave(len(points) // len(maps))
+    move = moves[drawn, torch.arange(len(points), device=maps.device)]
+    return (points + share * move).view_as(maps)
+
+
+def across_methods(maps: Tensor, methods: Tensor) -> Tensor:
+    """Each sample mixed with one of another method, drawn at random; with itself where there is none.
+
+    Args:
+        maps: [N, C, H, W]
+        methods: [N]
+
+    Returns:
+        [N, C, H, W]
+    """
+    other = methods[:, None] != methods
+    if not len(maps):
+        return maps
+    keys = torch.rand(other.shape, device=maps.device) + 2 * other + torch.eye(len(maps), device=maps.device)
+    shape = torch.empty((), device=maps.device).uniform_(*SHAPES)
+    weight = torch.distributions.Beta(shape, shape).sample((len(maps), 1, 1, 1)).to(maps)
+    return weight * maps + (1 - weight) * maps[keys.argmax(dim=1)]
+
+
+def _turned(maps: Tensor) -> Tensor:
+    """Maps rotated and scaled about their centre, each sample by its own draw; nought comes in from outside."""
+    angle, zoom = (2 * torch.rand(2, len(maps), device=maps.device) - 1) * torch.tensor([[ANGLE], [ZOOM]]).to(
+        maps.device
+    )
+    cosine, sine = (1 + zoom) * angle.cos(), (1 + zoom) * angle.sin()
+    nought = torch.zeros_like(angle)
+    matrix = torch.stack([torch.stack([cosine, -sine, nought], 1), torch.stack([sine, cosine, nought], 1)], 1)
+    grid = F.affine_grid(matrix.to(maps), list(maps.shape), align_corners=False)
+    return F.grid_sample(maps, grid, align_corners=False)
