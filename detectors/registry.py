@@ -180,7 +180,7 @@ def describe_detectors() -> list[dict[str, str]]:
                 "backbone": config.backbone or backbone_title(config.model.get("backbone")),
                 "parameters": "" if config.parameters is None else f"{config.parameters / 1e6:.2f} M",
                 "pretrained": _pretrained_title(config.model.get("pretrained")),
-                "needs": " ".join(config.needs),
+                "needs": " ".join([*config.needs, *([] if config.train.samples == "frames" else ["landmarks"])]),
                 "fidelity": config.fidelity or "",
                 "DeepfakeBench": "yes" if config.deepfakebench else "no",
                 "paper": config.paper,
