@@ -35,8 +35,9 @@ CLASS_SCALE, CLASS_MARGIN = 8.0, 0.2
 class IID(Detector):
     """Xception's embedding, the implicit identity, less a face recogniser's, the explicit one, is classified.
 
-    Two further losses: of a real face the two identities are to agree, of a fake to differ (EIC); faces of one identity
-    are to be near each other in the embedding (IIE), where the batch says the identity.
+    Two further losses: of a real face the two identities are to agree, of a fake to differ (EIC); the implicit ones of
+    one person are to be near each other (IIE), that of a fake being the person whose face was covered. DeepfakeBench
+    takes the person swapped in.
 
     DeepfakeBench leaves out the recogniser's last batch norm where a batch has one picture: that picture then has
     another score than in company. Here it is never left out, so that a score is that of DeepfakeBench's batches;
@@ -79,7 +80,7 @@ class IID(Detector):
                 "IResNet-50 of insightface's model zoo (or model.pretrained=null for random weights of all)"
             )
         self.eic, self.iie, self.train_identity, self.batch_coupled = eic, iie, train_identity, batch_coupled
-        self.requires = frozenset({"identity"} if identities else ())
+        self.requires = frozenset({"target_identity"} if identities else ())
         self.encoder = Encoder(pretrained, options)
         self.explicit = FaceEmbedding(blocks, widths, FACE)
         if identity_weights and not pretrained_skipped():
@@ -118,9 +119,9 @@ class IID(Detector):
         return torch.cat([implicit, explicit], dim=1)
 
     def head(
-        self, features: Tensor, labels: Tensor | None = None, identity: Tensor | None = None, **fields: Tensor
+        self, features: Tensor, labels: Tensor | None = None, target_identity: Tensor | None = None, **fields: Tensor
     ) -> Output:
-        """See `Detector.head`; `identity` [B] is an index below I."""
+        """See `Detector.head`; `target_identity` [B], an index below I, is whose video it is."""
         implicit, explicit = at_least_float32(features).chunk(2, dim=1)
         output = two_class_output(self.classifier(implicit - explicit), features)
         if labels is None:
@@ -128,8 +129,8 @@ class IID(Detector):
         losses = {"classes": class_loss(output.logits, labels)}
         losses["eic"] = identity_contrast(implicit, explicit, labels)
         losses["total"] = losses["classes"] + self.eic * losses["eic"]
-        if identity is not None and self.kernel is not None:
-            losses["iie"] = identity_loss(implicit, self.kernel, identity)
+        if target_identity is not None and self.kernel is not None:
+            losses["iie"] = identity_loss(implicit, self.kernel, target_identity)
             losses["total"] = losses["total"] + self.iie * losses["iie"]
         output.losses = losses
         return output

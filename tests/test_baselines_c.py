@@ -279,7 +279,7 @@ def test_iids_losses_are_those_of_loops():
 
 def test_iid_with_one_class_alone_or_no_identities_still_trains():
     detector = create_detector("iid", **TINY_IID).train()
-    output = detector(IMAGES, torch.zeros(6, dtype=torch.long), identity=torch.arange(6) % 5)
+    output = detector(IMAGES, torch.zeros(6, dtype=torch.long), target_identity=torch.arange(6) % 5)
     assert output.losses["total"].isfinite()
     assert output.losses["iie"].isfinite()
     output.losses["total"].backward()
@@ -308,7 +308,7 @@ def test_iids_training_with_identities_is_deepfakebenchs(parity):
     images, labels = torch.from_numpy(recipe.images(1, 4, 256)), torch.tensor(golden["labels"])
     with torch.no_grad():  # a score is that of the batch, whatever the batch
         assert detector.eval()(images[:1]).logits.tolist()[0] == pytest.approx(golden["eval"]["cls"][0], rel=1e-5)
-    losses = detector.train()(images, labels, identity=torch.tensor([3, 7, 3, 11])).losses
+    losses = detector.train()(images, labels, target_identity=torch.tensor([3, 7, 3, 11])).losses
     losses["total"].backward()
     for ours, theirs in (("total", "overall"), ("classes", "loss_bce"), ("iie", "loss_iie"), ("eic", "loss_eic")):
         assert losses[ours].item() == pytest.approx(golden["train"][theirs], rel=4e-5), ours

@@ -28,6 +28,7 @@ WITH_NEEDS = {
     "sladd": {"mask_weight": 1.0},
     "ucf": {"methods": ["real", *DEMO_METHODS]},
     "iid": {"identities": 1000},
+    "lsda": {"teachers": True, "methods": ["real", *DEMO_METHODS], "blocks": [1, 1, 1, 1], "widths": [8, 8, 8, 512]},
     "gm_df": {"domains": ["Demo-A"], "mim": 0.0},
 }
 """Class -> keywords with which it asks for what its paper trains on."""
@@ -36,7 +37,7 @@ CLASSES = [
 ]
 RATES = dict.fromkeys(("clip_lora", "c2p_clip", "repdfd", "clip_probe", "effort", "sd2", "sd2_probe", "gm_df"), 1e-2)
 RATES["uia_vit"] = 3e-3
-SIZES = {"ucf": 64}
+SIZES = {"ucf": 64, "lsda": 64}
 EPOCHS = 6
 
 

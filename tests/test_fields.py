@@ -100,6 +100,8 @@ def test_an_identity_is_the_index_of_the_person_seen(tmp_path):
     sides = {"FF": tmp_path / "FF.side.jsonl"}
     asked = batch_fields(Asking("identity"), frames, sides)["identity"]
     assert (asked.dtype, asked.tolist()) == (np.int64, [0, 0, 1, 1, 1, 1, 1, 1, 0, 0])
+    covered = batch_fields(Asking("target_identity"), frames, {})["target_identity"]
+    assert covered.tolist() == [0, 0, 1, 1, 0, 0, 1, 1, 2, 2]
     named = batch_fields(Asking("identity", identity=["FF/003", "x", "FF/000"]), frames, sides)["identity"]
     assert named.tolist() == [2, 2, 0, 0, 0, 0, 0, 0, 2, 2]
     with pytest.raises(UserError, match=r"knows no identity 'FF/000' \(video FF/originals/000"):

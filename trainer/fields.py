@@ -14,7 +14,7 @@ from resproto_fd.preprocessing.side_file import generator_families
 
 from .companions import COMPANIONS
 from .frame_list import FrameList
-from .scenes import identity_of, side_records
+from .scenes import identity_of, side_records, target_of
 
 NO_FAMILY = "none"
 """Family of real videos, and of fakes whose generator's family is not known."""
@@ -27,9 +27,9 @@ FACTS: dict[str, Callable[[Video], str]] = {
 }
 """Field -> what it says of a video; the batch holds its index in the detector's vocabulary, int64 [B]."""
 
-IDENTITY = "identity"
-"""Field: who is seen (see `scenes`), int64 [B]: the index among all who are seen in the training frames, in order of
-their names; or in the detector's vocabulary, if that has the field."""
+PERSONS = {"identity": identity_of, "target_identity": target_of}
+"""Field -> which person of a video it is (see `scenes`), int64 [B]: the index among all of the training frames, in
+order of their names; or in the detector's vocabulary, if that has the field."""
 
 CAPTIONS = {"captions_facial": "facial", "captions_environmental": "environmental"}
 """Field -> kind of description of a frame; the batch holds B texts, "" where there is none."""
@@ -55,8 +55,8 @@ def batch_fields(detector: Detector, frames: FrameList, sides: Mapping[str, Path
     for name in sorted(detector.requires):
         if name in FACTS:
             found[name] = _indices(name, FACTS[name], detector.vocabulary[name], detector, frames)
-        elif name == IDENTITY:
-            found[name] = _identities(detector, frames, sides)
+        elif name in PERSONS:
+            found[name] = _persons(name, detector, frames, sides)
         elif name in CAPTIONS:
             texts = _captions(CAPTIONS[name], frames, sides)
             if any(texts):
@@ -66,7 +66,7 @@ def batch_fields(detector: Detector, frames: FrameList, sides: Mapping[str, Path
                     f"note: no {CAPTIONS[name]} descriptions in the side files; what uses them is off", file=sys.stderr
                 )
         elif name not in COMPANIONS:
-            known = [*FACTS, IDENTITY, *CAPTIONS, *COMPANIONS]
+            known = [*FACTS, *PERSONS, *CAPTIONS, *COMPANIONS]
             raise UserError(
                 f"{type(detector).__name__} requires '{name}' of a batch{nearest(name, known)}; "
                 f"known: {', '.join(known)}"
@@ -74,12 +74,12 @@ def batch_fields(detector: Detector, frames: FrameList, sides: Mapping[str, Path
     return found
 
 
-def _identities(detector: Detector, frames: FrameList, sides: Mapping[str, Path]) -> np.ndarray:
+def _persons(name: str, detector: Detector, frames: FrameList, sides: Mapping[str, Path]) -> np.ndarray:
     records = side_records(frames, sides)
-    seen = [identity_of(video, records.get(video.id)) for video in frames.videos]
-    values = detector.vocabulary.get(IDENTITY) or sorted({seen[i] for i in np.unique(frames.video_index)})
+    seen = [PERSONS[name](video, records.get(video.id)) for video in frames.videos]
+    values = detector.vocabulary.get(name) or sorted({seen[i] for i in np.unique(frames.video_index)})
     who = dict(zip((video.id for video in frames.videos), seen, strict=True))
-    return _indices(IDENTITY, lambda video: who[video.id], values, detector, frames)
+    return _indices(name, lambda video: who[video.id], values, detector, frames)
 
 
 def _indices(

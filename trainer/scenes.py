@@ -37,9 +37,20 @@ def identity_of(video: Video, record: SideRecord | None) -> str:
     """
     if record and record.identity:
         return record.identity
-    folder, name = video.id.partition("/")[0], video.id.rpartition("/")[2]
-    pair = PAIR.fullmatch(name) if video.label else None
+    folder, name, pair = _named(video)
     return f"{folder}/{seen_in_it(video.forgery_type, *pair.group('target', 'source')) if pair else name}"
+
+
+def target_of(video: Video, record: SideRecord | None) -> str:
+    """Whose video it is: of a fake the person whose face was covered or moved. One that does not tell has its own.
+
+    >>> swap = Video("FF-DF", "train", "FaceForensics++/Deepfakes/000_003", 1, "FF-DF", "Deepfakes", "face swap", ())
+    >>> target_of(swap, None)
+    'FaceForensics++/000'
+    """
+    told = record and (record.target if video.label else record.identity)
+    folder, name, pair = _named(video)
+    return told or f"{folder}/{pair['target'] if pair else name}"
 
 
 def originals(frames: FrameList, records: Mapping[str, SideRecord]) -> dict[int, int]:
@@ -59,3 +70,9 @@ def originals(frames: FrameList, records: Mapping[str, SideRecord]) -> dict[int,
         if original is not None:
             found[place] = original
     return found
+
+
+def _named(video: Video) -> tuple[str, str, re.Match | None]:
+    """First folder and last part of a video's id, and of a fake's the two videos that the latter names."""
+    name = video.id.rpartition("/")[2]
+    return video.id.partition("/")[0], name, PAIR.fullmatch(name) if video.label else None
