@@ -8,17 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..losses.residual import at_least_float32
-from .base import Output
 from .registry import register
-from .timm_backbone import TimmClassifier
-from .xception_variants import MIDDLE, XCEPTION, after_middle, through_middle
+from .xception_variants import MIDDLE, MaskTaught
 
 UNUSED = ("backbone.type_fc.", "backbone.mag_fc.", "backbone.map.", "PCL.phi.")
 """Parts of DeepfakeBench's checkpoint that score nothing and train nothing."""
 
 
 @register("pcl_xception")
-class PCLXception(TimmClassifier):
+class PCLXception(MaskTaught):
     """Xception with a loss on the pairwise likeness of its places.
 
     Args:
@@ -26,6 +24,8 @@ class PCLXception(TimmClassifier):
         consistency: Weight of that loss (the paper's lambda, 10; DeepfakeBench has 1); 0 leaves it out.
         first_column_bug: Whether the loss's target is DeepfakeBench's, which is wrong in the first column.
     """
+
+    term = "consistency"
 
     def __init__(
         self,
@@ -35,9 +35,8 @@ class PCLXception(TimmClassifier):
         consistency: Annotated[float, Field(ge=0)] = 10.0,
         first_column_bug: bool = False,
     ):
-        super().__init__(XCEPTION, pretrained, dropout, options)
-        self.consistency, self.first_column_bug = consistency, first_column_bug
-        self.requires = frozenset({"mask"} if consistency else ())
+        super().__init__(pretrained, dropout, options, consistency)
+        self.first_column_bug = first_column_bug
         self.theta = nn.Conv2d(MIDDLE, MIDDLE, 1) if consistency else None
 
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -45,22 +44,10 @@ class PCLXception(TimmClassifier):
         state = {key: value for key, value in state.items() if not key.startswith(unused)}
         return super().from_deepfakebench({key.replace("PCL.theta.", "theta."): value for key, value in state.items()})
 
-    def encode(self, images: Tensor) -> Tensor:
-        return after_middle(self.backbone, through_middle(self.backbone, images))
-
-    def forward(
-        self, images: Tensor, labels: Tensor | None = None, mask: Tensor | None = None, **fields: Tensor
-    ) -> Output:
-        """See `Detector.forward`; with masks, [B, 1, H, W] in [0, 1], also the loss of the pairs of places."""
-        middle = through_middle(self.backbone, images)
-        output = self.head(after_middle(self.backbone, middle), labels)
-        if mask is not None and labels is not None and self.theta is not None:
-            small = F.interpolate(at_least_float32(mask), middle.shape[-2:], mode="bilinear", align_corners=True)
-            target = consistency_target(small[:, 0], self.first_column_bug)
-            loss = F.binary_cross_entropy_with_logits(pair_logits(self.theta(middle)), target)
-            output.losses["consistency"] = loss
-            output.losses["total"] = output.losses["total"] + self.consistency * loss
-        return output
+    def mask_loss(self, middle: Tensor, mask: Tensor) -> Tensor:
+        small = F.interpolate(mask, middle.shape[-2:], mode="bilinear", align_corners=True)
+        target = consistency_target(small[:, 0], self.first_column_bug)
+        return F.binary_cross_entropy_with_logits(pair_logits(self.theta(middle)), target)
 
 
 def pair_logits(embedded: Tensor) -> Tensor:

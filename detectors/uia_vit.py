@@ -3,6 +3,7 @@
 Legend: B batch, G patches a side, N = G^2 patches, W width of the transformer.
 """
 
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -189,12 +190,13 @@ class UIAViT(TimmClassifier):
         net = self.backbone
         x = net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images))))
         total, patches = 0.0, None
+        run = partial(checkpoint, use_reentrant=False) if net.grad_checkpointing else lambda part, *args: part(*args)
         for place, block in enumerate(net.blocks):
             if len(net.blocks) - place > self.last:
-                x = checkpoint(block, x, use_reentrant=False) if net.grad_checkpointing else block(x)
+                x = run(block, x)
             else:
-                x, logits = _block(block, x)
-                total = total + at_least_float32(logits).mean(dim=1)
+                x, logits = run(_block, block, x)
+                total = total + logits
             if place + 1 == self.middle:
                 patches = self.norm_middle(x.detach())[:, 1:]
         attention = torch.sigmoid(total / self.last)
@@ -207,11 +209,11 @@ class UIAViT(TimmClassifier):
 
 
 def _block(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """timm's block, [B, 1 + N, W] -> the same, and the logits of its attention, [B, heads, 1 + N, 1 + N]."""
+    """timm's block, [B, 1 + N, W] -> the same, and its attention's logits, mean over heads, [B, 1 + N, 1 + N]."""
     attention = block.attn
     qkv = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, -1))
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     logits = (q * attention.scale) @ k.transpose(-2, -1)
     mixed = (logits.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
     x = x + block.drop_path1(block.ls1(attention.proj(mixed)))
-    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))), logits
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))), at_least_float32(logits).mean(dim=1)

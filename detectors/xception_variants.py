@@ -1,4 +1,4 @@
-"""Detectors that put something before, into or beside Xception: SPSL and FFD."""
+"""Detectors that put something before, into or beside Xception: SPSL, FFD, and what others are built of."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..losses.residual import at_least_float32
 from .base import Output
 from .registry import register
 from .timm_backbone import TimmClassifier
@@ -81,6 +82,41 @@ class FFD(TimmClassifier):
         middle = through_middle(self.backbone, images)
         found = torch.sigmoid(self.map.c(middle))
         return after_middle(self.backbone, middle * found), found
+
+
+class MaskTaught(TimmClassifier):
+    """Xception with a further loss of its maps after block 7, where the batch has masks.
+
+    Args:
+        pretrained, dropout, options: See `TimmClassifier`.
+        weight: Of that loss; 0 asks for no masks.
+    """
+
+    term: str
+    """Its name among the losses."""
+
+    def __init__(self, pretrained: bool | str | None, dropout: float, options: dict[str, Any] | None, weight: float):
+        super().__init__(XCEPTION, pretrained, dropout, options)
+        self.weight = weight
+        self.requires = frozenset({"mask"} if weight else ())
+
+    def encode(self, images: Tensor) -> Tensor:
+        return after_middle(self.backbone, through_middle(self.backbone, images))
+
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, mask: Tensor | None = None, **fields: Tensor
+    ) -> Output:
+        """See `Detector.forward`; with masks, [B, 1, H, W] in [0, 1], also the further loss."""
+        middle = through_middle(self.backbone, images)
+        output = self.head(after_middle(self.backbone, middle), labels)
+        if mask is not None and labels is not None and self.weight:
+            loss = self.mask_loss(middle, at_least_float32(mask))
+            output.losses |= {self.term: loss, "total": output.losses["total"] + self.weight * loss}
+        return output
+
+    def mask_loss(self, middle: Tensor, mask: Tensor) -> Tensor:
+        """Scalar, of maps [B, MIDDLE, h, w] and masks [B, 1, H, W]."""
+        raise NotImplementedError
 
 
 def through_middle(backbone: nn.Module, images: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Effort, UIA-ViT, Face X-ray, IID, LSDA: their losses against slow loops in float64, and what is theirs alone."""
 
+import copy
 import json
 from importlib.util import module_from_spec, spec_from_file_location
 
@@ -176,6 +177,17 @@ def test_uia_vits_progress_and_gaussians_survive_a_resume_and_testing():
     assert all(torch.equal(value, state[key]) for key, value in detector.state_dict().items())
     one, two = (each.train()(IMAGES, LABELS).losses["total"] for each in (detector, other))
     assert torch.equal(one, two)
+
+
+def test_uia_vits_activations_can_be_checkpointed_without_changing_gradients():
+    detector = create_detector("uia_vit", **TINY_UIA_VIT, warm_up=0.0).double().train()
+    twin = copy.deepcopy(detector)
+    twin.checkpoint_activations()
+    for one in (detector, twin):
+        one(IMAGES.double(), LABELS).losses["total"].backward()
+    for one, two in zip(detector.parameters(), twin.parameters()):
+        if one.requires_grad:
+            torch.testing.assert_close(two.grad, one.grad, atol=1e-12, rtol=0)
 
 
 @pytest.mark.real

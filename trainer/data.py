@@ -6,6 +6,7 @@ on workers, ranks or where an interrupted run was taken up again.
 
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -474,3 +475,18 @@ class Normaliser:
         if isinstance(images, Unaugmented):
             images = images.augmented()
         return images.to(self.dtype, memory_format=self.format).mul_(self.scale).sub_(self.shift)
+
+
+@contextmanager
+def on_stop_signal(handler: Callable) -> Iterator[None]:
+    """Within it a stop signal calls `handler(number, frame)`; outside the main thread, whoever runs us handles it."""
+    try:
+        before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handled in before.items():
+            signal.signal(number, handled)

@@ -1,6 +1,5 @@
 """Scores of many frames: sharded over the ranks, gathered exactly, in the order of the frame list."""
 
-import signal
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from tqdm import tqdm
 from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.detectors.base import Detector
 
-from .data import STOP_SIGNALS, BadFrame, EvaluationBatches, FrameDataset, Normaliser, make_loader, watched
+from .data import BadFrame, EvaluationBatches, FrameDataset, Normaliser, make_loader, on_stop_signal, watched
 from .distributed import World, gather_objects
 
 FEATURES = "features"
@@ -43,16 +42,8 @@ def interruptible():
     def stop(signum, frame):
         raise Interrupted("stopped while scoring")
 
-    try:
-        before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
+    with on_stop_signal(stop):
         yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @interruptible()

@@ -4,7 +4,6 @@ The detector computes its loss in `forward`; nothing here knows a detector by na
 """
 
 import inspect
-import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -26,7 +25,7 @@ from resproto_fd.detectors.base import Detector, Output
 
 from . import checkpoint
 from .companions import MASK, PICTURES
-from .data import STOP_SIGNALS, FrameDataset, Normaliser, TrainBatches, make_loader, watched
+from .data import FrameDataset, Normaliser, TrainBatches, make_loader, on_stop_signal, watched
 from .distributed import World, any_rank, average_gradients, barrier, copy_buffers_from_main, gather_objects
 from .optimizers import WeightAverage, make_optimizer, make_schedule
 
@@ -198,7 +197,7 @@ class Trainer:
         """
         self._resume()
         loader = make_loader(self.data, self.batches, self.settings.workers, self.world.device)
-        with self._writers() as (train_log, val_log), self._signals():
+        with self._writers() as (train_log, val_log), on_stop_signal(self._note_stop):
             while self.progress.unvalidated or not self._done():
                 if not self.progress.unvalidated:
                     self._one_epoch(loader, train_log)
@@ -456,21 +455,8 @@ class Trainer:
             return False
         return any_rank(self.world, self._stop)
 
-    @contextmanager
-    def _signals(self):
-        def note(signum, frame):
-            self._stop = True
-
-        try:
-            before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
-        except ValueError:  # not in the main thread: whoever runs us there handles signals
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _note_stop(self, number, frame) -> None:
+        self._stop = True
 
     @contextmanager
     def _writers(self):
