@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_detectors import CASES
+from test_detectors import CASES, shallow
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.schema import DataConfig, RunConfig
@@ -74,7 +74,7 @@ def test_a_class_trains_on_the_demo_and_its_loss_falls(name, demo, tmp_path):
         }
     )
     torch.manual_seed(0)
-    detector = registry.build_detector(config.detector)
+    detector = shallow(registry.build_detector(config.detector))
     data = FrameDataset(
         frames,
         demo.stores,
