@@ -121,6 +121,16 @@ def keywords_of(name: str) -> list[str]:
     return list(signature(detector_class(name).__init__).parameters)[1:]
 
 
+def defaults_of(name: str) -> dict[str, Any]:
+    """Keywords of a class's constructor that have a default, with it.
+
+    Raises:
+        UserError: As `detector_class`.
+    """
+    found = list(signature(detector_class(name).__init__).parameters.values())[1:]
+    return {parameter.name: parameter.default for parameter in found if parameter.default is not Parameter.empty}
+
+
 def build_detector(config: "DetectorConfig") -> "Detector":
     """The detector of a resolved configuration, exactly as it says.
 

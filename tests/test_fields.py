@@ -22,6 +22,7 @@ from resproto_fd.trainer.fields import NO_FAMILY, batch_fields
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import originals
 from resproto_fd.trainer.transforms import plain_transform, train_transform
+from resproto_fd.training.run import with_methods
 
 VIDEOS = made_videos(4, 3) + made_videos(6, 2, dataset="Other")
 FRAMES = FrameList.of(VIDEOS, None)
@@ -463,3 +464,19 @@ def test_a_smaller_share_of_the_frames_lies_within_a_larger_one():
     assert 0.33 < len(large) / 800 < 0.47
     assert frames.thinned(1.0) is frames
     assert frames.thinned(0.1).paths == small.paths
+
+
+def test_methods_that_a_detector_does_not_know_are_taken_from_the_training_frames():
+    from made import made_config, made_videos
+
+    def methods(name, frames, **model):
+        config = made_config()
+        detector = config.detector.model_copy(update={"detector": name, "model": model})
+        return with_methods(config.model_copy(update={"detector": detector}), frames).detector.model.get("methods")
+
+    frames = FrameList.of(made_videos(4, 1), None)
+    assert methods("ucf", frames) == methods("lsda", frames) == ["real", "Made"]
+    assert methods("ucf", frames, methods=["real", "A"]) == ["real", "A"]
+    assert methods("clip", frames) is None
+    known = [video if video.method == "real" else replace(video, method="Deepfakes") for video in made_videos(4, 1)]
+    assert methods("ucf", FrameList.of(known, None)) is None

@@ -19,7 +19,7 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import sha256_of, write_text
 from resproto_fd.configs.schema import DetectorConfig, ProtocolConfig, RunConfig
 from resproto_fd.detectors.base import Detector
-from resproto_fd.detectors.registry import backbone_title, build_detector, class_names, keywords_of
+from resproto_fd.detectors.registry import backbone_title, build_detector, class_names, defaults_of, keywords_of
 from resproto_fd.detectors.weights import load_all, read_state_dict, without_pretrained
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.blended_pairs import BlendedPairs
@@ -56,6 +56,17 @@ def with_domains(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"detector": detector})
 
 
+def with_methods(config: RunConfig, frames: FrameList) -> RunConfig:
+    """The configuration, the training frames' methods as `model.methods` of a detector whose own are others."""
+    model, given = config.detector.model, defaults_of(config.detector.detector)
+    found = {video.method for video in frames.videos}
+    if "methods" in model or "methods" not in given or found <= {*given["methods"]}:
+        return config
+    methods = [*(["real"] if "real" in given["methods"] else []), *sorted(found - {"real"})]
+    detector = config.detector.model_copy(update={"model": {**model, "methods": methods}})
+    return config.model_copy(update={"detector": detector})
+
+
 def train(config: RunConfig) -> RunResult | None:
     """Fits the configured detector, tests the selected checkpoint, writes the result; only the main rank returns it.
 
@@ -69,6 +80,7 @@ def train(config: RunConfig) -> RunResult | None:
     with joined(config.run.device) as world, exclusive(folder, world):
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data)
+        config = with_methods(config, resolved.train)
         samples = config.detector.train.samples
         if samples == "frames":
             _refuse_one_class(resolved.train)
@@ -413,6 +425,10 @@ class _Bench:
         )
 
 
+FROM_DATA = ("domains", "methods")
+"""Keywords that the protocol's data decide, where nobody said them."""
+
+
 def overrides_of(config: RunConfig) -> list[str]:
     """What differs from the detector's own YAML, as `key=value` words: such a run is another row of a table."""
     name = config.detector.name
@@ -425,7 +441,7 @@ def overrides_of(config: RunConfig) -> list[str]:
     found = []
     for part in ("model", "input", "train"):
         ours, theirs = _plain(getattr(config.detector, part)), _plain(getattr(preset, part))
-        found += [f"{part}.{key}={value}" for key, value in _differences(ours, theirs) if key != "domains"]
+        found += [f"{part}.{key}={value}" for key, value in _differences(ours, theirs) if key not in FROM_DATA]
     if config.run.shuffle_labels:
         found.append("run.shuffle_labels=True")
     if config.run.max_steps:
