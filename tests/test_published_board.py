@@ -1,10 +1,12 @@
 """Published numbers beside measured rows: apart from them, matched by training sets, test sets and metric."""
 
+import re
+
 import pytest
 
 from resproto_fd.configs import loading
 from resproto_fd.training.leaderboard import build
-from resproto_fd.training.published import find_published
+from resproto_fd.training.published import find_published, load_published
 from resproto_fd.training.published_board import own_names, published_lines
 from resproto_fd.training.results import RunResult, Selection, TestResult
 
@@ -76,3 +78,15 @@ def test_the_page_shows_them_apart_with_the_difference_to_our_own_run(tmp_path):
     assert "<script>alert" not in page
     board = page[page.index("class='board") : page.index("</table>")]
     assert "EfficientB4" not in board
+
+
+def test_presets_of_published_methods_have_their_titles():
+    titles = {loading.load("detectors", name).title for name in loading.names("detectors")}
+    printed = {row.method for row in load_published()}
+
+    def bare(name):
+        return re.sub(r"[^a-z0-9]", "", name.lower())
+
+    alike = {bare(method): method for method in printed}
+    assert {title: alike[bare(title)] for title in titles - printed if bare(title) in alike} == {}
+    assert {"ResProto-FD", "F3Net", "GramNet", "Meso4", "CNN-Aug", "Capsule", "SLADD", "PCL+I2G"} <= titles & printed
