@@ -52,24 +52,34 @@ class InputConfig(Strict):
 
 
 class OptimizerConfig(Strict):
-    """`betas` are of adam and adamw, `momentum` of sgd; `fused`: one kernel for all parameters, if there is one."""
+    """`betas` are of adam and adamw, `momentum` of sgd; `fused`: one kernel for all parameters, if there is one.
+
+    `sam_rho`: how far sharpness-aware minimisation (SAM, Foret et al., ICLR 2021) climbs before each step takes its
+    gradient, which doubles a step's work; 0 is the optimiser alone.
+    """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 2e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     betas: list[float] = [0.9, 0.999]
     momentum: Probability = 0.9
+    sam_rho: Annotated[float, Field(ge=0)] = 0.0
     fused: bool = True
 
 
 class ScheduleConfig(Strict):
-    """Learning rate over optimiser steps; `step_epochs` and `gamma` belong to `step`, `min_lr` to the decaying ones."""
+    """Learning rate over optimiser steps.
+
+    `step_epochs` and `gamma` belong to `step`; `min_lr` and `hold`, the share of the steps after the warm-up before the
+    rate begins to fall, to `cosine` and `linear`.
+    """
 
     name: Literal["constant", "cosine", "linear", "step"] = "constant"
     warmup_steps: NonNegative = 0
     step_epochs: Positive = 1
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     min_lr: Annotated[float, Field(ge=0)] = 0.0
+    hold: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class TrainConfig(Strict):

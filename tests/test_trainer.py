@@ -16,7 +16,7 @@ from resproto_fd.configs.schema import OptimizerConfig, ScheduleConfig
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.data import EvaluationBatches, Normaliser, TrainBatches, make_loader, watched
 from resproto_fd.trainer.distributed import World
-from resproto_fd.trainer.optimizers import lr_factor
+from resproto_fd.trainer.optimizers import climbed, lr_factor
 from resproto_fd.trainer.scoring import score_frames
 from resproto_fd.trainer.trainer import Trainer, exclusive
 
@@ -174,6 +174,62 @@ def test_decaying_schedules_warm_up_and_end_at_their_floor(name):
     assert factors[4] == pytest.approx(1.0)
     assert factors[50] == pytest.approx(1e-2)
     assert factors[4:] == sorted(factors[4:], reverse=True)
+
+
+def test_a_schedule_that_holds_falls_in_the_last_part_alone():
+    config = ScheduleConfig(name="linear", hold=0.75)
+    assert [lr_factor(config, 1.0, step, 10, 4) for step in (0, 29, 30, 35, 40)] == pytest.approx([1, 1, 1, 0.5, 0])
+
+
+def test_sharpness_aware_gradients_are_those_of_the_point_climbed_to():
+    curvature = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    start = torch.tensor([0.5, -2.0], dtype=torch.float64)
+    parameter = torch.nn.Parameter(start.clone())
+    unused = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    scale = 1024.0
+    (scale * (parameter @ curvature @ parameter) / 2).backward()
+    with climbed([parameter, unused], rho=0.1):
+        assert parameter.grad is None
+        (scale * (parameter @ curvature @ parameter) / 2).backward()
+    slope = curvature @ start
+    expected = curvature @ (start + 0.1 * slope / slope.norm())
+    torch.testing.assert_close(parameter.grad / scale, expected, rtol=1e-12, atol=0)
+    assert torch.equal(parameter, start) and unused.grad is None
+
+
+@pytest.mark.parametrize(("precision", "coupled"), [("fp64", False), ("fp64", True), ("fp16", False)])
+def test_a_step_under_sam_descends_by_the_gradient_climbed_to(tmp_path, precision, coupled):
+    optimizer = {"name": "sgd", "lr": 0.1, "momentum": 0.0, "sam_rho": 0.5, "fused": False}
+    config = made_config(precision=precision, optimizer=optimizer, accumulate=2)
+    trainer = make_trainer(tmp_path, config, TinyDetector(coupled=coupled))
+    seen, step = [], trainer._step
+
+    def first_step(micro):
+        seen.extend(micro)
+        step(micro)
+        raise _Stop
+
+    trainer._step = first_step
+    with pytest.raises(_Stop):
+        trainer.fit()
+    by_hand = TinyDetector(coupled=coupled).double()
+    images = trainer.normalise(torch.cat([batch["image"] for batch in seen])).double()
+    labels = torch.cat([batch["label"] for batch in seen])
+    parameters = list(by_hand.parameters())
+
+    def slopes():
+        return torch.autograd.grad(by_hand(images, labels).losses["total"], parameters)
+
+    with torch.no_grad():
+        start = [p.clone() for p in parameters]
+    first = slopes()
+    length = torch.sqrt(sum((slope**2).sum() for slope in first))
+    with torch.no_grad():
+        for parameter, slope in zip(parameters, first, strict=True):
+            parameter += 0.5 * slope / length
+    tolerance = 1e-12 if precision == "fp64" else 5e-3
+    for found, before, slope in zip(trainer.detector.parameters(), start, slopes(), strict=True):
+        torch.testing.assert_close(found.double(), before - 0.1 * slope, rtol=tolerance, atol=tolerance)
 
 
 def test_the_best_epoch_is_kept_not_the_last(tmp_path):

@@ -1,6 +1,8 @@
 """Optimisers and learning-rate schedules, from their configuration."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -23,6 +25,33 @@ def make_optimizer(
     return kind(parameters, lr=config.lr, betas=tuple(config.betas), weight_decay=config.weight_decay, fused=fused)
 
 
+@contextmanager
+def climbed(parameters: list[nn.Parameter], rho: float) -> Iterator[None]:
+    """Within it the parameters are moved by rho along their gradient, and `grad` is empty for the one found there.
+
+    Sharpness-aware minimisation (Foret et al., ICLR 2021, eq 2 and algorithm 1): the gradient to descend by is that of
+    the loss near the worst point of a ball around the parameters. Afterwards they are what they were, to the bit.
+
+    Args:
+        parameters: With gradients of the loss, of any common scale.
+        rho: The ball's radius, Euclidean, over all parameters.
+    """
+    moved = [p for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in moved]
+    kept = [p.detach().clone() for p in moved]
+    length = nn.utils.get_total_norm(gradients) + 1e-12
+    with torch.no_grad():
+        for parameter, gradient in zip(moved, gradients, strict=True):
+            parameter.add_(gradient * (rho / length).to(gradient.dtype))
+            parameter.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(moved, kept, strict=True):
+                parameter.copy_(value)
+
+
 def lr_factor(config: ScheduleConfig, lr: float, step: int, steps_per_epoch: int, epochs: int) -> float:
     """What the learning rate is multiplied by at an optimiser step, counting from 0.
 
@@ -36,7 +65,7 @@ def lr_factor(config: ScheduleConfig, lr: float, step: int, steps_per_epoch: int
     if config.name == "step":
         return config.gamma ** (step // steps_per_epoch // config.step_epochs)
     total = max(1, steps_per_epoch * epochs - config.warmup_steps)
-    progress = min(1.0, (step - config.warmup_steps) / total)
+    progress = min(1.0, max(0.0, (step - config.warmup_steps) / total - config.hold) / (1 - config.hold))
     floor = config.min_lr / lr
     shape = (1 + math.cos(math.pi * progress)) / 2 if config.name == "cosine" else 1 - progress
     return floor + (1 - floor) * shape

@@ -27,7 +27,7 @@ from . import checkpoint
 from .companions import MASK, PICTURES
 from .data import FrameDataset, Normaliser, TrainBatches, make_loader, on_stop_signal, watched
 from .distributed import World, any_rank, average_gradients, barrier, copy_buffers_from_main, gather_objects
-from .optimizers import WeightAverage, make_optimizer, make_schedule
+from .optimizers import WeightAverage, climbed, make_optimizer, make_schedule
 
 Validate = Callable[[Detector], dict[str, float | None]]
 """Scores the validation split and returns its metrics, by name, the selection metric among them."""
@@ -301,10 +301,11 @@ class Trainer:
     # --- one optimiser step ------------------------------------------------------------------------------------
 
     def _step(self, micro: list[dict]) -> None:
-        if self._whole_batch_loss:
-            losses = self._backward_whole_batch(micro)
-        else:
-            losses = self._backward_micro_batches(micro)
+        backward = self._backward_whole_batch if self._whole_batch_loss else self._backward_micro_batches
+        losses = backward(micro)
+        if self.recipe.optimizer.sam_rho:
+            with climbed(self.trained, self.recipe.optimizer.sam_rho):
+                backward(micro)
         self.scaler.unscale_(self.optimizer)
         limit = self.recipe.grad_clip
         norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
