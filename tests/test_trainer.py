@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import signal
 import threading
 
@@ -245,6 +246,23 @@ def test_the_best_epoch_is_kept_not_the_last(tmp_path):
     trainer.load_best()
     assert (progress.best_epoch, progress.best_value) == (1, 0.9)
     assert same_bits(state_of(trainer), states[1])
+
+
+def test_what_validation_draws_changes_nothing(tmp_path):
+    def draws(detector):
+        random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
+        return {"frame_auc": 0.5}
+
+    saved = []
+    for name, validate in (("plain", lambda detector: {"frame_auc": 0.5}), ("drawing", draws)):
+        trainer = make_trainer(tmp_path / name, made_config(epochs=3), TinyDetector(dropout=0.5), validate)
+        trainer.fit()
+        last = torch.load(checkpoint.stored(tmp_path / name / "checkpoints")[-1], weights_only=True)
+        saved.append((state_of(trainer), last["rng"][0]))
+    assert same_bits(saved[0][0], saved[1][0])
+    for generator in ("python", "numpy"):
+        assert str(saved[0][1][generator]) == str(saved[1][1][generator])
+    assert torch.equal(saved[0][1]["torch"], saved[1][1]["torch"])
 
 
 def test_without_checkpoints_the_best_weights_stay_in_memory(tmp_path):

@@ -6,6 +6,8 @@ of the selected epoch. Both load with `torch.load(weights_only=True)`.
 
 import random
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,16 @@ def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(state["torch"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@contextmanager
+def rng_state_kept(device: torch.device) -> Iterator[None]:
+    """Within it random numbers may be drawn; afterwards the global generators are where they were."""
+    state = rng_state(device)
+    try:
+        yield
+    finally:
+        set_rng_state(state, device)
 
 
 def seed_everything(seed: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from resproto_fd.configs.errors import UserError
 
@@ -61,7 +62,11 @@ def joined(device_name: str = "auto", timeout_minutes: int = 30):
         yield World(rank, dist.get_world_size() if dist.is_initialized() else 1, device)
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    timeout = timedelta(minutes=timeout_minutes)
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    # Processes that torchrun starts again may find the addresses of those before them in the store.
+    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
         world = World(dist.get_rank(), size, device)
         barrier(world)  # a process that leaves at once would break the connecting of the others

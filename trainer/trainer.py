@@ -265,7 +265,8 @@ class Trainer:
     def _validate(self, log: SummaryWriter | None) -> None:
         progress = self.progress
         copy_buffers_from_main(self.world, self.detector)
-        with self._averaged_weights():
+        # Libraries loaded for the first time in validation may draw: a resumed run would load them again.
+        with self._averaged_weights(), checkpoint.rng_state_kept(self.world.device):
             metrics = self.validate(self.detector) if self.validate else {}
             value = metrics.get(self.metric)
             better = value is not None and (
