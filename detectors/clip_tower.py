@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +194,21 @@ def _build(layout: dict[str, Any], backbone: Backbone) -> CustomTextCLIP:
 def _tokenizer(backbone: Backbone, layout: dict[str, Any]) -> Callable[[list[str]], Tensor]:
     text = layout["text_cfg"]
     if not text.get("hf_tokenizer_name") and not text.get("tokenizer_kwargs"):
-        return open_clip.SimpleTokenizer(context_length=text.get("context_length", 77))
+        return partial(_token_ids, context_length=text.get("context_length", 77))
     try:
         return open_clip.get_tokenizer(backbone)
     except Exception as error:
         raise UserError(f"backbone {_title(backbone)}: its tokenizer cannot be had: {error}") from error
+
+
+def _token_ids(texts: list[str], context_length: int) -> Tensor:
+    return _vocabulary()(texts, context_length)
+
+
+@lru_cache(maxsize=1)
+def _vocabulary() -> open_clip.SimpleTokenizer:
+    """One for all towers and their copies: it is two tables of some 49,000 entries each."""
+    return open_clip.SimpleTokenizer()
 
 
 def _find_weights(backbone: Backbone, pretrained: str | None) -> tuple[Path | None, bool | None]:

@@ -190,6 +190,7 @@ def test_uia_vits_activations_can_be_checkpointed_without_changing_gradients():
             torch.testing.assert_close(two.grad, one.grad, atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_uia_vits_second_phase_has_deepfakebenchs_loss_with_its_gaussians(parity):
     from sklearn.covariance import LedoitWolf
@@ -247,6 +248,7 @@ def test_facexray_makes_boundaries_of_regions_and_asks_for_masks_where_they_coun
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_facexrays_loss_and_gradient_with_masks_are_deepfakebenchs(parity):
     detector, golden, recipe = parity("facexray")
@@ -425,6 +427,7 @@ def test_lsda_trains_all_that_is_not_given_whatever_kinds_the_batch_has(tmp_path
         create_detector("lsda", pretrained=None, methods=["a", "b"])
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_lsdas_training_losses_and_gradient_are_deepfakebenchs(parity, monkeypatch):
     def towards_the_farthest(maps, channel_maps):

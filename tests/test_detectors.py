@@ -147,14 +147,13 @@ def make(case: str, seed: int = 0):
     return detector
 
 
-def trained_a_little(case: str):
-    """The detector after one training step's forward, in evaluation mode, so that it has all the state it may have."""
-    return copy.deepcopy(_trained(case))
-
-
 @lru_cache(maxsize=1)
 @torch.no_grad()
-def _trained(case: str):
+def trained_a_little(case: str):
+    """The detector after one training step's forward, in evaluation mode, so that it has all the state it may have.
+
+    One for all tests of a case, which evaluate it and no more.
+    """
     detector = make(case)
     detector.start_training(torch.tensor([2, 4]))
     detector.train().start_epoch(0)

@@ -163,7 +163,7 @@ def test_a_run_folder_in_use_is_refused(bench):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [["--kills", "25"], ["--kills", "14", "--forked", "--seed", "1", "run.workers=2"]])
+@pytest.mark.parametrize("options", [["--kills", "7"], ["--kills", "14", "--forked", "--seed", "1", "run.workers=2"]])
 def test_kills_of_the_whole_command_line_change_no_bit(options):
     command = [sys.executable, str(BENCHMARKS / "kill_and_resume.py"), "--json-only", *options]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -138,8 +138,13 @@ STEP_TOLERANCES = {"srm": (9e-5, 2e-2)}
 """Detector -> relative differences of loss and gradient norm, where float32 noise is larger than elsewhere."""
 
 
+LONG_STEPS = {"effort", "lrl", "srm", "uia_vit"}
+
+
 @pytest.mark.real
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG_STEPS else name for name in STEPS]
+)
 def test_a_training_step_has_deepfakebenchs_loss_and_gradient(parity, name):
     folder, recipe = parity
     golden = json.loads((folder / "golden" / f"{name}_seed1.json").read_text())
