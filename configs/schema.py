@@ -126,7 +126,8 @@ class DetectorConfig(Strict):
     and beats chance is warned of. `fidelity` says how close method and recipe are to the paper: "faithful" in all that
     the paper states, "approximate" where what differs should not matter or the paper leaves open, "deviates" where a
     part of the method is missing or other; `deviations` lists what. `deepfakebench`: the checkpoints of DeepfakeBench's
-    detector of this name load, and give its numbers. `parameters` (all, trained or not) and `needs` (what it requires
+    detector of this name load, and give its numbers, with `deepfakebench_input` in the place of `input` if they were
+    trained with another. `parameters` (all, trained or not) and `needs` (what it requires
     of a training batch beside images and labels) are what the built detector has, so that a list need not build it;
     `backbone` names its network where `model.backbone` does not.
     """
@@ -142,6 +143,7 @@ class DetectorConfig(Strict):
     fidelity: Literal["faithful", "approximate", "deviates"] | None = None
     deviations: list[str] = []
     deepfakebench: bool = False
+    deepfakebench_input: InputConfig | None = None
     parameters: NonNegative | None = None
     needs: list[str] = []
     backbone: str = ""

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..losses.global_batch import gather_rows
 from ..losses.residual import at_least_float32
 from .base import Output
 from .registry import register
@@ -51,9 +52,10 @@ class CORE(TimmClassifier):
 
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
         output = super().head(features, labels)
-        half = len(features) // 2
-        if self.couples_batch and self.training and labels is not None and half:
-            output.losses = self._with_penalty(output.losses, features[:half], features[half : 2 * half])
+        if self.couples_batch and self.training and labels is not None:
+            everyone = gather_rows(features)
+            if half := len(everyone) // 2:
+                output.losses = self._with_penalty(output.losses, everyone[:half], everyone[half : 2 * half])
         return output
 
     def _with_penalty(self, losses: dict[str, Tensor], one: Tensor, two: Tensor) -> dict[str, Tensor]:

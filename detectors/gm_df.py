@@ -5,10 +5,11 @@ Legend: B batch, D training domains, K size of a domain's embedding, W width, E 
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from open_clip.transformer import text_global_pool
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,6 +62,7 @@ class GMDF(Detector):
         alignment: Weight of the distance between the domains' features.
         mim: Weight of L_mim and of its autoencoder's loss; equation 14 has 1, and 0 leaves it out (Table 5, MIM).
         mim_tokens: Visual tokens; the paper gives none.
+        mim_share: Of the patches that are hidden, at random; the paper's best (section 4.4, figure 4).
         second_order: Layers of equation 8, counted from 1.
         wildcard: Share of the training images given to the wildcard domain.
         norm: "pre" or "post", see `domain_tower.run_tower`.
@@ -88,6 +90,7 @@ class GMDF(Detector):
         alignment: float = 0.0,
         mim: float = 1.0,
         mim_tokens: int = 1024,
+        mim_share: Annotated[float, Field(gt=0, lt=1)] = 0.2,
         second_order: Sequence[int] = (8, 9, 10),
         wildcard: float = 0.5,
         norm: Literal["pre", "post"] = "pre",
@@ -115,7 +118,7 @@ class GMDF(Detector):
         self.class_words = nn.Parameter(text.token_embedding(tokens[1:, 1]).detach().clone())
         self.phi = nn.Parameter(torch.tensor(0.01))
         self.mim = mim
-        self.masked = MaskedModelling(width, visual.patch_size[0], mim_tokens) if mim else None
+        self.masked = MaskedModelling(width, visual.patch_size[0], mim_tokens, mim_share) if mim else None
 
     # --- features and prompts ------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..configs.errors import UserError
+from ..losses.global_batch import gather_rows
 from ..losses.residual import at_least_float32
 from .base import Detector, Output, two_class_output
 from .iresnet import WIDTHS, FaceEmbedding
@@ -127,7 +128,7 @@ class IID(Detector):
         if labels is None:
             return output
         losses = {"classes": class_loss(output.logits, labels)}
-        losses["eic"] = identity_contrast(implicit, explicit, labels)
+        losses["eic"] = identity_contrast(gather_rows(implicit), gather_rows(explicit), gather_rows(labels))
         losses["total"] = losses["classes"] + self.eic * losses["eic"]
         if target_identity is not None and self.kernel is not None:
             losses["iie"] = identity_loss(implicit, self.kernel, target_identity)

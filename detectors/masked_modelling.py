@@ -21,8 +21,8 @@ class MaskedModelling(nn.Module):
         width: W.
         patch: S.
         tokens: V.
+        share: Of the patches that are hidden.
         hidden: Width within the autoencoder.
-        share: Of the patches that are hidden (BEiT's 0.4; the paper gives none).
         temperature: Of the Gumbel-softmax.
         pixels: Whether pixels are predicted too ("direct pixel-level predictions").
     """
@@ -32,8 +32,8 @@ class MaskedModelling(nn.Module):
         width: int,
         patch: int,
         tokens: int = 1024,
+        share: float = 0.2,
         hidden: int = 256,
-        share: float = 0.4,
         temperature: float = 1.0,
         pixels: bool = True,
     ):

@@ -12,6 +12,7 @@ from timm.models.xception import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..losses.global_batch import gather_rows
 from ..losses.residual import at_least_float32
 from .base import Output
 from .registry import register
@@ -84,10 +85,11 @@ class Recce(TimmClassifier):
         features, *learnt, errors = features.split(WIDTHS, dim=1)
         output = super().head(features, labels)
         if labels is not None:
-            real = labels == 0
+            everyone = gather_rows(labels)
+            errors, real = gather_rows(at_least_float32(errors)).flatten(), everyone == 0
             terms = {
-                "reconstruction": (at_least_float32(errors).flatten() * real).sum() / real.sum().clamp(min=1),
-                "metric": sum(metric_loss(one, labels) for one in learnt),
+                "reconstruction": (errors * real).sum() / real.sum().clamp(min=1),
+                "metric": sum(metric_loss(gather_rows(one), everyone) for one in learnt),
             }
             for name, term in terms.items():
                 if self.weights[name]:

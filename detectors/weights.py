@@ -1,18 +1,33 @@
 """Weight files: found, read without running what is in them, and loaded without leaving a key behind."""
 
+import codecs
 import pickle
 import re
 import urllib.error
 import urllib.request
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..configs.errors import UserError
+
+ENTRIES = ("state_dict", "model_state_dict", "model", "net")
+"""Names under which training scripts save the weights among other things, in the order in which they are entered."""
+
+HARMLESS = [
+    Namespace,
+    codecs.encode,
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+"""What scripts save beside weights and which reading builds without running anything: arguments, NumPy's numbers."""
 
 _skipped = False
 
@@ -39,8 +54,8 @@ def pretrained_skipped() -> bool:
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a weight file by name: safetensors, a PyTorch checkpoint, or a TorchScript archive (OpenAI's CLIP).
 
-    Nothing stored in the file is run. A checkpoint's `state_dict` or `model` entry is entered, and the prefix
-    `module.` of data-parallel training is dropped.
+    Nothing stored in the file is run. Of a checkpoint the entry that holds the weights is entered (`ENTRIES`), and the
+    prefix `module.` of data-parallel training is dropped.
 
     Raises:
         UserError: The file is missing, unreadable, or holds something other than named tensors.
@@ -56,20 +71,29 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         elif _is_torchscript(path):
             content = _read_torchscript(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(HARMLESS):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        raise UserError(
+            f"{path}: holds more than weights{f' ({named[1]})' if named else ''}, which is not run; save its tensors "
+            "alone where it was made: torch.save(model.state_dict(), FILE)"
+        ) from error
     except Exception as error:
         raise UserError(
             f"{path}: cannot be read as weights (safetensors, PyTorch, TorchScript): {_first_line(error)}"
         ) from error
-    for entry in ("state_dict", "model"):
+    for entry in ENTRIES:
         if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
             content = content[entry]
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
         raise UserError(f"{path}: holds no named tensors but {type(content).__name__}")
-    if all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    return tensors
+    # A counter may stand beside the weights of a network, whose names all have the prefix or have it not.
+    outside = [key for key in tensors if not key.startswith("module.")]
+    if len(outside) == len(tensors) or any("." in key for key in outside):
+        return tensors
+    return {key.removeprefix("module."): value for key, value in tensors.items() if key not in outside}
 
 
 def load_all(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -64,8 +64,10 @@ def joined(device_name: str = "auto", timeout_minutes: int = 30):
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(minutes=timeout_minutes)
     store, rank, size = next(rendezvous("env://", timeout=timeout))
-    # Processes that torchrun starts again may find the addresses of those before them in the store.
-    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # Processes that one torchrun starts again find the addresses of those before them in its store. Several have a
+        # new store each time, and do not count their restarts alike.
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
         world = World(dist.get_rank(), size, device)

@@ -52,6 +52,17 @@ def climbed(parameters: list[nn.Parameter], rho: float) -> Iterator[None]:
                 parameter.copy_(value)
 
 
+@contextmanager
+def memory_kept(module: nn.Module) -> Iterator[None]:
+    """Afterwards what a module keeps beside its parameters (batch norm's statistics, prototypes) is as before."""
+    learnt = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    kept = {name: value.clone() for name, value in module.state_dict().items() if name not in learnt}
+    try:
+        yield
+    finally:
+        module.load_state_dict(kept, strict=False)
+
+
 def lr_factor(config: ScheduleConfig, lr: float, step: int, steps_per_epoch: int, epochs: int) -> float:
     """What the learning rate is multiplied by at an optimiser step, counting from 0.
 

@@ -27,7 +27,7 @@ from . import checkpoint
 from .companions import MASK, PICTURES
 from .data import FrameDataset, Normaliser, TrainBatches, make_loader, on_stop_signal, watched
 from .distributed import World, any_rank, average_gradients, barrier, copy_buffers_from_main, gather_objects
-from .optimizers import WeightAverage, climbed, make_optimizer, make_schedule
+from .optimizers import WeightAverage, climbed, make_optimizer, make_schedule, memory_kept
 
 Validate = Callable[[Detector], dict[str, float | None]]
 """Scores the validation split and returns its metrics, by name, the selection metric among them."""
@@ -47,6 +47,7 @@ class Progress:
     best_value: float | None = None
     best_epoch: int | None = None
     skipped_steps: int = 0
+    skipped_in_a_row: int = 0
     bad_frames: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -121,6 +122,11 @@ class Trainer:
                 f"train.accumulate={self.recipe.accumulate}: {type(detector).__name__} takes a step of its own on each "
                 "batch, which cannot be accumulated; say train.accumulate=1 and a smaller train.batch_size"
             )
+        if detector.steps_alone and self.recipe.optimizer.sam_rho:
+            raise UserError(
+                f"train.optimizer.sam_rho={self.recipe.optimizer.sam_rho:g}: {type(detector).__name__} takes a step of "
+                "its own on each batch, which cannot be taken twice; say train.optimizer.sam_rho=0"
+            )
         dtype = torch.float64 if self.recipe.precision == "fp64" else torch.float32
         self.normalise = Normaliser(
             config.detector.input.channel_mean(),
@@ -153,7 +159,7 @@ class Trainer:
         self._stop = False
         self._since_check: list[dict[str, Any]] = []
         self._latest = "resumed"
-        self._misses_in_a_row = 0
+        self._looked_at = 0
 
     # --- preparation -------------------------------------------------------------------------------------------
 
@@ -303,10 +309,15 @@ class Trainer:
 
     def _step(self, micro: list[dict]) -> None:
         backward = self._backward_whole_batch if self._whole_batch_loss else self._backward_micro_batches
-        losses = backward(micro)
         if self.recipe.optimizer.sam_rho:
-            with climbed(self.trained, self.recipe.optimizer.sam_rho):
+            before = checkpoint.rng_state(self.world.device)
+            losses = backward(micro)
+            # The second look is at the same batch under the same random numbers, and nothing remembers it.
+            with climbed(self.trained, self.recipe.optimizer.sam_rho), memory_kept(self.detector):
+                checkpoint.set_rng_state(before, self.world.device)
                 backward(micro)
+        else:
+            losses = backward(micro)
         self.scaler.unscale_(self.optimizer)
         limit = self.recipe.grad_clip
         norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
@@ -406,6 +417,7 @@ class Trainer:
         self._refuse_non_finite()
         latest = self._since_check[-1] if self._since_check else None
         self._since_check.clear()
+        self._looked_at = 0
         if latest is None:
             return ""
         everyone = gather_objects(self.world, {name: float(value) for name, value in latest["losses"].items()})
@@ -428,18 +440,20 @@ class Trainer:
         Raises:
             UserError: Step, loss terms and frames of the first such step.
         """
-        if not self._since_check:
+        steps = self._since_check[self._looked_at :]
+        self._looked_at = len(self._since_check)
+        if not steps:
             return
-        steps = self._since_check
         finite = [entry["losses"]["total"].isfinite() & entry["norm"].isfinite() for entry in steps]
         misses = (~torch.stack(finite).cpu()).nonzero().flatten().tolist()
         if not misses:
-            self._misses_in_a_row = 0
+            self.progress.skipped_in_a_row = 0
             return
         if self.scaler.is_enabled():
             self.progress.skipped_steps += len(misses)
-            self._misses_in_a_row = len(misses) + (self._misses_in_a_row if len(misses) == len(steps) else 0)
-            if self._misses_in_a_row < PATIENCE_WITH_FP16:
+            before = self.progress.skipped_in_a_row if len(misses) == len(steps) else 0
+            self.progress.skipped_in_a_row = before + len(misses)
+            if self.progress.skipped_in_a_row < PATIENCE_WITH_FP16:
                 return
         entry = steps[misses[0]]
         terms = ", ".join(f"{name} {float(value):g}" for name, value in entry["losses"].items())

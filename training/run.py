@@ -47,13 +47,16 @@ def folder_of(config: RunConfig) -> Path:
     return Path(config.run.out) / config.protocol.name / f"{config.detector.name}{task}" / f"seed{config.seed}"
 
 
-def with_domains(config: RunConfig) -> RunConfig:
-    """The configuration, the protocol's training sets as `model.domains` of a detector that has such a keyword."""
-    model = config.detector.model
-    if "domains" in model or "domains" not in keywords_of(config.detector.detector):
-        return config
-    detector = config.detector.model_copy(update={"model": {**model, "domains": list(config.protocol.train)}})
-    return config.model_copy(update={"detector": detector})
+def with_keywords(config: RunConfig) -> RunConfig:
+    """The configuration, the protocol's training sets as `model.domains` and the recipe's epochs as `model.epochs` of a
+    detector that has such keywords."""
+    known = {"domains": list(config.protocol.train), "epochs": max(1, config.detector.train.epochs)}
+    wanted = keywords_of(config.detector.detector)
+    return _with_model(config, {name: value for name, value in known.items() if name in wanted} | config.detector.model)
+
+
+def _with_model(config: RunConfig, model: dict[str, Any]) -> RunConfig:
+    return config.model_copy(update={"detector": config.detector.model_copy(update={"model": model})})
 
 
 def with_methods(config: RunConfig, frames: FrameList) -> RunConfig:
@@ -63,8 +66,20 @@ def with_methods(config: RunConfig, frames: FrameList) -> RunConfig:
     if "methods" in model or "methods" not in given or found <= {*given["methods"]}:
         return config
     methods = [*(["real"] if "real" in given["methods"] else []), *sorted(found - {"real"})]
-    detector = config.detector.model_copy(update={"model": {**model, "methods": methods}})
-    return config.model_copy(update={"detector": detector})
+    return _with_model(config, {**model, "methods": methods})
+
+
+def as_deepfakebench_fed(config: RunConfig) -> RunConfig:
+    """The configuration for a DeepfakeBench checkpoint: a preset's own input gives way to the one it was trained with."""
+    detector, presets = config.detector, loading.names("detectors")
+    theirs = detector.deepfakebench_input
+    if (
+        theirs is None
+        or detector.name not in presets
+        or detector.input != loading.load("detectors", detector.name).input
+    ):
+        return config
+    return config.model_copy(update={"detector": detector.model_copy(update={"input": theirs})})
 
 
 def train(config: RunConfig) -> RunResult | None:
@@ -76,7 +91,7 @@ def train(config: RunConfig) -> RunResult | None:
         UserError: See `protocols.resolve` and `Trainer.fit`.
         Interrupted: A stop signal came; the same command goes on.
     """
-    config, folder = with_domains(config), folder_of(config)
+    config, folder = with_keywords(config), folder_of(config)
     with joined(config.run.device) as world, exclusive(folder, world):
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data)
@@ -142,12 +157,14 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
     Raises:
         UserError: See `protocols.resolve`; or the weights do not fit the detector.
     """
-    config, folder = with_domains(config), folder_of(config)
+    config, folder = with_keywords(config), folder_of(config)
     with joined(config.run.device) as world, exclusive(folder, world):
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data, tests_only=True)
         _say(world, resolved)
         detector, said = _create(config.detector, weights)
+        if said:
+            config = as_deepfakebench_fed(config)
         if said and world.is_main:
             print(f"note: {said}", file=sys.stderr)
         if weights is None and any(p.requires_grad for p in detector.parameters()):
