@@ -73,13 +73,12 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         else:
             with torch.serialization.safe_globals(HARMLESS):
                 content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        raise UserError(
-            f"{path}: holds more than weights{f' ({named[1]})' if named else ''}, which is not run; save its tensors "
-            "alone where it was made: torch.save(model.state_dict(), FILE)"
-        ) from error
     except Exception as error:
+        if more := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UserError(
+                f"{path}: cannot be read as weights: it holds {more[1]}, which is not run; save the tensors alone where "
+                "it was made: torch.save(model.state_dict(), FILE)"
+            ) from error
         raise UserError(
             f"{path}: cannot be read as weights (safetensors, PyTorch, TorchScript): {_first_line(error)}"
         ) from error

@@ -17,6 +17,7 @@ from resproto_fd.detectors.iresnet import FaceEmbedding
 from resproto_fd.detectors.shrunk_gaussian import ShrunkGaussian
 from resproto_fd.detectors.weights import without_pretrained
 from resproto_fd.losses.boundary import blending_boundary
+from resproto_fd.trainer.optimizers import memory_kept
 
 TEXT = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VIT = {"embed_dim": 12, "vision_cfg": {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}}
@@ -177,6 +178,16 @@ def test_uia_vits_progress_and_gaussians_survive_a_resume_and_testing():
     assert all(torch.equal(value, state[key]) for key, value in detector.state_dict().items())
     one, two = (each.train()(IMAGES, LABELS).losses["total"] for each in (detector, other))
     assert torch.equal(one, two)
+
+
+def test_a_second_look_at_a_batch_does_not_count_for_uia_vits_progress():
+    detector = uia_vit_at_work().train()
+    before, state = detector.progress, {key: value.clone() for key, value in detector.state_dict().items()}
+    with memory_kept(detector):
+        detector(IMAGES, LABELS)
+        assert detector.progress > before
+    assert detector.progress == before
+    assert all(torch.equal(value, state[key]) for key, value in detector.state_dict().items())
 
 
 def test_uia_vits_activations_can_be_checkpointed_without_changing_gradients():

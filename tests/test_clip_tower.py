@@ -5,7 +5,10 @@ import os
 import pickle
 import warnings
 import zipfile
+from argparse import Namespace
+from datetime import datetime
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -290,6 +293,35 @@ def test_files_that_hold_no_weights_are_named(tmp_path):
             read_state_dict(tmp_path / name)
     with pytest.raises(UserError, match=r"gone\.pt: no such weight file"):
         read_state_dict(tmp_path / "gone.pt")
+
+
+WEIGHTS = {"body.weight": torch.ones(2), "scale": torch.zeros(1)}
+WRAPPED = {f"module.{key}": value for key, value in WEIGHTS.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        WEIGHTS,
+        WRAPPED,
+        {"model": WRAPPED},
+        {"net": WEIGHTS},
+        {"model_state_dict": WEIGHTS, "epoch": 3},
+        {"state_dict": WRAPPED, "best": np.float64(0.5), "step": np.int64(3), "args": Namespace(lr=1e-3, sets=["a"])},
+        {**WRAPPED, "epoch": torch.tensor(3)},
+    ],
+)
+def test_weights_are_found_among_what_training_scripts_save_with_them(content, tmp_path):
+    torch.save(content, tmp_path / "weights.pth")
+    found = read_state_dict(tmp_path / "weights.pth")
+    assert found.keys() == WEIGHTS.keys()
+    assert all(torch.equal(value, WEIGHTS[key]) for key, value in found.items())
+
+
+def test_a_file_with_other_objects_is_refused_with_their_name_and_a_remedy(tmp_path):
+    torch.save({"state_dict": WEIGHTS, "when": datetime(2026, 1, 1)}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"datetime\.datetime, which is not run; save the tensors alone"):
+        read_state_dict(tmp_path / "weights.pth")
 
 
 def test_prompts_are_tokenised_offline_to_the_length_of_the_layout():

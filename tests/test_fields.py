@@ -11,6 +11,7 @@ import torch
 from made import MadeStore, TinyDetector, made_config, made_dataset, made_videos
 from test_trainer import CPU, make_trainer, same_bits, state_of
 
+from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import InputConfig
 from resproto_fd.preprocessing.frame_store import FileStore, landmark_path, mask_path
@@ -22,7 +23,7 @@ from resproto_fd.trainer.fields import NO_FAMILY, batch_fields
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import originals
 from resproto_fd.trainer.transforms import plain_transform, train_transform
-from resproto_fd.training.run import with_methods
+from resproto_fd.training.run import as_deepfakebench_fed, with_keywords, with_methods
 
 VIDEOS = made_videos(4, 3) + made_videos(6, 2, dataset="Other")
 FRAMES = FrameList.of(VIDEOS, None)
@@ -464,6 +465,30 @@ def test_a_smaller_share_of_the_frames_lies_within_a_larger_one():
     assert 0.33 < len(large) / 800 < 0.47
     assert frames.thinned(1.0) is frames
     assert frames.thinned(0.1).paths == small.paths
+
+
+def test_training_sets_and_epochs_reach_the_detectors_that_ask_for_them():
+    def model(name, **given):
+        config = made_config(epochs=7)
+        detector = config.detector.model_copy(update={"detector": name, "model": given})
+        return with_keywords(config.model_copy(update={"detector": detector})).detector.model
+
+    assert model("uia_vit") == {"epochs": 7}
+    assert model("uia_vit", epochs=3) == {"epochs": 3}
+    assert model("gm_df") == {"domains": ["Made"]}
+    assert model("clip", pretrained=None) == {"pretrained": None}
+
+
+def test_a_deepfakebench_checkpoint_is_fed_as_it_was_trained_unless_the_input_is_given():
+    def fed(name, **given):
+        config = made_config()
+        preset = loading.load("detectors", name)
+        preset = preset.model_copy(update={"input": preset.input.model_copy(update=given)})
+        return as_deepfakebench_fed(config.model_copy(update={"detector": preset})).detector.input
+
+    assert (fed("clip").mean, fed("clip").std, fed("clip").size) == ("half", "half", 224)
+    assert fed("clip", mean="imagenet").mean == "imagenet"
+    assert fed("xception") == loading.load("detectors", "xception").input
 
 
 def test_methods_that_a_detector_does_not_know_are_taken_from_the_training_frames():

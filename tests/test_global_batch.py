@@ -4,7 +4,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
+from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.prototype_memory import PrototypeMemory
+from resproto_fd.detectors.recce import WIDTHS as RECCE_WIDTHS
 from resproto_fd.losses.global_batch import gather_rows
 from resproto_fd.losses.residual import ResidualLoss, gradient_scores, residual_features, similarity_logits
 
@@ -31,6 +33,22 @@ def images():
     return torch.randn(8, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
+HEADS = {"recce": {"dropout": 0.0}, "iid": {"identities": 3}, "core": {"pairs": "halves"}}
+"""Classes whose loss is no mean over samples, and which have no such test elsewhere."""
+
+
+def step_of_head(name, rows, labels):
+    """The loss of a head's training on made features, and its gradients."""
+    torch.manual_seed(0)
+    width = {"recce": sum(RECCE_WIDTHS), "iid": 1024, "core": 2048}[name]
+    detector = create_detector(name, pretrained=None, **HEADS[name]).double().train()
+    whole = torch.randn(8, width, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    features = whole[rows].requires_grad_()
+    total = detector.head(features, labels).losses["total"]
+    total.backward()
+    return {"total": total.detach(), "features": features.grad}
+
+
 def run_process(rank, world, folder):
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", world)
@@ -46,6 +64,8 @@ def run_process(rank, world, folder):
         rows = gather_rows(x)
         ((rank + 1) * (rows.flatten() * torch.arange(2.0 * world, dtype=torch.float64)).sum()).backward()
         result["rows"], result["row_gradient"] = rows.detach().flatten(), x.grad.flatten()
+        rows = slice(rank * 8 // world, (rank + 1) * 8 // world)
+        result["heads"] = {name: step_of_head(name, rows, LABELS[rows]) for name in HEADS}
         torch.save(result, f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
@@ -79,6 +99,16 @@ def test_rows_come_in_rank_order_and_gradients_of_different_losses_add_up(result
         assert result["rows"].tolist() == [0, 0, 1, 1]
         place = torch.arange(4.0, dtype=torch.float64)[2 * rank : 2 * rank + 2]
         torch.testing.assert_close(result["row_gradient"], (1 + 2) * place)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_that_couple_the_batch_see_all_of_it(results, name):
+    alone = step_of_head(name, slice(None), LABELS)
+    parts = [result["heads"][name] for result in results]
+    torch.testing.assert_close(sum(part["total"] for part in parts) / 2, alone["total"], rtol=1e-9, atol=0)
+    # Gradients of parameters are averaged over the processes.
+    found = torch.cat([part["features"] for part in parts]) / 2
+    torch.testing.assert_close(found, alone["features"], rtol=1e-9, atol=1e-12)
 
 
 def test_one_process_gathers_the_tensor_itself():

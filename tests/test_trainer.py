@@ -233,6 +233,27 @@ def test_a_step_under_sam_descends_by_the_gradient_climbed_to(tmp_path, precisio
         torch.testing.assert_close(found.double(), before - 0.1 * slope, rtol=tolerance, atol=tolerance)
 
 
+def test_under_sam_a_detector_remembers_each_batch_once_and_draws_as_without(tmp_path):
+    states = []
+    for rho in (0.0, 1e-12):
+        config = made_config(optimizer={"name": "sgd", "lr": 1e-3, "sam_rho": rho, "fused": False}, precision="fp64")
+        trainer = make_trainer(tmp_path / str(rho), config, TinyDetector(coupled=True, dropout=0.3))
+        trainer.fit()
+        states.append((state_of(trainer), torch.get_rng_state()))
+    (plain, after), (sharp, after_sharp) = states
+    assert plain["memory.count"].tolist() == sharp["memory.count"].tolist() != [0, 0]
+    assert torch.equal(after, after_sharp)
+    # So small a climb finds the same gradient, if the dropout is the same.
+    torch.testing.assert_close(sharp, plain, rtol=1e-6, atol=1e-9)
+
+
+def test_a_detector_that_steps_alone_is_not_asked_for_a_second_look(tmp_path):
+    detector = TinyDetector()
+    detector.steps_alone = True
+    with pytest.raises(UserError, match=r"sam_rho=0\.05: TinyDetector takes a step of its own"):
+        make_trainer(tmp_path, made_config(optimizer={"sam_rho": 0.05}), detector)
+
+
 def test_the_best_epoch_is_kept_not_the_last(tmp_path):
     values = iter([0.6, 0.9, 0.7])
     states = []
@@ -313,6 +334,13 @@ def test_steps_that_fp16_scaling_skips_are_counted_and_do_not_move_the_weights(t
     trainer.fit()
     assert trainer.progress.skipped_steps == trainer.batches.steps - 2
     assert all(torch.isfinite(value).all() for value in state_of(trainer).values())
+
+
+def test_steps_looked_at_for_a_checkpoint_are_not_counted_again_for_the_log(tmp_path):
+    run = {"save_every": 2, "log_every": 5}
+    trainer = make_trainer(tmp_path, made_config(precision="fp16", epochs=1, run=run), _PoisonedAt(1))
+    trainer.fit()
+    assert trainer.progress.skipped_steps == trainer.progress.skipped_in_a_row == trainer.batches.steps - 1
 
 
 def test_fp16_that_never_recovers_stops_the_run(tmp_path, monkeypatch):

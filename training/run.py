@@ -70,14 +70,10 @@ def with_methods(config: RunConfig, frames: FrameList) -> RunConfig:
 
 
 def as_deepfakebench_fed(config: RunConfig) -> RunConfig:
-    """The configuration for a DeepfakeBench checkpoint: a preset's own input gives way to the one it was trained with."""
-    detector, presets = config.detector, loading.names("detectors")
-    theirs = detector.deepfakebench_input
-    if (
-        theirs is None
-        or detector.name not in presets
-        or detector.input != loading.load("detectors", detector.name).input
-    ):
+    """The configuration for a DeepfakeBench checkpoint: a preset's input gives way to what it was trained with."""
+    detector = config.detector
+    theirs, is_preset = detector.deepfakebench_input, detector.name in loading.names("detectors")
+    if theirs is None or not is_preset or detector.input != loading.load("detectors", detector.name).input:
         return config
     return config.model_copy(update={"detector": detector.model_copy(update={"input": theirs})})
 
