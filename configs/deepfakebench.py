@@ -38,6 +38,9 @@ NO_NOTE = {"epochs", "batch_size", "optimizer", "schedule", "augment"}
 NO_NOTE |= {"compile", "channels_last", "checkpoint_activations", "sync_batchnorm"}
 """Parts of a recipe that are taken over or said otherwise, or change nothing that is learnt."""
 
+THEIR_SAM_RHO = 0.05
+"""The radius of DeepfakeBench's `type: sam`, which is over SGD without weight decay."""
+
 FF_COUNTS = [1, 4]
 """Real to fake frames of its FaceForensics++: each of 720 training videos, and its four manipulations."""
 
@@ -110,9 +113,9 @@ _SPLITS = {"train": "train", "val": "test", "test": "test"}
 def _optimizer(values: dict[str, Any]) -> dict[str, Any]:
     kind = values.get("type", "adam")
     given = values.get(kind, {})
-    ours: dict[str, Any] = {"name": kind}
+    ours: dict[str, Any] = {"name": "sgd", "sam_rho": THEIR_SAM_RHO} if kind == "sam" else {"name": kind}
     for key in ("lr", "weight_decay", "momentum"):
-        if key in given:
+        if key in given and (kind, key) != ("sam", "weight_decay"):
             ours[key] = float(given[key])
     if "beta1" in given:
         ours["betas"] = [float(given["beta1"]), float(given.get("beta2", 0.999))]
@@ -175,10 +178,16 @@ def written(config: DetectorConfig, requires: Collection[str] = ()) -> str:
 
 def _their_optimizer(config: OptimizerConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {"lr": config.lr, "weight_decay": 0.0 if config.name == "adamw" else config.weight_decay}
+    if _is_their_sam(config):
+        return {"type": "sam", "sam": {"lr": config.lr, "momentum": config.momentum}}
     if config.name == "sgd":
         return {"type": "sgd", "sgd": settings | {"momentum": config.momentum}}
     first, second = config.betas
     return {"type": "adam", "adam": settings | {"beta1": first, "beta2": second, "eps": 1e-8, "amsgrad": False}}
+
+
+def _is_their_sam(config: OptimizerConfig) -> bool:
+    return config.name == "sgd" and config.sam_rho == THEIR_SAM_RHO and not config.weight_decay
 
 
 def _notes(config: DetectorConfig, lacking: Collection[str]) -> list[str]:
@@ -189,6 +198,10 @@ def _notes(config: DetectorConfig, lacking: Collection[str]) -> list[str]:
         f"It has no AdamW: Adam, without the recipe's decoupled weight decay of {optimizer.weight_decay:g}.": (
             optimizer.name == "adamw"
         ),
+        f"It has no SAM like the recipe's: {optimizer.name} alone (the recipe: sam_rho {optimizer.sam_rho:g}).": (
+            bool(optimizer.sam_rho) and not _is_their_sam(optimizer)
+        ),
+        "Its SAM fails with --ddp.": _is_their_sam(optimizer),
         f"Its schedules never act: the learning rate stays (the recipe: {schedule.name}).": schedule != plain.schedule,
         f"It has one augmentation, its own (the recipe: {recipe.augment}).": (
             recipe.augment not in ("none", "deepfakebench")

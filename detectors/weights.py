@@ -76,8 +76,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:
         if more := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path}: cannot be read as weights: it holds {more[1]}, which is not run; save the tensors alone where "
-                "it was made: torch.save(model.state_dict(), FILE)"
+                f"{path}: cannot be read as weights: it holds {more[1]}, which is not run; save the tensors alone "
+                "where it was made: torch.save(model.state_dict(), FILE)"
             ) from error
         raise UserError(
             f"{path}: cannot be read as weights (safetensors, PyTorch, TorchScript): {_first_line(error)}"

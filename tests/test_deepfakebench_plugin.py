@@ -458,6 +458,22 @@ def test_every_preset_is_written_as_their_yaml_and_read_back(name):
         assert f"nothing like train.accumulate (the recipe: {config.train.accumulate})" in text
 
 
+def test_their_sam_is_ours_over_sgd_and_any_other_is_said_to_be_lost():
+    sbi = loading.load("detectors", "sbi")
+    text = their_yaml.written(sbi)
+    values = yaml.safe_load(text)
+    assert values["optimizer"] == {"type": "sam", "sam": {"lr": 1e-3, "momentum": 0.9}}
+    assert "Its SAM fails with --ddp" in text
+    values["optimizer"]["sam"]["weight_decay"] = 1e-4  # it passes this over
+    back, changes, _ = their_yaml.translate(values, "made.yaml")
+    optimizer = loading.resolve(back, "ffpp_c23_cross", changes).detector.train.optimizer
+    assert (optimizer.name, optimizer.sam_rho, optimizer.weight_decay) == ("sgd", 0.05, 0)
+    other = sbi.train.model_copy(update={"optimizer": sbi.train.optimizer.model_copy(update={"name": "adam"})})
+    text = their_yaml.written(sbi.model_copy(update={"train": other}))
+    assert "no SAM like the recipe's: adam alone (the recipe: sam_rho 0.05)" in text
+    assert yaml.safe_load(text)["optimizer"]["type"] == "adam"
+
+
 def test_the_command_writes_the_yaml(checkout, capsys):
     folder = checkout()
     main = importlib.import_module(PLUGIN).main
