@@ -95,6 +95,15 @@ def test_all_right_against_all_wrong_is_as_sure_as_the_clusters_allow():
     labels = np.repeat([0, 1], 6)
     row = compare_aucs(labels, {"right": labels * 1.0, "wrong": 1.0 - labels}).differences[0]
     assert row.difference == 1 and row.p == pytest.approx(2.0**-5)
+    assert row.low is None and row.high is None  # no spread is seen, which promises none of width 0
+
+
+def test_a_difference_that_every_cluster_shows_alike_is_no_surer_than_the_clusters_allow():
+    """Its standard error is 0 up to rounding, which must not make a p-value of 0."""
+    labels, people = np.tile([0, 0, 0, 1, 1, 1], 3), np.repeat([0, 1, 2], 6)
+    better, worse = np.tile([0.1, 0.2, 0.7, 0.3, 0.8, 0.9], 3), np.tile([0.1, 0.7, 0.8, 0.2, 0.3, 0.9], 3)
+    row = compare_aucs(labels, {"better": better, "worse": worse}, people).differences[0]
+    assert row.difference > 0.2 and row.p == pytest.approx(2.0**-2) and (row.low, row.high) == (None, None)
 
 
 def test_an_absent_class_or_a_single_cluster_leaves_no_test():
@@ -207,6 +216,11 @@ def test_the_variance_over_seeds_is_the_stated_formula():
     assert found.between == pytest.approx(0.03 / math.sqrt(3)) and found.within == pytest.approx(math.sqrt(2e-4))
     assert found.interval.se == pytest.approx(math.sqrt(9e-4 / 3 + 2e-4))
     assert found.interval.df == pytest.approx(5e-4**2 / (3e-4**2 / 2 + 2e-4**2 / 100))
+
+
+def test_seeds_that_agree_on_clusters_that_agree_have_no_interval():
+    found = combine_seeds([0.7, 0.7], np.zeros((2, 2)), 1, 1)
+    assert found.mean == 0.7 and found.interval[:3] == (0.7, None, None)
 
 
 def test_one_seed_has_the_interval_of_its_sampling_error_alone():

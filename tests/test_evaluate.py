@@ -199,3 +199,37 @@ def test_controls_are_not_ranked_and_the_margin_over_the_probe_is_printed(tmp_pa
     margin = made.tests["EE"].frame_auc - made_run(tmp_path, "poor").tests["EE"].frame_auc
     assert f"good {margin:+.3f}" in section.margins[0]
     assert "blind" not in section.margins[0]
+
+
+def agreeing(detector: str, scores: list[float]) -> ScoreTable:
+    """Two people whose six frames have the same scores each: no metric has a standard error."""
+    ids = [
+        f"T/{kind}/{who}{tail}" for who in ("id0", "id1") for kind, tail in (("real", "_0000"), ("swap", "_id9_0000"))
+    ]
+    label = np.tile([0, 0, 0, 1, 1, 1], 2)
+    return ScoreTable(
+        "T", np.repeat(ids, 3), np.tile([0, 1, 2], 4), label, np.where(label == 1, "swap", "real"), scores * 2,
+        forgery_type=np.where(label == 1, "face swap", "real"), detector=detector,
+    )  # fmt: skip
+
+
+def test_a_number_without_limits_goes_through_commands_pages_and_exports(tmp_path, capsys):
+    for name, scores in (("one", [0.1, 0.2, 0.7, 0.3, 0.8, 0.9]), ("two", [0.1, 0.7, 0.8, 0.2, 0.3, 0.9])):
+        for seed in (0, 1):
+            table = agreeing(name, scores)
+            place = tmp_path / "runs" / "made" / name / f"seed{seed}"
+            table.save(place / "scores" / "T.npz")
+            result = RunResult(
+                detector=name, title=name, protocol="made", fingerprint="0123456789abcdef", seed=seed, config={},
+                selected_on=Selection(rule="last"), tests={"T": test_result(table)},
+            )  # fmt: skip
+            assert result.tests["T"].intervals["frame_auc"].low is None
+            result.save(place / "result.json")
+
+    assert main(["evaluate", str(tmp_path / "runs")]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"frame_auc +0.8889$", text, re.MULTILINE) and "(no interval)" in text
+    for runs in ("runs", "runs/made/one/seed0"):
+        summary = build([tmp_path / runs], tmp_path / "out")
+        assert all(row.limits("T", "frame_auc") is None for row in summary.sections[0].rows)
+        assert "0.889" in (tmp_path / "out" / "leaderboard.md").read_text() + summary.page.read_text()

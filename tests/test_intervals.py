@@ -240,9 +240,31 @@ def test_perfect_separation_has_the_limit_of_a_share_never_missed():
     )  # 20 clusters of both classes make 10 separate pairs
 
 
-def test_a_constant_classifier_is_known_to_be_at_chance():
+def test_a_constant_classifier_is_at_chance_without_limits():
     found = metric_intervals(np.arange(40) % 2, np.full(40, 0.3), replicates=100)
-    assert found["auc"][:3] == (0.5, 0.5, 0.5) and found["eer"].value == 0.5
+    assert found["auc"][:3] == (0.5, None, None) and found["eer"].value == 0.5
+
+
+def test_clusters_that_happen_to_agree_make_no_interval_of_width_0():
+    """Two people, each with the same right and wrong answers: no spread is seen, and none is promised."""
+    labels, scores = np.tile([0, 0, 0, 1, 1, 1], 2), np.tile([0.1, 0.2, 0.7, 0.3, 0.8, 0.9], 2)
+    people = np.repeat([0, 1], 6)
+    found = metric_intervals(labels, scores, people, replicates=200)
+    assert found["auc"].value == pytest.approx(8 / 9) and found["acc"].value == pytest.approx(2 / 3)
+    for name in ("auc", "acc", "eer", "ece", "brier"):
+        assert found[name].value is not None and found[name][1:3] == (None, None), name
+    for name, interval in found.items():
+        assert interval.low is None or interval.high - interval.low > 1e-6, name
+    assert auc_interval(labels, scores, people)[1:3] == (None, None)
+
+
+def test_an_error_that_is_only_rounding_is_no_error():
+    assert logit_interval(0.3125, 1e-17, 1, 1)[:3] == (0.3125, None, None)
+    assert logit_interval(0.3125, 1e-3, 1, 1).low < 0.3125
+    assert _ece_interval(0.1, np.full(3, 0.1), 1e-18, 10, 0.95)[:3] == (0.1, None, None)
+    assert logit_interval(1.0, 0.0, 1, 4).low == pytest.approx(
+        0.025**0.25
+    )  # nothing ever went wrong: a limit all the same
 
 
 def test_one_cluster_a_class_gives_no_limits():

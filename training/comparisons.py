@@ -17,6 +17,7 @@ import numpy as np
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.clusters import Clusters, table_clusters
 from resproto_fd.training.intervals import (
+    NO_ERROR,
     auc_covariance,
     cluster_components,
     degrees_of_freedom,
@@ -31,8 +32,8 @@ class Difference(NamedTuple):
     first: str
     second: str
     difference: float
-    low: float
-    high: float
+    low: float | None  # the limits are undefined where the difference has no standard error
+    high: float | None
     p: float  # of no difference, two-sided
     p_holm: float  # the same, corrected for all pairs tested
 
@@ -110,13 +111,15 @@ def compare_aucs(
             variance = covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]
             se = math.sqrt(max(variance, 0))
             free = degrees_of_freedom(errors[i] - errors[j], found)
-            half = stdtrit(free, (1 + confidence) / 2) * se
             if abs(difference) < 1e-12:  # both that and the variance may be rounding errors
                 p = 1.0
             else:
-                p = 2 * stdtr(free, -abs(difference) / se) if se else _least_p(found)
-            low, high = max(difference - half, -1.0), min(difference + half, 1.0)
-            pairs.append(Difference(names[i], names[j], difference, float(low), float(high), float(p), float(p)))
+                p = float(2 * stdtr(free, -abs(difference) / se)) if se >= NO_ERROR else _least_p(found)
+            limits: tuple[float | None, float | None] = None, None
+            if se >= NO_ERROR:
+                half = float(stdtrit(free, (1 + confidence) / 2) * se)
+                limits = max(difference - half, -1.0), min(difference + half, 1.0)
+            pairs.append(Difference(names[i], names[j], difference, *limits, p, p))
     return Comparison(aucs, _corrected(pairs))
 
 

@@ -120,9 +120,10 @@ def _comparison(tables: dict[str, dict], args: argparse.Namespace) -> str:
         lines.append(f"  {test_set}: best {comparison.best}")
         ties = [name for name in comparison.ties_with_best() if name != comparison.best]
         lines.append(f"    not distinguishable from it: {', '.join(ties) or 'none'}")
-        lines += [
-            f"    {row.first} - {row.second}: {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f}), "
-            f"p {row.p:.3g}, corrected {row.p_holm:.3g}"
-            for row in comparison.differences
-        ]
+        for row in comparison.differences:
+            limits = "no interval" if row.low is None else f"{row.low:+.4f} to {row.high:+.4f}"
+            lines.append(
+                f"    {row.first} - {row.second}: {row.difference:+.4f} ({limits}), "
+                f"p {row.p:.3g}, corrected {row.p_holm:.3g}"
+            )
     return "\n".join(lines)

@@ -37,6 +37,8 @@ class Interval(NamedTuple):
 
 
 UNDEFINED = Interval(None, None, None)
+NO_ERROR = 1e-12
+"""A standard error below this is none: by chance the clusters agree, which says nothing of how far others would."""
 
 
 def metric_intervals(
@@ -86,9 +88,12 @@ def _metric_intervals(ranking: Ranking, resampling: Resampling, confidence: floa
 
 def _ece_interval(value: float, replicates: np.ndarray, se: float, df: float, confidence: float) -> Interval:
     """Noise in a bin always adds to a calibration error, and replicates add it twice: their mean shows how much. That
-    is taken off the lower limit, and, being uncertain itself, not off the upper one."""
+    is taken off the lower limit, and, being uncertain itself, not off the upper one. Without a standard error there are
+    no limits."""
     from scipy.special import stdtrit
 
+    if se < NO_ERROR:
+        return Interval(value, None, None, se, df)
     bias, half = max(float(replicates.mean()) - value, 0), float(stdtrit(df, (1 + confidence) / 2)) * se
     return Interval(value, max(value - bias - half, 0.0), min(value + half, 1.0), se, df)
 
@@ -212,6 +217,8 @@ def logit_interval(value: float, se: float, df: float, pairs: int, confidence: f
     is then that of a share never missed in `pairs` trials, (alpha/2)^(1/pairs). For the AUC this is safe: were it
     lower, that many independent pairs would all be in the right order with a chance below alpha/2.
 
+    In between, a standard error of 0 comes of few clusters that happen to agree: the limits are then undefined.
+
     Args:
         value: The estimate, in [0, 1].
         se: Its standard error.
@@ -224,6 +231,8 @@ def logit_interval(value: float, se: float, df: float, pairs: int, confidence: f
     if min(value, 1 - value) < 1e-12:
         bound = 1 - ((1 - confidence) / 2) ** (1 / pairs)
         return Interval(value, *((0.0, bound) if value < 0.5 else (1 - bound, 1.0)), 0.0, df)
+    if se < NO_ERROR:
+        return Interval(value, None, None, se, df)
     half = stdtrit(df, (1 + confidence) / 2) * se / (value * (1 - value))
     return Interval(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)), se, df)
 
@@ -324,6 +333,9 @@ def _tpr_intervals(ranking: Ranking, clusters: Clusters, rates: Sequence[float],
         together = float(by_fake @ by_real) / norm if norm else 0.0  # a cluster that holds both moves both
         down = _joined(max(value - strictest, 0), max(value - low, 0), together)
         up = _joined(max(mildest - value, 0), max(high - value, 0), together)
+        if down + up < NO_ERROR:  # both errors cancel
+            result.append(Interval(value, None, None))
+            continue
         result.append(Interval(value, max(value - down, 0.0), min(value + up, 1.0)))
     return result
 
@@ -336,7 +348,7 @@ def _joined(shift: float, own: float, correlation: float) -> float:
 def _effective_trials(share: float, errors: np.ndarray, clusters: Clusters) -> float:
     """How many independent fakes would make the share of fakes found as uncertain as its clusters make it."""
     variance = errors @ errors * clusters.fake.sum() / (clusters.fake.sum() - 1)
-    if share in (0, 1) or not variance:
+    if share in (0, 1) or variance < NO_ERROR**2:
         return float(clusters.fake.sum())
     return min(share * (1 - share) / variance, float(np.count_nonzero(clusters.labels)))
 
