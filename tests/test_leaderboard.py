@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.training import leaderboard
+from resproto_fd.training.cli import main
 from resproto_fd.training.leaderboard import (
     MARKDOWN_METRICS,
     METRICS,
@@ -19,7 +21,7 @@ from resproto_fd.training.leaderboard import (
     to_markdown,
 )
 from resproto_fd.training.leaderboard_page import render
-from resproto_fd.training.results import MethodResult, Metrics, RunResult, Selection, TestResult
+from resproto_fd.training.results import Estimate, MethodResult, Metrics, RunResult, Selection, TestResult
 from resproto_fd.training.site_charts import Bar, Series, bar_chart, line_chart, tenths
 from resproto_fd.training.site_detector import render_row
 from resproto_fd.training.site_parts import EXPORTS, INDEX, PUBLISHED, ROWS, row_page
@@ -389,11 +391,56 @@ def test_broken_files_are_left_out_and_named_and_the_rest_is_built(tmp_path):
     assert "Left out" in (tmp_path / "out" / "leaderboard.md").read_text()
 
 
-def test_a_page_stands_even_when_every_file_is_broken(tmp_path):
-    (tmp_path / "result.json").write_text("{")
-    summary = build([tmp_path], tmp_path / "out")
-    assert (summary.runs, len(summary.problems)) == (0, 1)
-    assert "1 result file left out" in summary.page.read_text()
+def test_a_good_site_is_not_replaced_by_an_empty_one(tmp_path, capsys):
+    saved(tmp_path / "good", [run("a", {"B": 0.7})])
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "result.json").write_text("{")
+    assert main(["leaderboard", str(tmp_path / "good"), str(tmp_path / "bad"), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err
+    assert f"left out: {tmp_path / 'bad' / 'result.json'}: not a readable result file" in said
+    assert "Problem(" not in said
+    before = {path: path.read_bytes() for path in files_of(tmp_path / "out")}
+    assert main(["leaderboard", str(tmp_path / "bad"), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'bad' / 'result.json'}: not a readable result file" in said
+    assert "Problem(" not in said
+    assert {path: path.read_bytes() for path in files_of(tmp_path / "out")} == before
+    assert main(["leaderboard", str(tmp_path / "bad"), "--out", str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists()
+
+
+def control(auc, low, seed):
+    """A control that sees no face, of one seed, with its frame AUC's interval."""
+    around = {"frame_auc": Estimate(value=auc, low=low, high=0.95)}
+    tests = {"B": scored(auc, in_domain=False, intervals=around)}
+    return run("files", {}, seed, tests=tests, role="control", sees_faces=False)
+
+
+def test_the_warning_of_a_control_above_chance_looks_at_every_seed(monkeypatch):
+    (warning,) = only([control(0.8, 0.7, 0)]).warnings
+    assert warning.startswith("B: FILES sees no face, and its frame AUC is 0.800 (95 % interval from 0.700)")
+    (warning,) = only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)]).warnings
+    assert "is 0.800 with seed 1 (95 % interval from 0.700)" in warning
+    assert only([control(0.5, 0.4, 0), control(0.52, 0.45, 1)]).warnings == []
+
+    def over_seeds(low):
+        monkeypatch.setattr(leaderboard, "_limits_over_seeds", lambda *_: {"frame_auc": (low, 0.9)})
+
+    over_seeds(0.6)
+    (warning,) = only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)]).warnings
+    assert "is 0.650, the mean of 2 seeds (95 % interval from 0.600)" in warning
+    over_seeds(0.3)
+    assert only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)]).warnings == []  # by chance one of many is above
+    assert "0.720 with seed 1" in only([control(0.7, 0.6, 0), control(0.72, 0.62, 1)]).warnings[0]
+
+
+def test_rows_of_one_name_each_have_their_margin_over_the_probe():
+    theirs = run("a", {"B": 0.9}, source="submitted", selected_on=Selection(rule="given"))
+    probe = run("clip_probe", {"B": 0.6}, role="control", detector_class="clip_probe")
+    (margin,) = only([run("a", {"B": 0.7}), theirs, run("b", {"B": 0.8}), probe]).margins
+    assert "a (measured, best frame_auc on Demo-A val) +0.100" in margin
+    assert "a (submitted, given weights, choice unknown) +0.300" in margin
+    assert ", b +0.200." in margin
 
 
 def test_the_same_run_twice_counts_once_and_a_contradicting_twin_is_named(tmp_path):

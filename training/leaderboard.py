@@ -67,6 +67,9 @@ class Problem:
     path: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -248,12 +251,12 @@ class Section:
     def warnings(self) -> list[str]:
         """Controls that see no face and are above chance all the same: something else goes with the label."""
         return [
-            f"{name}: {row.first.title} sees no face, and its frame AUC is {test.frame_auc:.{DIGITS}f} (95 % interval "
-            f"from {limits.low:.{DIGITS}f}): something beside the face goes with the label; a detector may use it."
+            f"{name}: {row.first.title} sees no face, and its frame AUC {above}): something beside the face goes with "
+            "the label; a detector may use it."
             for row in self.rows
             if row.control and not row.first.sees_faces
-            for name, test in row.first.tests.items()
-            if (limits := test.intervals.get("frame_auc")) and limits.low is not None and limits.low > 0.5
+            for name in self.test_sets
+            if (above := _above_chance(row, name))
         ]
 
     def probe_mean(self, metric: str) -> float | None:
@@ -268,8 +271,15 @@ class Section:
         probe = self.probe_mean("frame_auc")
         if probe is None:
             return []
-        over = {row.name: row.mean(self.mean_sets, "frame_auc").mean for row in self.rows if row.ranks}
-        text = ", ".join(f"{name} {mean - probe:+.{DIGITS}f}" for name, mean in over.items() if mean is not None)
+        ranked = [row for row in self.rows if row.ranks]
+        names = Counter(row.name for row in ranked)
+        parts = []
+        for row in ranked:
+            mean = row.mean(self.mean_sets, "frame_auc").mean
+            if mean is not None:
+                which = row.name if names[row.name] == 1 else f"{row.name} ({row.first.source}, {row.selection})"
+                parts.append(f"{which} {mean - probe:+.{DIGITS}f}")
+        text = ", ".join(parts)
         return [f"Mean frame AUC over the frozen-CLIP probe's {probe:.{DIGITS}f}: {text}."] if text else []
 
     @cached_property
@@ -344,6 +354,31 @@ def collect(paths: Iterable[str | Path]) -> tuple[list[RunResult], list[Problem]
     return sorted(results, key=lambda r: (*_table_key(r), *_row_key(r), r.seed)), problems
 
 
+def _above_chance(row: Row, test_set: str) -> str:
+    """In words, by how much a row's frame AUC on a test set is above chance for sure; empty where it is not.
+
+    Of several seeds the interval of their mean counts, which the page prints. Of two or three it is long: that each
+    seed's own interval is above chance counts too. Where there is none over seeds, one seed's is enough.
+    """
+    own = [
+        (limits.low, run)
+        for run in row.runs
+        if test_set in run.tests
+        and (limits := run.tests[test_set].intervals.get("frame_auc"))
+        and limits.low is not None
+    ]
+    over = row.limits(test_set, "frame_auc") if len(row.runs) > 1 else None
+    mean = row.cell(test_set, "frame_auc").mean
+    if over and mean is not None and over[0] > 0.5:
+        return f"is {mean:.{DIGITS}f}, the mean of {len(row.runs)} seeds (95 % interval from {over[0]:.{DIGITS}f}"
+    above = [pair for pair in own if pair[0] > 0.5]
+    if len(above) < (1 if over is None else len(row.runs)):
+        return ""
+    low, run = max(above, key=lambda pair: pair[0])
+    seed = f" with seed {run.seed}" if len(row.runs) > 1 else ""
+    return f"is {run.tests[test_set].frame_auc:.{DIGITS}f}{seed} (95 % interval from {low:.{DIGITS}f}"
+
+
 def _limits_over_seeds(runs: list[RunResult], test_set: str) -> dict[str, tuple[float, float]]:
     from resproto_fd.training.seeds import auc_over_seeds
 
@@ -379,7 +414,7 @@ def build(runs: Iterable[str | Path], out_dir: str | Path) -> Summary:
         What was made. Broken result files are left out, named in `problems` and on the page.
 
     Raises:
-        UserError: A path does not exist, or there is no result file at all.
+        UserError: A path does not exist, or there is no result file that can be used; nothing is written then.
     """
     from resproto_fd.training.leaderboard_export import to_json, to_latex
     from resproto_fd.training.leaderboard_page import render
@@ -389,6 +424,12 @@ def build(runs: Iterable[str | Path], out_dir: str | Path) -> Summary:
     from resproto_fd.training.site_published import render_published
 
     results, problems = collect(runs)
+    if not results:
+        shown = [str(problem) for problem in problems[:5]] + ["..."] * (len(problems) > 5)
+        raise UserError(
+            f"no usable {RESULT_FILE} among {len(problems)}; mend them or train or test again (nothing is written to "
+            f"{out_dir}):\n  " + "\n  ".join(shown)
+        )
     tables = sections(results)
     out_dir = Path(out_dir)
     files = {
