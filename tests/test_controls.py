@@ -7,9 +7,11 @@ from test_detectors import TINY_RESNET
 
 from resproto_fd.detectors import create_detector
 from resproto_fd.preprocessing.demo import make_demo
+from resproto_fd.training import demo
 from resproto_fd.training.cli import main
 from resproto_fd.training.control import FACTS, _facts
 from resproto_fd.training.results import RunResult
+from resproto_fd.training.scores import ScoreTable
 
 
 @torch.no_grad()
@@ -78,6 +80,51 @@ def test_file_statistics_are_a_control_under_the_protocol(data, tmp_path, capsys
     assert set(result.tests) == {"Demo-A", "Demo-B", "Demo-C"}
     assert main([*words, "train.epochs=2"]) == 2
     assert "control takes data.* settings" in capsys.readouterr().err
+
+
+def test_an_equal_finished_control_is_taken_over_and_another_is_an_error(data, tmp_path, capsys):
+    words = ["control", "--protocol", "demo_cross", "--out", str(tmp_path / "runs"), f"data.root={data}"]
+    folder = tmp_path / "runs/demo_cross/file_statistics/seed0"
+    assert main(words) == 0
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+    assert main(words) == 0
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
+    assert str(folder / "result.json") in capsys.readouterr().out
+
+    scores = folder / "scores" / "Demo-B.npz"
+    table = ScoreTable.load(scores)
+    table.score[0] = (table.score[0] + 0.5) % 1
+    table.save(scores)
+    result = folder / "result.json"
+    text = result.read_text()
+    fingerprint = RunResult.load(result).fingerprint
+    for spoilt, message in (
+        (text, "with other scores of Demo-B"),
+        (text.replace(fingerprint, "f" * len(fingerprint)), "of another protocol or other frames"),
+        (text[:-30], "which cannot be read"),
+    ):
+        result.write_text(spoilt)
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert message in said and "remove the folder, or give another --seed or --out" in said
+        assert "--name" not in said
+        assert result.read_text() == spoilt
+    assert main([*words, "--seed", "1"]) == 0
+
+
+def test_the_demo_with_controls_runs_a_second_time(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "_one", lambda *_: (0, "already trained"))  # the control alone
+    words = ["demo", "--size", "tiny", "--controls", "--detectors", "chance", "--out", str(tmp_path), "--jobs", "2"]
+    assert main([*words, "train.epochs=1"]) == 0
+    assert main([*words, "train.epochs=1"]) == 0
+    board = tmp_path / "leaderboard" / "leaderboard.md"
+    assert board.read_text().count("(file\\_statistics)") > 0
+
+    result = tmp_path / "runs/demo_cross/file_statistics/seed0/result.json"
+    fingerprint = RunResult.load(result).fingerprint
+    result.write_text(result.read_text().replace(fingerprint, "f" * len(fingerprint)))
+    assert main([*words, "train.epochs=1"]) == 2
+    assert "remove the folder, or give another --out" in capsys.readouterr().err
 
 
 def test_recoded_frames_are_another_protocol_with_other_scores(data, tmp_path):

@@ -123,6 +123,7 @@ def test_wrong_words_are_errors_before_data_are_read(tmp_path, capsys):
         (["s.csv"], "wants letters"),
         (["s.csv", "--name", "../x"], "wants letters"),
         (["s.csv", "--name", "x", "train.epochs=3"], "submit takes data"),
+        (["s.csv", "--name", "x", "--parameters", "-5"], "--parameters -5: wants the model's number"),
     ):
         assert main(["submit", *words, "--protocol", "demo_cross"]) == 2
         assert message in capsys.readouterr().err
@@ -132,6 +133,6 @@ def test_a_result_is_not_overwritten(data, template, tmp_path, capsys):
     path = filled(tmp_path / "s.csv", template)
     assert submit(data, path, tmp_path / "runs") == 0
     assert submit(data, path, tmp_path / "runs") == 2
-    assert "holds a result already" in capsys.readouterr().err
+    assert "holds a result already; give another --name or --seed, or remove the folder" in capsys.readouterr().err
     assert submit(data, path, tmp_path / "runs", "--seed", "1") == 0
     assert math.isclose(RunResult.load(tmp_path / "runs/demo_cross/theirs/seed1/result.json").seed, 1)

@@ -30,18 +30,27 @@ def run(args: argparse.Namespace) -> int:
     if set(changes) - {"data"}:
         raise UserError(f"control takes data.* settings, not {', '.join(sorted(set(changes) - {'data'}))}")
     data = loading.validated(DataConfig, changes.get("data", {}), "data")
-    print(fit_trees(args.protocol, data, args.out, args.seed))
+    remedy = "remove the folder, or give another --seed or --out"
+    print(fit_trees(args.protocol, data, args.out, args.seed, remedy))
     return 0
 
 
-def fit_trees(protocol: str, data: DataConfig, out: str | Path, seed: int = 0) -> Path:
+def fit_trees(
+    protocol: str, data: DataConfig, out: str | Path, seed: int = 0, remedy: str = "remove the folder"
+) -> Path:
     """Fits the trees on a protocol's training frames and scores its test sets: the result file.
+
+    A finished result of the same protocol, frames and scores is left as it is.
 
     Args:
         protocol: Its name or YAML.
         data: Where the data are.
         out: The folder of runs.
         seed: Of the trees.
+        remedy: What to do where another result is in the way.
+
+    Raises:
+        UserError: The run folder holds a result of another protocol, of other frames or with other scores.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -63,6 +72,8 @@ def fit_trees(protocol: str, data: DataConfig, out: str | Path, seed: int = 0) -
         out,
         NAME,
         seed,
+        remedy=remedy,
+        take_equal=True,
         title="File statistics",
         source="measured",
         role="control",

@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
     if args.controls:
         from resproto_fd.training.control import fit_trees
 
-        print(fit_trees(PROTOCOL, DataConfig(root=str(data)), out / "runs"))
+        remedy = "remove the folder, or give another --out"
+        print(fit_trees(PROTOCOL, DataConfig(root=str(data)), out / "runs", remedy=remedy))
 
     from resproto_fd.training import leaderboard
 

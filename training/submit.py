@@ -9,6 +9,8 @@ import csv
 import math
 from pathlib import Path
 
+import numpy as np
+
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import atomic_file, sha256_of
@@ -148,6 +150,8 @@ def _check_words(args: argparse.Namespace) -> None:
     name = args.name or ""
     if not name or name.startswith(".") or not all(letter.isalnum() or letter in "-_." for letter in name):
         raise UserError(f"--name {name!r}: wants letters, digits, - _ and . (the run folder is called so)")
+    if args.parameters is not None and args.parameters < 0:
+        raise UserError(f"--parameters {args.parameters}: wants the model's number of parameters, 0 or more")
 
 
 def _save(args: argparse.Namespace, resolved, given: dict[str, list[float]]) -> Path:
@@ -176,6 +180,8 @@ def save_result(
     name: str,
     seed: int,
     checkpoint: str | None = None,
+    remedy: str = "give another --name or --seed, or remove the folder",
+    take_equal: bool = False,
     **said,
 ) -> Path:
     """The score tables and the result file of scores that no detector here made, in a run folder of their own.
@@ -187,31 +193,31 @@ def save_result(
         name: Of the method: the run folder's.
         seed: Of its training.
         checkpoint: SHA-256 of what the scores came from.
+        remedy: What to do where the run folder holds a result already.
+        take_equal: Whether a result there of the same protocol and the same scores is left as it is.
         said: Further fields of the result.
+
+    Returns:
+        The result file.
 
     Raises:
         UserError: The run folder holds a result already.
     """
     from resproto_fd.training.results import RunResult, test_result, versions
-    from resproto_fd.training.scores import ScoreTable
 
     folder = Path(out) / resolved.config.name / name / f"seed{seed}"
+    tables = {
+        test_set: _table(test_set, frames, given[test_set], name, checkpoint)
+        for test_set, frames in resolved.tests.items()
+    }
     if (folder / "result.json").exists():
-        raise UserError(f"{folder}: holds a result already; another --name or --seed, or remove it")
+        if not take_equal:
+            raise UserError(f"{folder}: holds a result already; {remedy}")
+        if difference := _difference(folder, resolved.fingerprint, tables):
+            raise UserError(f"{folder}: holds a result already, {difference}; {remedy}")
+        return folder / "result.json"
     tests = {}
-    for test_set, frames in resolved.tests.items():
-        owners = [frames.videos[i] for i in frames.video_index]
-        table = ScoreTable(
-            test_set,
-            [video.id for video in owners],
-            frames.numbers,
-            frames.labels,
-            [video.method for video in owners],
-            given[test_set],
-            forgery_type=[video.forgery_type for video in owners],
-            detector=name,
-            checkpoint=checkpoint,
-        )
+    for test_set, table in tables.items():
         table.save(folder / "scores" / f"{test_set}.npz")
         tests[test_set] = test_result(table, in_domain=test_set in resolved.config.train)
     result = RunResult(
@@ -227,3 +233,43 @@ def save_result(
     )
     result.save(folder / "result.json")
     return folder / "result.json"
+
+
+def _table(test_set: str, frames, scores: list[float], name: str, checkpoint: str | None):
+    """The `ScoreTable` of a frame list's scores."""
+    from resproto_fd.training.scores import ScoreTable
+
+    owners = [frames.videos[i] for i in frames.video_index]
+    return ScoreTable(
+        test_set,
+        [video.id for video in owners],
+        frames.numbers,
+        frames.labels,
+        [video.method for video in owners],
+        scores,
+        forgery_type=[video.forgery_type for video in owners],
+        detector=name,
+        checkpoint=checkpoint,
+    )
+
+
+def _difference(folder: Path, fingerprint: str, tables: dict) -> str:
+    """How a run folder's result is not that of these score tables, by test set; empty where it is."""
+    from resproto_fd.training.results import RunResult
+    from resproto_fd.training.scores import ROUNDING, ScoreTable
+
+    try:
+        result = RunResult.load(folder / "result.json")
+        stored = {test_set: ScoreTable.load(folder / "scores" / f"{test_set}.npz") for test_set in result.tests}
+    except UserError as error:
+        return f"which cannot be read ({error})"
+    if result.fingerprint != fingerprint:
+        return f"of another protocol or other frames (fingerprint {result.fingerprint}, here {fingerprint})"
+    if set(result.tests) != set(tables):
+        return f"of other test sets ({', '.join(sorted(result.tests))})"
+    for test_set, table in tables.items():
+        hashes = stored[test_set].frames_hash(), result.tests[test_set].frames_hash
+        # Another machine's sums may differ in the last digits.
+        if set(hashes) != {table.frames_hash()} or not np.allclose(stored[test_set].score, table.score, 0, ROUNDING):
+            return f"with other scores of {test_set}"
+    return ""
