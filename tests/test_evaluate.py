@@ -201,6 +201,17 @@ def test_controls_are_not_ranked_and_the_margin_over_the_probe_is_printed(tmp_pa
     assert "blind" not in section.margins[0]
 
 
+def test_runs_of_one_name_from_different_roots_are_all_shown_with_longer_names(tmp_path, monkeypatch, capsys):
+    for root, detector in (("old/x", "good"), ("new/x", "poor")):
+        made_run(tmp_path / root, detector)
+        (tmp_path / root / "runs" / "made" / detector).rename(tmp_path / root / "runs" / "made" / "same")
+    made_run(tmp_path / "new", "good")
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "old", "new", "old/x", str(tmp_path / "old")]) == 0
+    names = [line for line in capsys.readouterr().out.splitlines() if re.fullmatch(r"[\w/]+seed0", line)]
+    assert names == ["old/x/runs/made/same/seed0", "made/good/seed0", "new/x/runs/made/same/seed0"]
+
+
 def agreeing(detector: str, scores: list[float]) -> ScoreTable:
     """Two people whose six frames have the same scores each: no metric has a standard error."""
     ids = [

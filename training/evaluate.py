@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
 def read_scores(paths: list[str]) -> dict[str, dict]:
     """Score tables of each run: {"protocol/detector/seedN": {test set: ScoreTable}}, runs in order.
 
+    Where two runs end alike, their names hold as much more of their paths as tells them apart.
+
     Raises:
         UserError: A path does not exist, or no run with scores lies there.
     """
@@ -65,11 +67,21 @@ def read_scores(paths: list[str]) -> dict[str, dict]:
     if not folders:
         raise UserError(f"no scores/*.npz under {', '.join(paths)}: train or test a detector first")
     return {
-        "/".join(folder.absolute().parts[-3:]): {
-            file.stem: ScoreTable.load(file) for file in sorted((folder / "scores").glob("*.npz"))
-        }
-        for folder in dict.fromkeys(folders)
+        name: {file.stem: ScoreTable.load(file) for file in sorted((folder / "scores").glob("*.npz"))}
+        for folder, name in _names(folders).items()
     }
+
+
+def _names(folders: list[Path]) -> dict[Path, str]:
+    """A name of each different folder: the end of its path, of three parts or as many more as make it unique."""
+    paths = list(dict.fromkeys(folder.resolve() for folder in folders))
+    result = {}
+    for path in paths:
+        count = 3
+        while count < len(path.parts) and sum(other.parts[-count:] == path.parts[-count:] for other in paths) > 1:
+            count += 1
+        result[path] = "/".join(path.parts[-count:]).replace("//", "/")
+    return result
 
 
 def _numbers(test_set: str, table, args: argparse.Namespace) -> str:
