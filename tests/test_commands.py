@@ -138,7 +138,8 @@ def test_deepfakebench_flags_work(demo, tmp_path):
     ]
     assert train(demo, tmp_path, *words) == 0
     folder = run_folder(tmp_path)
-    assert folder.parts[-3:] == ("demo_cross-custom", "timm_mine", "seed0")
+    assert re.fullmatch("demo_cross-custom-[0-9a-f]{8}", folder.parts[-3])
+    assert folder.parts[-2:] == ("timm_mine", "seed0")
     assert set(RunResult.load(folder / "result.json").tests) == {"Demo-B", "Demo-C"}
     assert not list(folder.rglob("*.pt"))
 
@@ -152,6 +153,7 @@ def test_weights_from_outside_are_tested_and_said_to_be(demo, tmp_path):
     assert main([*words, f"run.out={tmp_path / 'out'}", "run.device=cpu", "run.workers=0"]) == 0
     result = RunResult.load(run_folder(tmp_path / "out") / "result.json")
     assert result.selected_on.rule == "given"
+    assert (result.trained_on, [test.in_domain for test in result.tests.values()]) == (None, [None] * 3)
     assert result.tests["Demo-B"].frame_auc == pytest.approx(
         RunResult.load(run_folder(tmp_path / "runs") / "result.json").tests["Demo-B"].frame_auc, abs=1e-9
     )
@@ -170,6 +172,11 @@ def test_a_deepfakebench_checkpoint_is_known_by_its_names_and_tested(demo, tmp_p
     result = RunResult.load(tmp_path / "out" / "demo_cross" / "meso4" / "seed0" / "result.json")
     assert result.note == "ckpt_best.pth is a DeepfakeBench checkpoint"
     assert result.parameters == 27_898
+    assert {test.in_domain for test in result.tests.values()} == {None}  # what it was trained on is not known
+    assert main(["leaderboard", str(tmp_path / "out"), "--out", str(tmp_path / "board")]) == 0
+    rows = list(csv.DictReader((tmp_path / "board" / "leaderboard.csv").open()))
+    assert {row["in_domain"] for row in rows} == {""}
+    assert list((tmp_path / "board" / "rows").glob("*.html"))
 
 
 def test_a_detector_with_nothing_to_train_is_tested_as_it_is(demo, tmp_path):
@@ -199,6 +206,179 @@ def test_the_leaderboard_stands_on_result_files_alone(demo, tmp_path):
     assert {row["test_set"] for row in rows} == {"Demo-A", "Demo-B", "Demo-C"}
     wanted = "protocol detector seed test_set source frames videos frame_auc frame_ap frame_eer frame_acc video_auc"
     assert set(wanted.split()) <= set(rows[0])
+
+
+# --- weights tested again: under another protocol, from a folder that was moved, on other sets ----------------------
+
+
+@pytest.fixture(scope="module")
+def trained(demo, tmp_path_factory):
+    """The folder of a run on two training sets, seed 3, with settings of its own."""
+    out = tmp_path_factory.mktemp("trained")
+    words = [f"data.root={demo}", f"run.out={out}", "--seed", "3", *QUICK, "train.epochs=1", "run.max_steps=2"]
+    assert main(["train", *SMALL, "--protocol", "demo_multi", *words]) == 0
+    return out / "demo_multi" / "timm" / "seed3"
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def test_weights_of_another_protocol_are_known_by_the_run_beside_them(demo, trained, tmp_path, capsys):
+    before = RunResult.load(trained / "result.json")
+    words = ["test", "--detector", "timm", "--protocol", "demo_cross", "--weights", str(trained / "best.pt")]
+    assert main([*words, "--out", str(tmp_path), f"data.root={demo}", "run.device=cpu", "run.workers=0"]) == 0
+    assert "so it is tested" in capsys.readouterr().err
+    after = RunResult.load(tmp_path / "demo_cross" / "timm" / "seed3" / "result.json")
+    assert {name: test.in_domain for name, test in after.tests.items()} == {
+        "Demo-A": True,
+        "Demo-B": True,  # though demo_cross does not train on it
+        "Demo-C": False,
+    }
+    assert after.trained_on == before.trained_on == ["Demo-A", "Demo-B"]
+    assert {"train.epochs=1", "run.max_steps=2", "model.backbone=test_resnet"} <= {*after.overrides}
+    assert after.overrides == before.overrides
+    assert after.config["detector"]["train"] == before.config["detector"]["train"]
+    assert after.note == "weights trained under demo_multi (on Demo-A, Demo-B)"
+    assert after.tests["Demo-C"].frame_auc == before.tests["Demo-C"].frame_auc
+    assert after.unseen() == ["Demo-C"]
+
+
+def test_the_recipe_of_known_weights_is_theirs_whatever_is_asked_for(demo, trained, tmp_path, capsys):
+    words = ["test", *SMALL, "--protocol", "demo_multi", "--weights", str(trained / "best.pt"), "--out", str(tmp_path)]
+    assert main([*words, "--seed", "4", f"data.root={demo}", *QUICK, "train.epochs=7"]) == 0
+    assert "the recipe is that of the run that made" in capsys.readouterr().err
+    after = RunResult.load(tmp_path / "demo_multi" / "timm" / "seed4" / "result.json")
+    assert after.overrides == RunResult.load(trained / "result.json").overrides
+    assert after.note == ""
+
+
+def test_a_result_file_from_before_training_sets_were_stored_tells_them_by_its_protocol(demo, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "a" / "demo_multi" / "timm" / "seed3")
+    folder = tmp_path / "a" / "demo_multi" / "timm" / "seed3"
+    edit(folder / "result.json", lambda content: content.pop("trained_on"))
+    assert main(["test", "--run", str(folder)]) == 0
+    assert RunResult.load(folder / "result.json").trained_on == ["Demo-A", "Demo-B"]
+
+
+@pytest.mark.parametrize("how", ["absolute", "relative", "inside", "link"])
+def test_a_moved_run_is_tested_where_it_is_now(demo, trained, tmp_path, monkeypatch, how):
+    untouched = contents(trained)
+    moved = tmp_path / "elsewhere" / "demo_multi" / "timm" / "seed3"
+    shutil.copytree(trained, moved)
+    (tmp_path / "link").symlink_to(moved)
+    shutil.rmtree(moved / "scores")
+    monkeypatch.chdir(moved if how == "inside" else tmp_path)
+    named = {"absolute": str(moved), "relative": str(moved.relative_to(tmp_path)), "inside": ".", "link": "link"}[how]
+    assert main(["test", "--run", named]) == 0
+    assert len(list((moved / "scores").glob("*.npz"))) == 3
+    assert contents(trained) == untouched
+    assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "link"}
+
+
+def test_of_a_run_whose_folder_was_renamed_the_place_must_be_named(trained, tmp_path, capsys):
+    renamed = tmp_path / "demo_multi" / "timm" / "best_one"
+    shutil.copytree(trained, renamed)
+    before = contents(tmp_path), contents(trained)
+    fails(capsys, main(["test", "--run", str(renamed)]), r"best_one: .*demo_multi/timm/seed3.*say --out DIR")
+    assert (contents(tmp_path), contents(trained)) == before
+    assert main(["test", "--run", str(renamed), "--out", str(tmp_path / "new")]) == 0
+    assert (tmp_path / "new" / "demo_multi" / "timm" / "seed3" / "result.json").is_file()
+
+
+def test_a_run_of_other_weights_is_never_overwritten(demo, trained, tmp_path, capsys):
+    other = tmp_path / "demo_multi" / "timm" / "seed3"
+    shutil.copytree(trained, other)
+    best = torch.load(other / "best.pt", weights_only=True)
+    torch.save(best | {"another": 1}, other / "best.pt")
+    before = contents(other)
+    refused = r"seed3: holds a run whose best\.pt is other weights than .*--out DIR"
+    fails(capsys, main(["test", "--run", str(trained), "--out", str(tmp_path)]), refused)
+    fails(capsys, main(["test", "--run", str(other), "--weights", str(trained / "best.pt")]), refused)
+    assert contents(other) == before
+
+
+def test_a_runs_own_results_are_not_replaced_by_those_of_other_settings(trained, tmp_path, capsys):
+    before = contents(trained)
+    fails(capsys, main(["test", "--run", str(trained), "input.size=32"]), "own results would be lost: say --out DIR")
+    assert contents(trained) == before
+    assert main(["test", "--run", str(trained), "input.size=32", "--out", str(tmp_path)]) == 0
+
+
+def test_two_changes_of_a_runs_protocol_have_a_folder_each(trained, tmp_path):
+    folder = tmp_path / "demo_multi" / "timm" / "seed3"
+    shutil.copytree(trained, folder)
+
+    def tested(*words):
+        assert main(["test", "--run", str(folder), *words]) == 0
+        found = tmp_path.glob("demo_multi-custom-*/timm/seed3/result.json")
+        return {path.parts[-4]: list(RunResult.load(path).tests) for path in found}
+
+    before = contents(folder)
+    first = tested("--test_dataset", "Demo-B")
+    both = tested("--test_dataset", "Demo-C", "Demo-A")
+    assert list(first.values()) == [["Demo-B"]]
+    assert len(both) == 2
+    assert both.items() > first.items()
+    assert tested("--test_dataset", "Demo-B") == both
+    third = tested(
+        "--test_dataset", "Demo-B", "protocol.frames.test=2", "run.test_batch_size=8"
+    )  # words after the sets
+    assert len(third) == 3
+    assert contents(folder) == before
+
+
+def test_a_changed_protocol_of_the_users_own_has_a_name_of_its_own_too(demo, tmp_path):
+    from argparse import ArgumentParser
+
+    from resproto_fd.training import arguments, test
+
+    def config(*words):
+        parser = ArgumentParser()
+        test.add_arguments(parser)
+        args = parser.parse_args([*SMALL[:2], *words])
+        return arguments.saved_config(args) if args.run_folder else arguments.run_config(args)
+
+    own = tmp_path / "mine.yaml"
+    own.write_text(loading.dump(loading.load("protocols", "demo_cross").model_copy(update={"name": "mine"})))
+    names = [
+        config("--protocol", str(own), *words).protocol.name
+        for words in ([], ["--test_dataset", "Demo-B"], ["--test_dataset", "Demo-C"], ["protocol.frames.test=2"])
+    ]
+    assert names[0] == "mine"
+    assert len({*names}) == 4
+    assert all(re.fullmatch("mine-custom-[0-9a-f]{8}", name) for name in names[1:])
+    # The same change has the same name, whichever way it came about; the sets of another file choose the selection's.
+    assert config("--protocol", str(own), "--test_dataset", "Demo-B").protocol.name == names[1]
+    assert (
+        config("--protocol", "demo_cross", "--test_dataset", "Demo-A", "Demo-B", "Demo-C").protocol.name == "demo_cross"
+    )
+    moved = config("--protocol", "demo_cross", "--train_dataset", "Demo-B").protocol
+    assert (moved.selection.dataset, moved.train) == ("Demo-B", ["Demo-B"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--detector", "xception"],
+        ["--detector_path", "xception.yaml"],
+        ["--protocol", "demo_cross"],
+        ["--seed", "1"],
+        ["--train_dataset", "Demo-C"],
+        ["seed=1"],
+        ["protocol.train=[Demo-C]"],
+    ],
+)
+def test_what_made_a_run_is_not_changed_by_testing_it(trained, tmp_path, capsys, words):
+    status = main(["test", "--run", str(trained), "--out", str(tmp_path), *words])
+    needle = re.escape(words[0].split("=")[0])
+    fails(capsys, status, rf"{needle}.*: not with --run.*--weights {trained}/best\.pt --detector NAME --protocol NAME")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_can_be_tested_under_a_task_of_its_own(trained, tmp_path):
+    assert main(["test", "--run", str(trained), "--out", str(tmp_path), "--task_target", "again"]) == 0
+    assert run_folder(tmp_path) == tmp_path / "demo_multi" / "timm_again" / "seed3"
 
 
 # --- bad input: exit status 2, a message that helps, no traceback ---------------------------------------------------

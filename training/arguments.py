@@ -1,7 +1,13 @@
 """Arguments that `train` and `test` share, DeepfakeBench's flags among them, and the configuration they make."""
 
 import argparse
+import hashlib
+import json
+import os
+import re
 import sys
+from pathlib import Path
+from typing import Any
 
 from resproto_fd.configs import deepfakebench, loading
 from resproto_fd.configs.errors import UserError
@@ -37,13 +43,13 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
 def run_config(args: argparse.Namespace) -> RunConfig:
     """The resolved configuration of the shared arguments.
 
+    Weights that a known run made are tested as that run has them, settings and seed, where the command line says
+    nothing else.
+
     Raises:
         UserError: No detector is named, or something named does not exist or does not fit the schema.
     """
-    settings = [
-        word for words in (args.settings, args.train_dataset, args.test_dataset) for word in words or [] if "=" in word
-    ]
-    changes = loading.parse_overrides(settings)
+    changes = _settings(args)
     name = args.detector or args.detector_path
     if not name:
         raise UserError("name a detector: --detector NAME (see: resproto list detectors)")
@@ -55,6 +61,22 @@ def run_config(args: argparse.Namespace) -> RunConfig:
             changes = loading.merged(given, changes)
             note = f"; without effect here: {', '.join(unused)}" if unused else ""
             print(f"{path}: read as DeepfakeBench's, detector '{name}'{note}", file=sys.stderr)
+    changes = _with_flags(args, changes)
+    detector = _detector(name)
+    if weights := getattr(args, "weights_path", None):
+        detector, changes = _as_trained(Path(weights), detector, changes, is_preset=args.detector is not None)
+    protocol = args.protocol or DEFAULT_PROTOCOL
+    return _own_protocol(loading.resolve(detector, protocol, changes), loading.load("protocols", protocol))
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The `key=value` words; argparse takes those that follow a list of data sets for data sets."""
+    lists = (args.settings, args.train_dataset, args.test_dataset)
+    return loading.parse_overrides([word for words in lists for word in words or [] if "=" in word])
+
+
+def _with_flags(args: argparse.Namespace, changes: dict[str, Any]) -> dict[str, Any]:
+    """Changes, those of the flags laid over them."""
     for words, key in ((args.train_dataset, "train"), (args.test_dataset, "test")):
         if sets := [word for word in words or [] if "=" not in word]:
             changes = loading.merged(changes, {"protocol": {key: sets}})
@@ -62,8 +84,8 @@ def run_config(args: argparse.Namespace) -> RunConfig:
         if value is not None:
             changes = loading.merged(changes, {"run": {key: value}})
     if args.seed is not None:
-        changes["seed"] = args.seed
-    return _own_protocol(loading.resolve(_detector(name), args.protocol or DEFAULT_PROTOCOL, changes))
+        changes = {**changes, "seed": args.seed}
+    return changes
 
 
 def _detector(name: str) -> str | DetectorConfig:
@@ -73,39 +95,117 @@ def _detector(name: str) -> str | DetectorConfig:
     return name
 
 
-def _own_protocol(config: RunConfig) -> RunConfig:
-    """Renames a protocol whose data differ from the file of that name, and selects on what it trains on."""
+def _as_trained(
+    weights: Path, detector: str | DetectorConfig, changes: dict[str, Any], is_preset: bool
+) -> tuple[str | DetectorConfig, dict[str, Any]]:
+    """Detector and changes, a preset's settings and the seed giving way to those of the run that made the weights."""
+    from resproto_fd.training.results import run_that_made
+
+    known = run_that_made(weights)
+    if known is None:
+        return detector, changes
+    saved = known.config.get("detector")
+    name = detector if isinstance(detector, str) else detector.name
+    if is_preset and isinstance(saved, dict) and saved.get("name") == name:
+        detector = loading.validated(DetectorConfig, saved, f"{known.folder}/result.json: config.detector")
+        if known.overrides:
+            print(f"note: {weights} was made with {' '.join(known.overrides)}: so it is tested", file=sys.stderr)
+    return detector, {"seed": known.seed} | changes
+
+
+def _own_protocol(config: RunConfig, source: ProtocolConfig) -> RunConfig:
+    """Renames a protocol that is not what its name stands for, and selects on what it trains on.
+
+    The new name depends on the content, so that two changes of one protocol have a folder each.
+
+    Args:
+        config: The configuration, changes made.
+        source: What was changed, where the package has no protocol of that name.
+    """
     protocol = config.protocol
-    if protocol.name not in loading.names("protocols"):
+    base = _CUSTOM.sub("", protocol.name)
+    if base in loading.names("protocols"):
+        source = loading.load("protocols", base)
+    elif protocol.name != source.name:  # named on the command line
         return config
-    original: ProtocolConfig = loading.load("protocols", protocol.name)
-    if protocol == original:
-        return config
-    selection = protocol.selection
-    if selection == original.selection and selection.rule == "best" and selection.dataset not in protocol.train:
+    if protocol.model_copy(update={"name": source.name}) == source:
+        return config.model_copy(update={"protocol": source})
+    selection, elsewhere = protocol.selection, protocol.train != source.train
+    as_before = selection == source.selection and selection.rule == "best"
+    if elsewhere and as_before and selection.dataset not in protocol.train:
         selection = selection.model_copy(update={"dataset": protocol.train[0]})
-    renamed = protocol.model_copy(update={"name": f"{protocol.name}-custom", "selection": selection})
-    return config.model_copy(update={"protocol": renamed})
+        protocol = protocol.model_copy(update={"selection": selection})
+    words = {"name", "title", "source", "note"}
+    content = json.dumps(protocol.model_dump(exclude=words, exclude_defaults=True), sort_keys=True)
+    name = f"{base}-custom-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    return config.model_copy(update={"protocol": protocol.model_copy(update={"name": name})})
+
+
+_CUSTOM = re.compile(r"-custom(-[0-9a-f]{8})?$")
 
 
 def saved_config(args: argparse.Namespace) -> RunConfig:
     """The configuration saved in a run's folder, with what the command line changes of it.
 
-    Raises:
-        UserError: The folder holds no readable configuration, or a change does not fit.
-    """
-    from pathlib import Path
+    Without --out the results go beside that folder, wherever it was moved to since.
 
-    path = Path(args.run_folder) / "config.yaml"
-    values = loading.load_yaml(path)
-    changes = loading.of_run(loading.parse_overrides([word for word in args.settings if "=" in word]))
-    if args.test_dataset:
-        changes = loading.merged(changes, {"protocol": {"test": args.test_dataset}})
-    if args.out:
-        changes = loading.merged(changes, {"run": {"out": args.out}})
-    saved = loading.validated(RunConfig, values, str(path))
-    return _own_protocol(
-        loading.validated(RunConfig, loading.merged(saved.model_dump(by_alias=True), changes), str(path))
+    Raises:
+        UserError: The folder holds no readable configuration; or a change does not fit, is of what the run's weights
+            were made with, or would overwrite the run; or the folder was renamed and --out is not given.
+    """
+    folder = Path(args.run_folder)
+    path = folder / "config.yaml"
+    changes = _settings(args)
+    _refuse_with_run(args, changes)
+    saved = loading.validated(RunConfig, loading.load_yaml(path), str(path))
+    changes = loading.of_run(_with_flags(args, changes))
+    config = loading.validated(RunConfig, loading.merged(saved.model_dump(by_alias=True), changes), str(path))
+    if config.protocol != saved.protocol:
+        config = _own_protocol(config, saved.protocol)
+    if "out" in changes.get("run", {}):
+        return config
+    config = config.model_copy(update={"run": config.run.model_copy(update={"out": str(_out_of(folder, saved))})})
+    ours, theirs = config.detector, saved.detector
+    if (ours.model, ours.input) != (theirs.model, theirs.input):
+        raise UserError(f"{folder}: with other model.* or input.* the run's own results would be lost: say --out DIR")
+    return config
+
+
+def _refuse_with_run(args: argparse.Namespace, changes: dict[str, Any]) -> None:
+    """What a run's weights were made with cannot be changed by testing them."""
+    protocol = changes.get("protocol")
+    given = {
+        "--detector": args.detector,
+        "--detector_path": args.detector_path,
+        "--protocol": args.protocol,
+        "--seed": args.seed,
+        "--train_dataset": args.train_dataset,
+        "seed=": changes.get("seed"),
+        "protocol.train=": protocol.get("train") if isinstance(protocol, dict) else None,
+    }
+    if words := [word for word, value in given.items() if value is not None]:
+        weights = args.weights_path or Path(args.run_folder) / "best.pt"
+        raise UserError(
+            f"{', '.join(words)}: not with --run, whose folder says it already; to test its weights otherwise, say "
+            f"--weights {weights} --detector NAME --protocol NAME in its place"
+        )
+
+
+def _out_of(folder: Path, saved: RunConfig) -> Path:
+    """The folder of runs that a run's folder lies in.
+
+    Raises:
+        UserError: It does not lie where its configuration would put it.
+    """
+    from resproto_fd.training.run import folder_of
+
+    tail = folder_of(saved.model_copy(update={"run": saved.run.model_copy(update={"out": ""})})).parts
+    for place in (folder, Path(os.path.abspath(folder)), folder.resolve()):
+        if place.parts[-3:] == tail:
+            return place.parents[2]
+    raise UserError(
+        f"{folder}: its config.yaml is that of a run in {'/'.join(tail)}, so that where to write is not known: "
+        "say --out DIR, or name the folder so again"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError, model_validator
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.files import atomic_file
+from resproto_fd.configs.files import atomic_file, sha256_of
 from resproto_fd.training.intervals import table_intervals
 from resproto_fd.training.metrics import method_metrics, table_metrics
 from resproto_fd.training.scores import ScoreTable
@@ -177,6 +177,7 @@ class RunResult(Record):
     parameters: Count | None = None
     trainable_parameters: Count | None = None
     train_images: Count | None = None
+    trained_on: list[str] | None = None  # training sets of the tested weights; None: not known, or an older file
     timing: dict[str, Seconds] = {}  # "train_seconds", "test_images_per_second", ...
     note: str = ""
     _folder: Path | None = PrivateAttr(None)
@@ -240,6 +241,20 @@ class RunResult(Record):
             faults = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
             more = "" if len(faults) <= 5 else f"; and {len(faults) - 5} more"
             raise UserError(f"{path}: not a valid result file: {'; '.join(faults[:5])}{more}") from None
+
+
+def run_that_made(weights: Path) -> RunResult | None:
+    """The result of the run that trained these weights, from the file beside them; None where none is known.
+
+    Raises:
+        UserError: The result file beside them is not a valid one.
+    """
+    beside = weights.parent / "result.json"
+    if not (weights.is_file() and beside.is_file()):
+        return None
+    known = RunResult.load(beside)
+    trained = known.selected_on.rule in ("best", "last")
+    return known if trained and known.checkpoint_sha256 == sha256_of(weights) else None
 
 
 def test_result(table: ScoreTable, in_domain: bool | None = None) -> TestResult:

@@ -17,7 +17,7 @@ import torch
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import sha256_of, write_text
-from resproto_fd.configs.schema import DetectorConfig, ProtocolConfig, RunConfig
+from resproto_fd.configs.schema import DetectorConfig, ProtocolConfig, RunConfig, RunSettings, TrainConfig
 from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.registry import backbone_title, build_detector, class_names, defaults_of, keywords_of
 from resproto_fd.detectors.weights import load_all, read_state_dict, without_pretrained
@@ -37,7 +37,7 @@ from . import protocols, shift
 from .features import features_path, save_features
 from .metrics import table_metrics
 from .protocols import ResolvedProtocol
-from .results import Compute, Metrics, RunResult, Selection, Transfer, git_state, test_result, versions
+from .results import Compute, Metrics, RunResult, Selection, Transfer, git_state, run_that_made, test_result, versions
 from .scores import ScoreTable
 
 
@@ -150,14 +150,21 @@ def train(config: RunConfig) -> RunResult | None:
 def test(config: RunConfig, weights: Path | None) -> RunResult | None:
     """Tests given weights (or a detector that needs none) under the protocol; training data may be absent.
 
+    Of weights that a known run made the result tells that run's recipe and training sets, whatever is asked for here.
+
     Raises:
-        UserError: See `protocols.resolve`; or the weights do not fit the detector.
+        UserError: See `protocols.resolve`; or the weights do not fit the detector; or the folder is that of other
+            weights.
     """
+    known = run_that_made(weights) if weights else None
+    asked, config = config, _with_recipe_of(known, config)
     config, folder = with_keywords(config), folder_of(config)
     with joined(config.run.device) as world, exclusive(folder, world):
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data, tests_only=True)
         _say(world, resolved)
+        if asked.detector.train != config.detector.train and world.is_main:
+            print(f"note: the recipe is that of the run that made {weights}, not the one asked for", file=sys.stderr)
         detector, said = _create(config.detector, weights)
         if said:
             config = as_deepfakebench_fed(config)
@@ -165,22 +172,65 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
             print(f"note: {said}", file=sys.stderr)
         if weights is None and any(p.requires_grad for p in detector.parameters()):
             raise UserError(f"{config.detector.name} has weights to learn: say which with --weights FILE or --run DIR")
+        _refuse_other_weights(folder, weights)
         if world.is_main:
             write_text(folder / "config.yaml", loading.dump(config))
-        bench = _Bench(config, resolved, world, folder, weights)
-        selection, timing, images, note = _history_of(weights)
+        selection, timing, images, note = _history_of(weights, known, config.protocol)
+        bench = _Bench(config, resolved, world, folder, weights, _training_sets(known))
         return bench.test(detector.to(world.device), selection, timing, images, said or note)
 
 
-def _history_of(weights: Path | None) -> tuple[Selection, dict[str, float], int | None, str]:
-    """How given weights came about: selection, timing, images and note, from the result file beside them, if any."""
+def _history_of(
+    weights: Path | None, known: RunResult | None, protocol: ProtocolConfig
+) -> tuple[Selection, dict[str, float], int | None, str]:
+    """How given weights came about: selection, timing, images and note, from the run that made them, if it is known."""
     if weights is None:
         return Selection(rule="none"), {}, None, ""
-    beside = weights.parent / "result.json"
-    if beside.is_file() and (known := RunResult.load(beside)).checkpoint_sha256 == sha256_of(weights):
-        timing = {name: value for name, value in known.timing.items() if name.startswith("train")}
-        return known.selected_on, timing, known.train_images, known.note
-    return Selection(rule="given"), {}, None, f"weights from {weights.name}"
+    if known is None:
+        return Selection(rule="given"), {}, None, f"weights from {weights.name}"
+    timing = {name: value for name, value in known.timing.items() if name.startswith("train")}
+    sets = _training_sets(known)
+    notes = [known.note] if known.note else []
+    if known.protocol != protocol.name or sets != protocol.train:
+        notes.append(f"weights trained under {known.protocol}" + (f" (on {', '.join(sets)})" if sets else ""))
+    return known.selected_on, timing, known.train_images, "; ".join(notes)
+
+
+def _training_sets(known: RunResult | None) -> list[str] | None:
+    """What a run trained on; None where it is not known."""
+    if known is None or known.trained_on is not None:
+        return known and known.trained_on
+    protocol = known.config.get("protocol")  # of an older file
+    sets = protocol.get("train") if isinstance(protocol, dict) else None
+    return [str(name) for name in sets] if isinstance(sets, list) else None
+
+
+def _with_recipe_of(known: RunResult | None, config: RunConfig) -> RunConfig:
+    """The configuration, all that training depends on as it was in the run that made the weights.
+
+    Raises:
+        UserError: That run's result holds settings that this version does not know.
+    """
+    if known is None:
+        return config
+    where = f"{known.folder}/result.json: config"
+    detector = known.config.get("detector")
+    if isinstance(detector, dict) and "train" in detector:
+        recipe = loading.validated(TrainConfig, detector["train"], f"{where}.detector.train")
+        config = config.model_copy(update={"detector": config.detector.model_copy(update={"train": recipe})})
+    if isinstance(settings := known.config.get("run"), dict):
+        changed = {name: settings[name] for name in ("shuffle_labels", "max_steps") if name in settings}
+        run = loading.validated(RunSettings, config.run.model_dump() | changed, f"{where}.run")
+        config = config.model_copy(update={"run": run})
+    return config
+
+
+def _refuse_other_weights(folder: Path, weights: Path | None) -> None:
+    """Stops before the record of another run is overwritten: it cannot be remade without training again."""
+    best = folder / "best.pt"
+    if best.is_file() and (weights is None or sha256_of(best) != sha256_of(weights)):
+        what = f"other weights than {weights}" if weights else "weights that this test does not use"
+        raise UserError(f"{folder}: holds a run whose best.pt is {what}; name another place: --out DIR")
 
 
 def _prepare(config: RunConfig) -> None:
@@ -247,9 +297,17 @@ class _Bench:
     """What validation and testing share: the stores, the input, the batch size."""
 
     def __init__(
-        self, config: RunConfig, resolved: ResolvedProtocol, world: World, folder: Path, weights: Path | None = None
+        self,
+        config: RunConfig,
+        resolved: ResolvedProtocol,
+        world: World,
+        folder: Path,
+        weights: Path | None = None,
+        trained_on: list[str] | None = None,
     ):
         self.config, self.resolved, self.world, self.folder = config, resolved, world, folder
+        # Weights of this run come from its protocol; given ones from elsewhere.
+        self.trained_on = trained_on if weights else list(config.protocol.train)
         self.weights = weights or folder / "best.pt"
         dtype = torch.float64 if config.detector.train.precision == "fp64" else torch.float32
         given = config.detector.input
@@ -411,7 +469,8 @@ class _Bench:
     ) -> RunResult:
         config = self.config
         commit, dirty = git_state()
-        trained = config.protocol.train if selection.rule in ("best", "last") else []
+        trained = [] if selection.rule == "none" else self.trained_on
+        seen = {name: None if trained is None else name in trained for name in tables}
         return RunResult(
             detector=config.detector.name + (f"_{config.run.task}" if config.run.task else ""),
             title=config.detector.title or config.detector.name,
@@ -429,10 +488,11 @@ class _Bench:
             versions=versions(),
             checkpoint_sha256=sha,
             selected_on=selection,
-            tests={name: test_result(table, in_domain=name in trained) for name, table in tables.items()},
+            tests={name: test_result(table, in_domain=seen[name]) for name, table in tables.items()},
             parameters=sum(p.numel() for p in detector.parameters()),
             trainable_parameters=sum(p.numel() for p in detector.parameters() if p.requires_grad),
             train_images=train_images,
+            trained_on=trained,
             timing={name: round(value, 3) for name, value in timing.items()},
             note=note,
         )
