@@ -51,6 +51,16 @@ def test_latex_marks_the_best_and_what_cannot_be_told_from_it(board):
     assert text.count(r"\toprule") == text.count(r"\bottomrule") == 5
 
 
+def test_latex_explains_the_mark_where_it_is_tested_alone(board):
+    text = (board / "leaderboard.tex").read_text()
+    captions = {line.split(",")[0].partition("{")[2]: line for line in text.splitlines() if "caption" in line}
+    explained = r"Best bold; $\approx$: not distinguishable from the best.}"
+    for title in ("Frame AUC", "Video AUC"):
+        assert captions[title].endswith(explained)
+    for title in ("Frame AP", "Frame EER", "Frame ACC"):
+        assert captions[title].endswith("protocol made. Best bold.}")
+
+
 def test_text_from_outside_cannot_command_latex():
     escaped = latex(NASTY)
     assert r"\input{" not in escaped

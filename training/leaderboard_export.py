@@ -71,8 +71,8 @@ def _table(section: Section, metric: str) -> str:
     lines = [
         r"\begin{table}[t]",
         r"\centering",
-        r"\caption{" + latex(f"{METRICS[metric].title}, protocol {section.protocol}. Best bold; ")
-        + r"$\approx$: not distinguishable from the best.}",
+        r"\caption{" + latex(f"{METRICS[metric].title}, protocol {section.protocol}. Best bold")
+        + (r"; $\approx$: not distinguishable from the best.}" if section.ties(metric) else ".}"),
         r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}",
         r"\toprule",
         " & ".join(map(latex, heads)) + r" \\",
