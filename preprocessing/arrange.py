@@ -19,7 +19,17 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import write_text
 from resproto_fd.configs.loading import load, names
 
-from .arrangers import DESCRIPTIONS, LEVELS, SPLIT_KINDS, Arranged, Arrangement, arrange, describe_folders, find
+from .arrangers import (
+    ALL_TEST,
+    DESCRIPTIONS,
+    LEVELS,
+    SPLIT_KINDS,
+    Arranged,
+    Arrangement,
+    arrange,
+    describe_folders,
+    find,
+)
 from .arrangers.adopt import adopt
 from .manifest import SPLITS, Video, read_manifest
 from .side_file import SideRecord, generator_families, read_captions, seen_in_it, side_path, write_side
@@ -89,8 +99,9 @@ def write(
         The JSONs.
 
     Raises:
-        UserError: A file cannot be written, or a label string has no meaning.
+        UserError: A file cannot be written, a name is none of a file, or a label string has no meaning.
     """
+    check_names(arrangement)
     out, description = Path(out), arrangement.description
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -114,6 +125,21 @@ def write(
         write_side(side_path(path), {**header, "source": description.source}, records)
         paths.append(path)
     return paths
+
+
+def check_names(arrangement: Arrangement) -> None:
+    """Refuses an arrangement whose files would not lie in the output folder, by the names they are to have.
+
+    Raises:
+        UserError: A name is no plain file name.
+    """
+    for name in (arrangement.description.name, *arrangement.description.parts):
+        plain = name.isprintable() and not name.startswith(".") and not set(name) & set("/\\")
+        if not name or not plain or len(name.encode()) > 200:
+            raise UserError(
+                f"data set name {name!r}: wants a plain file name, for its files are called so (of DATASET folders "
+                "--name gives another; of DATASET adopt it is the list's top key)"
+            )
 
 
 def summary(arrangement: Arrangement, paths: Sequence[Path] = ()) -> str:
@@ -171,9 +197,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shares",
         nargs=3,
         type=float,
-        default=(0, 0, 1),
         metavar=("TRAIN", "VAL", "TEST"),
-        help="of a data set without published splits, by people (default: all for testing)",
+        help="of a data set without published splits, by people; their sum is 1 (default: all for testing)",
     )
     parser.add_argument(
         "--val-share", type=float, default=0, metavar="X", help="share of train for val, where none is published"
@@ -208,11 +233,15 @@ def run(args: argparse.Namespace) -> int:
     """Runs `resproto manifest`."""
     captions = read_captions(args.captions) if args.captions else {}
     labels: Mapping = {}
-    options = {"levels": args.compression, "shares": tuple(args.shares), "val_share": args.val_share, "seed": args.seed}
-    made = {key: options[key] for key in ("shares", "val_share", "seed")} if args.splits == "official" else {}
+    shares = tuple(args.shares) if args.shares else None
+    options = {"levels": args.compression, "shares": shares, "val_share": args.val_share, "seed": args.seed}
+    drawn = {**options, "shares": shares or ALL_TEST}
+    made = {key: drawn[key] for key in ("shares", "val_share", "seed")} if args.splits == "official" else {}
     if (args.dataset == "adopt") != bool(args.lists):
         raise UserError("DATASET adopt and --list JSON belong together")
     if args.dataset == "adopt":
+        if shares:
+            raise UserError("--shares: adopt keeps the splits of its lists; leave the option away")
         arrangements = [adopt(path, args.root) for path in args.lists]
         made = {}
     elif args.dataset == "folders":
@@ -222,6 +251,8 @@ def run(args: argparse.Namespace) -> int:
         if args.classes or args.pictures or args.name:
             raise UserError("--class, --pictures and --name belong to DATASET folders")
         arrangements = _arrange_all(find(args.dataset), args, options)
+    for arrangement in arrangements:
+        check_names(arrangement)  # of all, before one is written
     used: set[str] = set()
     shared = {"path_form": args.paths, "labels": labels, "captions": captions, "made": made, "used": used}
     for arrangement in arrangements:

@@ -155,12 +155,17 @@ def extract_faces(
 
     Raises:
         UserError: A source does not exist, an option is out of range, crops made with other options lie in `out`,
-            another run is at work in it, the detector's weights are absent, or `out` cannot be written.
+            another run is at work in it, there is no such device, the detector's weights are absent, or `out` cannot be
+            written.
     """
     from tqdm import tqdm
 
     start = time.monotonic()
     chosen = _options(options)
+    if chosen.detector == "mtcnn" and device != "cpu":
+        from .mtcnn import checked_device
+
+        checked_device(device)  # here already: a worker would only tell after the folder is made
     found, others = find_sources(sources, out, root, chosen.pictures)
     if not found:
         raise UserError(f"no video or picture in {', '.join(map(str, sources))}")

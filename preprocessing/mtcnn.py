@@ -110,6 +110,29 @@ class OutputNet(nn.Module):
         return self.face(x).softmax(1)[:, 1], self.offsets(x), self.points(x)
 
 
+def checked_device(name: str) -> torch.device:
+    """The device of a name, if it is here.
+
+    Raises:
+        UserError: It is no device's name, or the machine or this PyTorch has no such device.
+    """
+    cuda = torch.cuda.device_count()
+    remedy = f"there are cpu{''.join(f', cuda:{i}' for i in range(cuda))}"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            if (device.index or 0) >= cuda:
+                raise UserError(f"--device {name}: {cuda} CUDA devices are here; {remedy}")
+        elif device.type == "meta":
+            raise UserError(f"--device {name}: holds no numbers; {remedy}")
+        else:
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ModuleNotFoundError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--device {name}: not a device that is here ({reason}); {remedy}") from None
+    return device
+
+
 class Mtcnn:
     """The cascade.
 
@@ -119,13 +142,14 @@ class Mtcnn:
         device: Where the networks run.
 
     Raises:
-        UserError: The package `mtcnn` is absent, or its weight files are not those of version 1.0.0.
+        UserError: There is no such device, the package `mtcnn` is absent, or its weight files are not those of version
+            1.0.0.
     """
 
     def __init__(self, min_face: int = 40, min_score: float = 0.95, device: str = "cpu") -> None:
         if min_face < CELL:
             raise UserError(f"min_face is {min_face}: MTCNN sees faces of {CELL} pixels and more")
-        self.min_face, self.min_score, self.device = min_face, min_score, torch.device(device)
+        self.min_face, self.min_score, self.device = min_face, min_score, checked_device(device)
         self.pnet, self.rnet, self.onet = (
             _load(net, name).to(self.device)
             for net, name in ((ProposalNet(), "pnet"), (RefineNet(), "rnet"), (OutputNet(), "onet"))

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -679,12 +680,38 @@ def test_a_missing_or_broken_list_is_named_with_what_is_wanted(tmp_path, name, p
         ({"levels": ["c24"]}, "compression 'c24'; the nearest is 'c"),
         ({"shares": (0, 0, 0)}, "three numbers that are not negative"),
         ({"shares": (1, -1, 1)}, "three numbers that are not negative"),
+        ({"shares": (0.5, 0.2, 0.2)}, r"--shares 0.5 0.2 0.2: .*whose sum is 1; it is 0.9"),
+        ({"shares": (5, 2, 3)}, "whose sum is 1; it is 10"),
+        ({"shares": (0.5, math.nan, 0.5)}, "whose sum is 1"),
+        ({"shares": (0.5, 0.2, 0.3)}, r"--shares: every video of FaceForensics\+\+ has a split already \(official"),
         ({"val_share": 1}, "from 0 to below 1"),
     ],
 )
 def test_options_out_of_range_are_refused(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         made(tmp_path, "FaceForensics++", **options)
+
+
+@pytest.mark.parametrize("splits", ["official", "deepfakebench"])
+def test_shares_where_the_splits_are_given_are_an_error_not_ignored(tmp_path, splits):
+    celeb(tmp_path)
+    words = ["--splits", splits, "--shares", 0.5, 0.2, 0.3]
+    with pytest.raises(UserError, match=rf"--shares: every video of Celeb-DF-v2 has a split already \({splits}"):
+        resproto("Celeb-DF-v2", tmp_path, tmp_path / "out", *words)
+    text(tmp_path, "x.json", {"x": {}})
+    with pytest.raises(UserError, match="--shares: adopt keeps the splits of its lists"):
+        resproto("adopt", tmp_path, tmp_path / "out", "--list", tmp_path / "x.json", "--shares", 0, 0, 1)
+    assert not (tmp_path / "out").exists()
+    assert resproto("Celeb-DF-v2", tmp_path, tmp_path / "out", "--splits", splits) == 0
+
+
+@pytest.mark.parametrize("name", ["a/b", "../a", ".a", "a\\b", "a\nb", "n" * 201])
+def test_a_name_that_is_none_of_a_file_is_refused_before_anything_is_written(tmp_path, name):
+    frames(tmp_path, "Mine/real/a", "Mine/fake/b")
+    with pytest.raises(UserError, match=r"wants a plain file name.*--name"):
+        resproto("folders", tmp_path / "Mine", tmp_path / "out", "--name", name)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_an_unknown_data_set_is_answered_with_the_nearest():

@@ -20,6 +20,7 @@ from resproto_fd.preprocessing import face_job, faces
 from resproto_fd.preprocessing.face_job import sampled_frames
 from resproto_fd.preprocessing.face_sources import Options, find_sources
 from resproto_fd.preprocessing.worker_pool import WorkerDied, run_tasks
+from resproto_fd.training.cli import main
 
 av = pytest.importorskip("av")
 
@@ -263,6 +264,28 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(data, tmp_path, mon
 def test_a_wrong_option_is_named(data, tmp_path, given, message):
     with pytest.raises(UserError, match=message):
         faces.extract_faces([data], tmp_path / "out", **given)
+
+
+@pytest.mark.parametrize(
+    ("device", "here", "message"),
+    [
+        ("cuda", 0, "--device cuda: 0 CUDA devices are here; there are cpu"),
+        ("cuda:2", 2, "--device cuda:2: 2 CUDA devices are here; there are cpu, cuda:0, cuda:1"),
+        ("cuda9", 0, "--device cuda9: not a device that is here"),
+        ("gpu", 0, "--device gpu: not a device that is here"),
+        ("xla", 0, "--device xla: not a device that is here"),
+        ("meta", 0, "--device meta: holds no numbers"),
+    ],
+)
+def test_a_device_that_is_not_here_is_an_error_before_anything_is_made(
+    data, tmp_path, monkeypatch, capsys, device, here, message
+):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: here)
+    for processes in ("0", "1"):
+        words = ["faces", str(data), "--out", str(tmp_path / "out"), "--device", device, "--processes", processes]
+        assert main(words) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_places_that_hold_nothing_or_do_not_exist_are_refused(tmp_path):

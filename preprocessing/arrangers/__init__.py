@@ -5,7 +5,7 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import nearest
 
 from . import df40, faceforensics, pictures, videos
-from .arranging import LEVELS, SPLIT_KINDS, Arranged, Arrangement, arrange
+from .arranging import ALL_TEST, LEVELS, SPLIT_KINDS, Arranged, Arrangement, arrange
 from .description import Description
 from .folders import describe_folders
 
@@ -34,6 +34,7 @@ def find(name: str) -> tuple[Description, ...]:
 
 
 __all__ = [
+    "ALL_TEST",
     "DESCRIPTIONS",
     "LEVELS",
     "SPLIT_KINDS",

@@ -15,6 +15,8 @@ from .tree import Tree
 
 SPLIT_KINDS = ("official", "deepfakebench")
 LEVELS = ("c23", "c40", "raw")
+ALL_TEST = (0.0, 0.0, 1.0)
+"""Shares of train, val and test where none are given."""
 ROLES = ("identity", "target", "source")
 
 
@@ -74,7 +76,7 @@ def arrange(
     *,
     splits: str = "official",
     levels: Sequence[str] = LEVELS,
-    shares: tuple[float, float, float] = (0, 0, 1),
+    shares: tuple[float, float, float] | None = None,
     val_share: float = 0,
     seed: int = 0,
 ) -> Arrangement:
@@ -88,13 +90,14 @@ def arrange(
         splits: "official": as the data set's authors publish them; "deepfakebench": as its script makes them.
         levels: Compression levels wanted, of a data set that has them.
         shares: Shares of train, val and test for clips to which the data set publishes no split, drawn by the people
-            seen in them; clips of people of different splits are left out.
+            seen in them; clips of people of different splits are left out. Their sum is 1. All for testing if not
+            given.
         val_share: Share of train to move to val, by target or identity, where the data set publishes no val.
         seed: Of the two draws. A draw depends on it and on the name of the person alone.
 
     Raises:
         UserError: No such splits for this data set, the data set's lists are missing or wrong, a folder that must be
-            there is not, or nothing is found.
+            there is not, nothing is found, or there are shares and no clip that they are for.
     """
     _check(description, splits, levels, shares, val_share)
     tree = Tree(root, description.folders)
@@ -123,8 +126,12 @@ def arrange(
                 result.left_out.setdefault(reason, []).append(clip.path)
             else:
                 result.videos.append(arranged)
+    if shares and result.videos and not any(video.splits == ("open",) for video in result.videos):
+        raise UserError(
+            f"--shares: every video of {description.name} has a split already ({splits} ones); leave the option away"
+        )
     if splits == "official":
-        result.videos = _share_out(result, shares, seed)
+        result.videos = _share_out(result, shares or ALL_TEST, seed)
         result.videos = _make_val(result.videos, val_share, seed)
     result.videos = _named(result.videos)
     result.empty = tree.empty
@@ -275,15 +282,20 @@ def _shown(pattern: str) -> str:
     return re.sub(r"\{(\w+)\}", r"<\1>", pattern.removesuffix("/**"))
 
 
-def _check(description: Description, splits: str, levels: Iterable[str], shares: Sequence[float], val_share) -> None:
+def _check(
+    description: Description, splits: str, levels: Iterable[str], shares: Sequence[float] | None, val_share
+) -> None:
     if splits not in SPLIT_KINDS:
         raise UserError(f"splits '{splits}'{nearest(splits, SPLIT_KINDS)}; there are {', '.join(SPLIT_KINDS)}")
     if splits == "deepfakebench" and not description.peer:
         raise UserError(f"{description.name}: DeepfakeBench has no script for it, hence no splits of its own")
     if unknown := sorted(set(levels) - set(LEVELS)):
         raise UserError(f"compression '{unknown[0]}'{nearest(unknown[0], LEVELS)}; there are {', '.join(LEVELS)}")
-    if len(shares) != 3 or min(shares) < 0 or sum(shares) <= 0:
-        raise UserError(f"shares {shares}: wants three numbers that are not negative, of train, val and test")
+    if shares is not None and (len(shares) != 3 or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6):
+        raise UserError(
+            f"--shares {' '.join(map(str, shares))}: wants three numbers that are not negative, of train, val and "
+            f"test, whose sum is 1; it is {sum(shares):g}"
+        )
     if not 0 <= val_share < 1:
         raise UserError(f"val share {val_share}: wants a number from 0 to below 1")
 
