@@ -468,6 +468,41 @@ def test_torchrun_restarts_a_run_of_which_a_process_was_killed(bench, pair):
     assert differences(pair, traces(bench.folder("restarted"))) == []
 
 
+MEMBER = """
+import os, sys, time
+from resproto_fd.trainer.distributed import any_rank, joined
+with joined("cpu", timeout_minutes=1) as world:
+    any_rank(world, False)
+    first = not os.path.exists("died")
+    if first and sys.argv[1] == "a":
+        open("died", "w").close()
+        os._exit(1)
+    if first:
+        time.sleep(60)  # at work on its own: it does not see that the other died
+    any_rank(world, False)
+    open("done_" + sys.argv[1], "w").close()
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_whose_process_died_and_one_whose_did_not_join_again(tmp_path):
+    (tmp_path / "member.py").write_text(MEMBER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--max_restarts=2"]
+    command += ["--rdzv_backend=c10d", "--rdzv_id=again", f"--rdzv_endpoint=127.0.0.1:{free_port()}", "member.py"]
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": LOOPBACK, "OMP_NUM_THREADS": "1"}
+    options = {
+        "cwd": tmp_path,
+        "env": environment,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
+    machines = [subprocess.Popen([*command, name], **options) for name in "ab"]
+    shown = [machine.communicate(timeout=300)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], shown
+    assert {path.name for path in tmp_path.glob("d*")} == {"died", "done_a", "done_b"}
+
+
 SRUN = """#!{python}
 import os, signal, subprocess, sys, time
 from pathlib import Path

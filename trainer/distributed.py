@@ -1,6 +1,8 @@
 """Processes that train as one: set-up from torchrun's environment, and the few exchanges the trainer needs."""
 
 import os
+import time
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -45,6 +47,33 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return device
 
 
+def _agreed_name(store: dist.Store, rank: int, size: int, timeout: timedelta) -> str:
+    """A name on which the processes of this start have agreed, and which none of an earlier start knows.
+
+    Process 0 proposes one; it holds when everyone who signed under it is named back. What an earlier process 0 left in
+    the store names others.
+
+    Raises:
+        UserError: Not all came within the time.
+    """
+    own, deadline = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
+    if rank == 0:
+        store.set("proposed", own)
+    while time.monotonic() < deadline:
+        if store.check(["proposed"]):
+            name = store.get("proposed").decode()
+            signatures = [f"{name}/{other}" for other in range(1, size)]
+            if rank == 0 and store.check(signatures):
+                store.set(f"{name}/agreed", ",".join(store.get(signature).decode() for signature in signatures))
+                return name
+            if rank:
+                store.set(f"{name}/{rank}", own)
+                if store.check([f"{name}/agreed"]) and own in store.get(f"{name}/agreed").decode().split(","):
+                    return name
+        time.sleep(0.02)
+    raise UserError(f"process {rank} of {size}: the others did not all come within {timeout}; what they say tells why")
+
+
 @contextmanager
 def joined(device_name: str = "auto", timeout_minutes: int = 30):
     """The World of this process; joins the others when torchrun's environment names them, leaves them at the end.
@@ -64,10 +93,8 @@ def joined(device_name: str = "auto", timeout_minutes: int = 30):
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(minutes=timeout_minutes)
     store, rank, size = next(rendezvous("env://", timeout=timeout))
-    if os.environ.get("GROUP_WORLD_SIZE") == "1":
-        # Processes that one torchrun starts again find the addresses of those before them in its store. Several have a
-        # new store each time, and do not count their restarts alike.
-        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    # Processes that torchrun starts again find the addresses of those before them in its store.
+    store = dist.PrefixStore(_agreed_name(store, rank, size, timeout), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
         world = World(dist.get_rank(), size, device)
