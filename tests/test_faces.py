@@ -5,6 +5,7 @@ import errno
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -385,6 +386,27 @@ def test_the_command_prints_the_report_and_tells_trouble_by_its_exit_code(data, 
     (data / "real" / "videos" / "text.mp4").write_text("no video")
     assert faces.run(parser.parse_args(arguments)) == 1
     assert "Set/real/videos/text.mp4: not a video" in capsys.readouterr().out
+
+
+def test_the_readmes_way_from_videos_to_a_store_runs_as_printed(tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    block = readme.partition("From videos to that layout:")[2].split("```")[1]
+    commands = [shlex.split(line, comments=True) for line in block.splitlines()[1:]]
+    assert [words[:2] for words in commands if words[0] == "resproto"] == [
+        ["resproto", name] for name in ("faces", "manifest", "pack", "check")
+    ]
+    for name in ("Celeb-real/id0_0000", "Celeb-real/id1_0000", "YouTube-real/00000", "Celeb-synthesis/id0_id1_0000"):
+        clip(tmp_path / "videos" / "Celeb-DF-v2" / f"{name}.mp4")
+    listed = "1 Celeb-real/id0_0000.mp4\n0 Celeb-synthesis/id0_id1_0000.mp4\n"
+    (tmp_path / "videos/Celeb-DF-v2/List_of_testing_videos.txt").write_text(listed)
+    monkeypatch.chdir(tmp_path)
+    for words in commands:
+        if words[0] == "resproto":
+            plain = ["--detector", "none", "--processes", "0", "--quiet"] if words[1] == "faces" else []
+            assert main([*words[1:], *plain]) in ((0, 1) if words[1] == "check" else (0,)), words  # grey is no face
+        else:
+            subprocess.run(words, check=True)
+    assert (tmp_path / "audit.html").is_file()
 
 
 def test_every_option_can_be_given_on_the_command_line():
