@@ -237,11 +237,17 @@ def test_weights_of_another_protocol_are_known_by_the_run_beside_them(demo, trai
     }
     assert after.trained_on == before.trained_on == ["Demo-A", "Demo-B"]
     assert {"train.epochs=1", "run.max_steps=2", "model.backbone=test_resnet"} <= {*after.overrides}
-    assert after.overrides == before.overrides
+    assert after.overrides == [*before.overrides, "trained_under=demo_multi"]  # a row of its own on demo_cross's board
     assert after.config["detector"]["train"] == before.config["detector"]["train"]
     assert after.note == "weights trained under demo_multi (on Demo-A, Demo-B)"
     assert after.tests["Demo-C"].frame_auc == before.tests["Demo-C"].frame_auc
     assert after.unseen() == ["Demo-C"]
+    # With the weights beside it the result tells the same of them again.
+    folder = tmp_path / "demo_cross" / "timm" / "seed3"
+    shutil.copy(trained / "best.pt", folder)
+    assert main(["test", "--run", str(folder)]) == 0
+    again = RunResult.load(folder / "result.json")
+    assert (again.overrides, again.trained_on, again.tests) == (after.overrides, after.trained_on, after.tests)
 
 
 def test_the_recipe_of_known_weights_is_theirs_whatever_is_asked_for(demo, trained, tmp_path, capsys):

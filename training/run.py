@@ -176,7 +176,7 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
         if world.is_main:
             write_text(folder / "config.yaml", loading.dump(config))
         selection, timing, images, note = _history_of(weights, known, config.protocol)
-        bench = _Bench(config, resolved, world, folder, weights, _training_sets(known))
+        bench = _Bench(config, resolved, world, folder, weights, known)
         return bench.test(detector.to(world.device), selection, timing, images, said or note)
 
 
@@ -203,6 +203,20 @@ def _training_sets(known: RunResult | None) -> list[str] | None:
     protocol = known.config.get("protocol")  # of an older file
     sets = protocol.get("train") if isinstance(protocol, dict) else None
     return [str(name) for name in sets] if isinstance(sets, list) else None
+
+
+def _trained_under(known: RunResult | None, protocol: ProtocolConfig) -> list[str]:
+    """`trained_under=NAME` for weights that learnt from other frames than the protocol's: they are another row."""
+    if known is None:
+        return []
+    earlier = [word for word in known.overrides if word.startswith("trained_under=")]
+    theirs = known.config.get("protocol")
+    if earlier or not isinstance(theirs, dict):
+        return [word for word in earlier if word != f"trained_under={protocol.name}"]
+    ours = protocol.model_dump(mode="json", by_alias=True)
+    same = all(theirs.get(key, ours[key]) == ours[key] for key in ("train", "sampling", "share", "recode"))
+    theirs = theirs.get("frames") or {}
+    return [] if same and theirs.get("train") == protocol.frames.train else [f"trained_under={known.protocol}"]
 
 
 def _with_recipe_of(known: RunResult | None, config: RunConfig) -> RunConfig:
@@ -303,11 +317,12 @@ class _Bench:
         world: World,
         folder: Path,
         weights: Path | None = None,
-        trained_on: list[str] | None = None,
+        known: RunResult | None = None,
     ):
         self.config, self.resolved, self.world, self.folder = config, resolved, world, folder
         # Weights of this run come from its protocol; given ones from elsewhere.
-        self.trained_on = trained_on if weights else list(config.protocol.train)
+        self.trained_on = _training_sets(known) if weights else list(config.protocol.train)
+        self.trained_under = _trained_under(known, config.protocol)
         self.weights = weights or folder / "best.pt"
         dtype = torch.float64 if config.detector.train.precision == "fp64" else torch.float32
         given = config.detector.input
@@ -478,7 +493,7 @@ class _Bench:
             detector_class=config.detector.detector,
             role=config.detector.role,
             sees_faces=config.detector.sees_faces,
-            overrides=overrides_of(config),
+            overrides=overrides_of(config) + self.trained_under,
             protocol=config.protocol.name,
             fingerprint=self.resolved.fingerprint,
             seed=config.seed,
