@@ -24,7 +24,7 @@ from resproto_fd.training.leaderboard_page import render
 from resproto_fd.training.results import Estimate, MethodResult, Metrics, RunResult, Selection, TestResult
 from resproto_fd.training.site_charts import Bar, Series, bar_chart, line_chart, tenths
 from resproto_fd.training.site_detector import render_row
-from resproto_fd.training.site_parts import EXPORTS, INDEX, PUBLISHED, ROWS, row_page
+from resproto_fd.training.site_parts import EXPORTS, INDEX, NOT_STORED, PUBLISHED, ROWS, row_page
 
 COUNTS = {"frames": 40, "real_frames": 20, "videos": 8, "real_videos": 4}
 
@@ -316,6 +316,23 @@ def test_the_links_of_the_tables_lead_to_pages_that_exist_and_back(tmp_path):
                 assert address[1:] in ids
             else:
                 assert (path.parent / address).is_file()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "Protocol-Train"),
+        ({"trained_on": ["Other-1", "Other-2"]}, "Other-1, Other-2"),
+        ({"selected_on": Selection(rule="given")}, NOT_STORED),
+    ],
+)
+def test_a_rows_page_names_the_sets_that_its_weights_were_trained_on(changed, said, tmp_path):
+    config = {"protocol": {"train": ["Protocol-Train"]}}
+    saved(tmp_path / "runs", [run("a", {"B": 0.7}, config=config, **changed)])
+    build([tmp_path / "runs"], tmp_path / "out")
+    (path,) = (tmp_path / "out" / ROWS).glob("*.html")
+    text = [part.strip() for part in Page(path.read_text()).text if part.strip()]
+    assert text[text.index("Training sets") + 1] == said
 
 
 def test_a_page_of_a_row_that_is_gone_is_removed_and_foreign_files_stay(tmp_path):

@@ -5,6 +5,7 @@ missing or of other frames the page is made without, and says so.
 """
 
 import json
+from collections.abc import Sequence
 from html import escape
 from statistics import NormalDist
 
@@ -137,7 +138,7 @@ def _facts(section: Section, row: Row) -> str:
             if run.compute.gflops is None
             else f"{run.compute.gflops:.3g} billion, two a multiply-add",
             "Input": f"{size} x {size} pixels" if size else NOT_STORED,
-            "Training sets": ", ".join(section.train),
+            "Training sets": _training_sets(run, section.train),
             "Training images seen": NOT_STORED if run.train_images is None else f"{run.train_images:,}",
             "Recipe": recipe(run),
             "Timing": "; ".join(_timing(run) for run in row.runs if run.timing),
@@ -150,6 +151,13 @@ def _facts(section: Section, row: Row) -> str:
             "Note": "; ".join(dict.fromkeys(run.note for run in row.runs if run.note)),
         }
     )
+
+
+def _training_sets(run: RunResult, of_protocol: Sequence[str]) -> str:
+    """Of given weights those that they were trained on, where it is known; else the protocol's."""
+    if run.trained_on is not None:
+        return ", ".join(run.trained_on)
+    return NOT_STORED if run.selected_on.rule == "given" else ", ".join(of_protocol)
 
 
 def _chosen(run: RunResult) -> str:
