@@ -113,7 +113,10 @@ _SPLITS = {"train": "train", "val": "test", "test": "test"}
 def _optimizer(values: dict[str, Any]) -> dict[str, Any]:
     kind = values.get("type", "adam")
     given = values.get(kind, {})
-    ours: dict[str, Any] = {"name": "sgd", "sam_rho": THEIR_SAM_RHO} if kind == "sam" else {"name": kind}
+    # What a preset has of SAM must not stay behind another optimiser.
+    ours: dict[str, Any] = {"name": kind, "sam_rho": 0.0}
+    if kind == "sam":
+        ours = {"name": "sgd", "sam_rho": THEIR_SAM_RHO}
     for key in ("lr", "weight_decay", "momentum"):
         if key in given and (kind, key) != ("sam", "weight_decay"):
             ours[key] = float(given[key])

@@ -468,6 +468,9 @@ def test_their_sam_is_ours_over_sgd_and_any_other_is_said_to_be_lost():
     back, changes, _ = their_yaml.translate(values, "made.yaml")
     optimizer = loading.resolve(back, "ffpp_c23_cross", changes).detector.train.optimizer
     assert (optimizer.name, optimizer.sam_rho, optimizer.weight_decay) == ("sgd", 0.05, 0)
+    plain = {"model_name": "sbi", "optimizer": {"type": "adam", "adam": {"lr": 2e-4}}}
+    back, changes, _ = their_yaml.translate(plain, "made.yaml")
+    assert loading.resolve(back, "ffpp_c23_cross", changes).detector.train.optimizer.sam_rho == 0
     other = sbi.train.model_copy(update={"optimizer": sbi.train.optimizer.model_copy(update={"name": "adam"})})
     text = their_yaml.written(sbi.model_copy(update={"train": other}))
     assert "no SAM like the recipe's: adam alone (the recipe: sam_rho 0.05)" in text

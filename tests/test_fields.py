@@ -23,7 +23,7 @@ from resproto_fd.trainer.fields import NO_FAMILY, batch_fields
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import originals
 from resproto_fd.trainer.transforms import plain_transform, train_transform
-from resproto_fd.training.run import as_deepfakebench_fed, with_keywords, with_methods
+from resproto_fd.training.run import as_deepfakebench_fed, overrides_of, with_keywords, with_methods
 
 VIDEOS = made_videos(4, 3) + made_videos(6, 2, dataset="Other")
 FRAMES = FrameList.of(VIDEOS, None)
@@ -477,6 +477,17 @@ def test_training_sets_and_epochs_reach_the_detectors_that_ask_for_them():
     assert model("uia_vit", epochs=3) == {"epochs": 3}
     assert model("gm_df") == {"domains": ["Made"]}
     assert model("clip", pretrained=None) == {"pretrained": None}
+
+
+@pytest.mark.parametrize("name", ["uia_vit", "gm_df", "ucf", "clip"])
+def test_what_a_run_fills_in_is_no_change_of_the_preset_and_what_is_said_is(name):
+    plain = loading.resolve(name, "ffpp_c23_cross", {})
+    assert overrides_of(with_keywords(plain)) == []
+    shorter = loading.resolve(name, "ffpp_c23_cross", {"train": {"epochs": 3}})
+    assert overrides_of(with_keywords(shorter)) == ["train.epochs=3"]
+    if name == "uia_vit":
+        said = loading.resolve(name, "ffpp_c23_cross", {"model": {"epochs": 4}})
+        assert overrides_of(with_keywords(said)) == ["model.epochs=4"]
 
 
 def test_a_deepfakebench_checkpoint_is_fed_as_it_was_trained_unless_the_input_is_given():

@@ -50,9 +50,13 @@ def folder_of(config: RunConfig) -> Path:
 def with_keywords(config: RunConfig) -> RunConfig:
     """The configuration, the protocol's training sets as `model.domains` and the recipe's epochs as `model.epochs` of a
     detector that has such keywords."""
-    known = {"domains": list(config.protocol.train), "epochs": max(1, config.detector.train.epochs)}
+    known = {"domains": list(config.protocol.train), "epochs": _epochs(config)}
     wanted = keywords_of(config.detector.detector)
     return _with_model(config, {name: value for name, value in known.items() if name in wanted} | config.detector.model)
+
+
+def _epochs(config: RunConfig) -> int:
+    return max(1, config.detector.train.epochs)
 
 
 def _with_model(config: RunConfig, model: dict[str, Any]) -> RunConfig:
@@ -529,6 +533,8 @@ def overrides_of(config: RunConfig) -> list[str]:
     found = []
     for part in ("model", "input", "train"):
         ours, theirs = _plain(getattr(config.detector, part)), _plain(getattr(preset, part))
+        if part == "model":
+            theirs = {"epochs": _epochs(config)} | theirs  # as `with_keywords` has it
         found += [f"{part}.{key}={value}" for key, value in _differences(ours, theirs) if key not in FROM_DATA]
     if config.run.shuffle_labels:
         found.append("run.shuffle_labels=True")
