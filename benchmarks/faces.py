@@ -25,9 +25,9 @@ import cv2
 import numpy as np
 from measure import make_parser, report
 
-from resproto_fd.preprocessing.face_job import sampled_frames
-from resproto_fd.preprocessing.face_sources import Source, find_sources
-from resproto_fd.preprocessing.video_reader import UnreadableMedia, VideoFile
+from resproto_fd.preprocessing.faces.job import sampled_frames
+from resproto_fd.preprocessing.faces.sources import Source, find_sources
+from resproto_fd.preprocessing.faces.video_reader import UnreadableMedia, VideoFile
 
 
 def command(args: argparse.Namespace, out: Path, processes: int) -> list[str]:

@@ -28,8 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resproto_fd.configs.schema import OptimizerConfig
 from resproto_fd.detectors import create_detector
-from resproto_fd.detectors.clip_tower import FORGED_PROMPTS, REAL_PROMPTS
-from resproto_fd.detectors.kmeans import kmeans
+from resproto_fd.detectors.parts.clip_tower import FORGED_PROMPTS, REAL_PROMPTS
+from resproto_fd.detectors.parts.kmeans import kmeans
 from resproto_fd.losses.residual import residual_features, similarity_logits, temperature
 from resproto_fd.trainer.optimizers import make_optimizer
 

@@ -371,7 +371,7 @@ class Bench:
 
 def measure(kills: int, seed: int, forked: bool, settings: list[str], work: Path, report=print) -> dict[str, Any]:
     """The whole measurement; the figures."""
-    from resproto_fd.preprocessing.demo import make_demo
+    from resproto_fd.preprocessing.demo.data import make_demo
 
     make_demo(work / "data", size="tiny", workers=1)
     bench = Bench(work / "runs", work / "data", forked, settings)

@@ -13,7 +13,7 @@ import torch
 from measure import clock, make_parser, parse, report
 from sklearn.cluster import KMeans
 
-from resproto_fd.detectors.kmeans import kmeans
+from resproto_fd.detectors.parts.kmeans import kmeans
 
 SHAPES = ("no clusters", "few directions", "clusters", "unequal clusters on the sphere")
 

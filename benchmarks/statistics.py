@@ -29,9 +29,9 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import numpy as np
 from scipy.special import expit, ndtr, ndtri
 
-from resproto_fd.training.clusters import Clusters
-from resproto_fd.training.comparisons import compare_aucs, compare_tables
-from resproto_fd.training.intervals import (
+from resproto_fd.training.measures.clusters import Clusters
+from resproto_fd.training.measures.comparisons import compare_aucs, compare_tables
+from resproto_fd.training.measures.intervals import (
     auc_covariance,
     auc_interval,
     cluster_components,
@@ -39,10 +39,16 @@ from resproto_fd.training.intervals import (
     metric_intervals,
     table_intervals,
 )
-from resproto_fd.training.ranking import ECE_BINS, FALSE_POSITIVE_RATES, PARTIAL_MAX_FPR, Ranking, point_metrics
-from resproto_fd.training.resampling import Resampling, bootstrap
+from resproto_fd.training.measures.ranking import (
+    ECE_BINS,
+    FALSE_POSITIVE_RATES,
+    PARTIAL_MAX_FPR,
+    Ranking,
+    point_metrics,
+)
+from resproto_fd.training.measures.resampling import Resampling, bootstrap
+from resproto_fd.training.measures.seeds import combine_seeds
 from resproto_fd.training.scores import ScoreTable
-from resproto_fd.training.seeds import combine_seeds
 
 SLOPE, OFFSET = 1.2, 0.6  # P(fake) = sigmoid(1.2 (x - middle) + 0.6): over-confident and leaning to "fake"
 FRAME_SHARE, SOURCE_SHARE = 0.5, 0.3  # of the variance: of the video; of that, of the recorded person

@@ -24,11 +24,11 @@ from measure import Seconds, add_model_arguments, autocast, backbone, clock, mak
 from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors import create_detector
 from resproto_fd.preprocessing.manifest import Video
+from resproto_fd.trainer.augment.transforms import plain_transform
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.distributed import World
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.trainer import Trainer
-from resproto_fd.trainer.transforms import plain_transform
 
 
 class OneImage:

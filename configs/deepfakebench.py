@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
-from .errors import UserError
-from .loading import merged, names, nearest
-from .schema import DetectorConfig, OptimizerConfig, TrainConfig
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.loading import merged, names, nearest
+from resproto_fd.configs.schema import DetectorConfig, OptimizerConfig, TrainConfig
 
 _OWN = """
 altfreezing capsule_net clip core efficientnetb4 effort f3net facexray ffd ftcn fwa i3d iid lrl lsda meso4

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .errors import UserError
-from .schema import DatasetConfig, DetectorConfig, ProtocolConfig, RunConfig
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.schema import DatasetConfig, DetectorConfig, ProtocolConfig, RunConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -1,5 +1,5 @@
 """Detectors, one file each, and their registry."""
 
-from .registry import create_detector, register
+from resproto_fd.detectors.registry import create_detector, register
 
 __all__ = ["create_detector", "register"]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from ..configs.errors import UserError
-from ..losses.residual import at_least_float32
+from resproto_fd.configs.errors import UserError
+from resproto_fd.losses.residual import at_least_float32
 
 
 @dataclass(eq=False)
@@ -133,7 +133,7 @@ class Detector(nn.Module):
             UserError: DeepfakeBench has no such detector, or the checkpoint is of another; the first keys that do not
                 fit are named.
         """
-        from .weights import load_all
+        from resproto_fd.detectors.weights import load_all
 
         parallel = state and all(key.startswith("module.") for key in state)
         state = {key.removeprefix("module.") if parallel else key: value for key, value in state.items()}

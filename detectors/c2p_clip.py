@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..losses.global_batch import gather_rows
-from ..losses.residual import at_least_float32
-from .base import Detector, Output, two_class_output
-from .clip_tower import Backbone, load_clip
-from .lora import add_lora
-from .registry import register
+from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.parts.clip_tower import Backbone, load_clip
+from resproto_fd.detectors.parts.lora import add_lora
+from resproto_fd.detectors.registry import register
+from resproto_fd.losses.global_batch import gather_rows
+from resproto_fd.losses.residual import at_least_float32
 
 PROMPTS = ("Camera", "Deepfake")
 """Category common prompts of real and fake images."""

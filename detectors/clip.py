@@ -8,13 +8,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..losses.global_batch import gather_rows
-from ..losses.residual import at_least_float32, temperature
-from .base import Detector, Output, two_class_output
-from .clip_tower import FORGED_PROMPTS, REAL_PROMPTS, Backbone, load_clip
-from .deepfakebench_names import clip_vit
-from .registry import register
-from .sample_pairs import SamplePairContrast
+from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.parts.clip_tower import FORGED_PROMPTS, REAL_PROMPTS, Backbone, load_clip
+from resproto_fd.detectors.parts.deepfakebench_names import clip_vit
+from resproto_fd.detectors.parts.sample_pairs import SamplePairContrast
+from resproto_fd.detectors.registry import register
+from resproto_fd.losses.global_batch import gather_rows
+from resproto_fd.losses.residual import at_least_float32, temperature
 
 
 @register("clip")

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .base import Detector, Output, two_class_output
-from .clip_tower import Backbone, load_clip
-from .lora import ATTENTION, add_lora
-from .registry import register
+from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.parts.clip_tower import Backbone, load_clip
+from resproto_fd.detectors.parts.lora import ATTENTION, add_lora
+from resproto_fd.detectors.registry import register
 
 
 @register("clip_lora")

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .base import Detector, Output, two_class_output
-from .clip_tower import Backbone, load_clip
-from .registry import register
-from .timm_backbone import TimmClassifier
+from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.parts.clip_tower import Backbone, load_clip
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.timm import TimmClassifier
 
 FACE_SHARE = 1 / 1.3
 """Side of the face's box by side of the crop: DeepfakeBench's margin."""

@@ -7,12 +7,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..losses.global_batch import gather_rows
-from ..losses.residual import at_least_float32
-from .base import Output
-from .registry import register
-from .timm_backbone import TimmClassifier
-from .xception_variants import XCEPTION
+from resproto_fd.detectors.base import Output
+from resproto_fd.detectors.parts.xception import XCEPTION
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.timm import TimmClassifier
+from resproto_fd.losses.global_batch import gather_rows
+from resproto_fd.losses.residual import at_least_float32
 
 
 @register("core")

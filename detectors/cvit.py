@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..configs.errors import UserError
-from .base import Detector, Output, two_class_output
-from .registry import register
-from .weights import load_all, pretrained_skipped, read_state_dict
+from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
 
 CONVOLUTIONS = (3, 3, 3, 4, 4)
 """Convolutions of each stage: 17 in all."""

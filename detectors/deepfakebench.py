@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from ..configs.deepfakebench import PREFIX, name_there, written
-from ..configs.errors import UserError
-from ..configs.files import write_text
-from ..configs.loading import load, names
-from .hosted import HostedDetector
-from .registry import build_detector, class_names
-from .weights import without_pretrained
+from resproto_fd.configs.deepfakebench import PREFIX, name_there, written
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import write_text
+from resproto_fd.configs.loading import load, names
+from resproto_fd.detectors.hosted import HostedDetector
+from resproto_fd.detectors.registry import build_detector, class_names
+from resproto_fd.detectors.weights import without_pretrained
 
 FOREIGN = "deepfakebench_class"
 """Our wrapper of DeepfakeBench's classes, which has no place among them."""

@@ -11,13 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..configs.errors import UserError
-from .base import Detector, Output, two_class_output
-from .clip_tower import Backbone, load_clip
-from .deepfakebench_names import clip_vit
-from .lora import ATTENTION, ProjectedAttention, project_attention
-from .registry import register
-from .weights import pretrained_skipped
+from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.parts.clip_tower import Backbone, load_clip
+from resproto_fd.detectors.parts.deepfakebench_names import clip_vit
+from resproto_fd.detectors.parts.lora import ATTENTION, ProjectedAttention, project_attention
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.weights import pretrained_skipped
 
 
 class SingularResidual(nn.Module):

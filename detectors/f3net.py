@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import check_size
-from .registry import register
-from .spectrum import band, dct_matrix, without_autocast
-from .texture import GREY
-from .timm_backbone import TimmClassifier
-from .xception_variants import XCEPTION, stretch
+from resproto_fd.detectors.base import check_size
+from resproto_fd.detectors.parts.spectrum import band, dct_matrix, without_autocast
+from resproto_fd.detectors.parts.texture import GREY
+from resproto_fd.detectors.parts.xception import XCEPTION, stretch
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.timm import TimmClassifier
 
 WINDOW, STRIDE, STATISTICS = 10, 2, 6
 MIXED = {"block7": 728, "block12": 1024}

@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..losses.boundary import blending_boundary
-from ..losses.residual import at_least_float32
-from .base import Output
-from .registry import register
-from .timm_backbone import TimmClassifier
+from resproto_fd.detectors.base import Output
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.timm import TimmClassifier
+from resproto_fd.losses.boundary import blending_boundary
+from resproto_fd.losses.residual import at_least_float32
 
 MAP_WEIGHTS = {True: 100.0, False: 1000.0}
 """Of the map's loss, in the paper (section 3.3) and in DeepfakeBench."""

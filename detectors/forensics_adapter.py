@@ -12,14 +12,14 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..configs.errors import UserError
-from ..losses.boundary import blending_boundary, patch_contrast, sample_contrast
-from ..losses.global_batch import gather_rows
-from ..losses.residual import at_least_float32
-from .base import Detector, Output, two_class_output
-from .clip_tower import Backbone, load_clip
-from .registry import register
-from .side_adapter import Adapter, BoundaryMap, frozen_layers, look_where_told, resized
+from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.parts.clip_tower import Backbone, load_clip
+from resproto_fd.detectors.parts.side_adapter import Adapter, BoundaryMap, frozen_layers, look_where_told, resized
+from resproto_fd.detectors.registry import register
+from resproto_fd.losses.boundary import blending_boundary, patch_contrast, sample_contrast
+from resproto_fd.losses.global_batch import gather_rows
+from resproto_fd.losses.residual import at_least_float32
 
 
 @register("forensics_adapter")

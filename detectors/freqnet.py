@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..losses.residual import at_least_float32
-from .base import Detector, Output, two_class_output
-from .registry import register
-from .weights import load_all, pretrained_skipped, read_state_dict
+from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
+from resproto_fd.losses.residual import at_least_float32
 
 PLACES, CHANNELS = (2, 3), (1,)
 

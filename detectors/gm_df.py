@@ -13,13 +13,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..losses.global_batch import average_over_processes
-from ..losses.residual import at_least_float32
-from .base import Detector, Output, Step
-from .clip_tower import Backbone, load_clip
-from .domain_tower import Experts, condition_on_domain, run_tower
-from .masked_modelling import MaskedModelling
-from .registry import register
+from resproto_fd.detectors.base import Detector, Output, Step
+from resproto_fd.detectors.parts.clip_tower import Backbone, load_clip
+from resproto_fd.detectors.parts.domain_tower import Experts, condition_on_domain, run_tower
+from resproto_fd.detectors.parts.masked_modelling import MaskedModelling
+from resproto_fd.detectors.registry import register
+from resproto_fd.losses.global_batch import average_over_processes
+from resproto_fd.losses.residual import at_least_float32
 
 PROMPT = "a x x face showing forgery clues"
 """Equation 9; the two x are the places of the learnt words."""

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from ..configs.errors import UserError
-from ..configs.loading import load, merged, names, validated
-from ..configs.schema import DetectorConfig
-from ..losses.global_batch import gather_rows
-from .base import Detector, Output
-from .registry import build_detector
-from .weights import without_pretrained
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.loading import load, merged, names, validated
+from resproto_fd.configs.schema import DetectorConfig
+from resproto_fd.detectors.base import Detector, Output
+from resproto_fd.detectors.registry import build_detector
+from resproto_fd.detectors.weights import without_pretrained
+from resproto_fd.losses.global_batch import gather_rows
 
 
 class HostedDetector(nn.Module):
@@ -96,7 +96,7 @@ class HostedDetector(nn.Module):
 
     def get_train_metrics(self, data_dict: dict[str, Any], pred_dict: dict[str, Any]) -> dict[str, float | None]:
         """acc, auc, eer and ap of a batch; None where a class lacks. From `prob`: `cls` may rest on labels here."""
-        from ..training.metrics import binary_metrics
+        from resproto_fd.training.measures.metrics import binary_metrics
 
         found = binary_metrics(_labels(data_dict).cpu().numpy(), pred_dict["prob"].cpu().numpy())
         return {name: found[name] for name in ("acc", "auc", "eer", "ap")}

@@ -11,14 +11,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..configs.schema import NORMALISATIONS
-from ..losses.residual import at_least_float32
-from . import deepfakebench_names
-from .base import Detector, Output, check_size, two_class_output
-from .efficientnet_b4 import EfficientNetB4, stages
-from .registry import register
-from .spectrum import band, dct_matrix, without_autocast
-from .texture import grey_levels
+from resproto_fd.configs.schema import NORMALISATIONS
+from resproto_fd.detectors.base import Detector, Output, check_size, two_class_output
+from resproto_fd.detectors.parts import deepfakebench_names
+from resproto_fd.detectors.parts.efficientnet_b4 import EfficientNetB4, stages
+from resproto_fd.detectors.parts.spectrum import band, dct_matrix, without_autocast
+from resproto_fd.detectors.parts.texture import grey_levels
+from resproto_fd.detectors.registry import register
+from resproto_fd.losses.residual import at_least_float32
 
 PARTS = ((0, 3, 56), (3, 5, 160), (5, None, 1792))
 """Stages of EfficientNet-B4 before each fusion, and their channels."""

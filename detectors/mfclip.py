@@ -15,17 +15,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..configs.errors import UserError
-from ..configs.loading import load_yaml
-from ..configs.schema import NORMALISATIONS
-from ..losses.global_batch import gather_rows
-from ..losses.residual import at_least_float32
-from .base import Detector, Output
-from .cvit import ClassTokenTransformer, CViTBackbone, transformer
-from .registry import register
-from .sample_pairs import SamplePairContrast
-from .texture import SrmFilters, grey_levels, richest_patch
-from .weights import load_all, pretrained_skipped, read_state_dict
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.loading import load_yaml
+from resproto_fd.configs.schema import NORMALISATIONS
+from resproto_fd.detectors.base import Detector, Output
+from resproto_fd.detectors.cvit import ClassTokenTransformer, CViTBackbone, transformer
+from resproto_fd.detectors.parts.sample_pairs import SamplePairContrast
+from resproto_fd.detectors.parts.texture import SrmFilters, grey_levels, richest_patch
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
+from resproto_fd.losses.global_batch import gather_rows
+from resproto_fd.losses.residual import at_least_float32
 
 CONTEXT = 77
 VOCABULARY = 49408

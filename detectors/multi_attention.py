@@ -10,13 +10,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..losses.global_batch import gather_rows
-from ..losses.region_independence import region_independence_loss
-from ..losses.residual import at_least_float32
-from .attention_maps import MAPS, SHALLOW, TEXTURE, AttentionMaps, Texture, degraded
-from .base import Output, two_class_output
-from .efficientnet_b4 import EfficientNetB4, stages
-from .registry import register
+from resproto_fd.detectors.base import Output, two_class_output
+from resproto_fd.detectors.parts.attention_maps import MAPS, SHALLOW, TEXTURE, AttentionMaps, Texture, degraded
+from resproto_fd.detectors.parts.efficientnet_b4 import EfficientNetB4, stages
+from resproto_fd.detectors.registry import register
+from resproto_fd.losses.global_batch import gather_rows
+from resproto_fd.losses.region_independence import region_independence_loss
+from resproto_fd.losses.residual import at_least_float32
 
 DEEP = 1792
 """Channels of the whole."""

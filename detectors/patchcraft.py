@@ -12,12 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..configs.errors import UserError
-from ..configs.schema import NORMALISATIONS
-from .base import Detector, Output, two_class_output
-from .registry import register
-from .texture import SrmFilters, diversity, grey_levels
-from .weights import load_all, pretrained_skipped, read_state_dict
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.schema import NORMALISATIONS
+from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.parts.texture import SrmFilters, diversity, grey_levels
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
 
 WIDTH = 32
 CONVOLUTIONS = (4, 2, 2, 2)

@@ -12,12 +12,12 @@ from timm.models.xception import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..losses.global_batch import gather_rows
-from ..losses.residual import at_least_float32
-from .base import Output
-from .registry import register
-from .timm_backbone import TimmClassifier
-from .xception_variants import MIDDLE, XCEPTION, Separable, stretch
+from resproto_fd.detectors.base import Output
+from resproto_fd.detectors.parts.xception import MIDDLE, XCEPTION, Separable, stretch
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.timm import TimmClassifier
+from resproto_fd.losses.global_batch import gather_rows
+from resproto_fd.losses.residual import at_least_float32
 
 WIDTHS = (2048, MIDDLE, 256, 128, 1)
 """What `encode` lays side by side: the classifier's features, the encoder's and decoder's (pooled), the error."""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from ..configs.errors import UserError
-from ..configs.loading import load, names, nearest, validated
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.loading import load, names, nearest, validated
 
 if TYPE_CHECKING:
-    from ..configs.schema import DetectorConfig
-    from .base import Detector
+    from resproto_fd.configs.schema import DetectorConfig
+    from resproto_fd.detectors.base import Detector
 
 GROUP = "resproto_fd.detectors"
 """Entry point group of other packages: detector name = module that registers it, or module:Class."""
@@ -34,12 +34,12 @@ MODULES = {
     "clip_zero_shot": "resproto_fd.detectors.clip",
     "core": "resproto_fd.detectors.core",
     "cvit": "resproto_fd.detectors.cvit",
-    "deepfakebench_class": "resproto_fd.detectors.foreign",
-    "efficientnetb4": "resproto_fd.detectors.efficientnet_b4",
+    "deepfakebench_class": "resproto_fd.detectors.deepfakebench_class",
+    "efficientnetb4": "resproto_fd.detectors.parts.efficientnet_b4",
     "effort": "resproto_fd.detectors.effort",
     "f3net": "resproto_fd.detectors.f3net",
     "facexray": "resproto_fd.detectors.facexray",
-    "ffd": "resproto_fd.detectors.xception_variants",
+    "ffd": "resproto_fd.detectors.parts.xception",
     "forensics_adapter": "resproto_fd.detectors.forensics_adapter",
     "freqnet": "resproto_fd.detectors.freqnet",
     "gm_df": "resproto_fd.detectors.gm_df",
@@ -47,8 +47,8 @@ MODULES = {
     "iid": "resproto_fd.detectors.iid",
     "lrl": "resproto_fd.detectors.lrl",
     "lsda": "resproto_fd.detectors.lsda",
-    "meso4": "resproto_fd.detectors.mesonet",
-    "meso4Inception": "resproto_fd.detectors.mesonet",
+    "meso4": "resproto_fd.detectors.parts.mesonet",
+    "meso4Inception": "resproto_fd.detectors.parts.mesonet",
     "mfclip": "resproto_fd.detectors.mfclip",
     "multi_attention": "resproto_fd.detectors.multi_attention",
     "patchcraft": "resproto_fd.detectors.patchcraft",
@@ -57,14 +57,14 @@ MODULES = {
     "repdfd": "resproto_fd.detectors.repdfd",
     "resproto_fd": "resproto_fd.detectors.resproto_fd",
     "rfm": "resproto_fd.detectors.rfm",
-    "sbi": "resproto_fd.detectors.efficientnet_b4",
+    "sbi": "resproto_fd.detectors.parts.efficientnet_b4",
     "sd2": "resproto_fd.detectors.sd2",
     "sd2_probe": "resproto_fd.detectors.sd2_probe",
     "sia": "resproto_fd.detectors.sia",
     "sladd": "resproto_fd.detectors.sladd",
-    "spsl": "resproto_fd.detectors.xception_variants",
+    "spsl": "resproto_fd.detectors.parts.xception",
     "srm": "resproto_fd.detectors.srm",
-    "timm": "resproto_fd.detectors.timm_backbone",
+    "timm": "resproto_fd.detectors.timm",
     "ucf": "resproto_fd.detectors.ucf",
     "uia_vit": "resproto_fd.detectors.uia_vit",
 }

@@ -11,10 +11,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..configs.errors import UserError
-from ..configs.schema import NonNegative, Positive
-from ..losses.global_batch import gather_rows
-from ..losses.residual import (
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.schema import NonNegative, Positive
+from resproto_fd.detectors.base import Detector, Output
+from resproto_fd.detectors.parts.clip_tower import FORGED_PROMPTS, REAL_PROMPTS, Backbone, load_clip
+from resproto_fd.detectors.parts.prototype_memory import PrototypeMemory
+from resproto_fd.detectors.registry import register
+from resproto_fd.losses.global_batch import gather_rows
+from resproto_fd.losses.residual import (
     MAX_TEMPERATURE,
     ResidualLoss,
     at_least_float32,
@@ -24,10 +28,6 @@ from ..losses.residual import (
     similarity_logits,
     temperature,
 )
-from .base import Detector, Output
-from .clip_tower import FORGED_PROMPTS, REAL_PROMPTS, Backbone, load_clip
-from .prototype_memory import PrototypeMemory
-from .registry import register
 
 
 @register("resproto_fd")

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .base import Step
-from .registry import register
-from .timm_backbone import TimmClassifier
-from .xception_variants import XCEPTION
+from resproto_fd.detectors.base import Step
+from resproto_fd.detectors.parts.xception import XCEPTION
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.timm import TimmClassifier
 
 
 @register("rfm")

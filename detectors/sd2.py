@@ -15,14 +15,14 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..configs.loading import load_yaml
-from ..losses.global_batch import gather_rows
-from ..losses.residual import at_least_float32
-from ..losses.siglip import siglip_loss
-from .base import Detector, Output
-from .clip_tower import Backbone, Clip, load_clip
-from .lora import ATTENTION, add_lora
-from .registry import register
+from resproto_fd.configs.loading import load_yaml
+from resproto_fd.detectors.base import Detector, Output
+from resproto_fd.detectors.parts.clip_tower import Backbone, Clip, load_clip
+from resproto_fd.detectors.parts.lora import ATTENTION, add_lora
+from resproto_fd.detectors.registry import register
+from resproto_fd.losses.global_batch import gather_rows
+from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.siglip import siglip_loss
 
 TYPES = ("real", "face swap", "reenactment", "entire synthesis", "editing")
 UNKNOWN = "unknown"

@@ -4,11 +4,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .base import Detector, Output, two_class_output
-from .clip_tower import Backbone
-from .registry import register
-from .sd2 import SD2
-from .weights import load_all, pretrained_skipped, read_state_dict
+from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.parts.clip_tower import Backbone
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.sd2 import SD2
+from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
 
 
 @register("sd2_probe")

@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..losses.residual import at_least_float32
-from .base import Output, check_size
-from .registry import register
-from .texture import SRM, SRM_DIVISORS
-from .timm_backbone import TimmClassifier
-from .xception_variants import MIDDLE, XCEPTION, stretch
+from resproto_fd.detectors.base import Output, check_size
+from resproto_fd.detectors.parts.texture import SRM, SRM_DIVISORS
+from resproto_fd.detectors.parts.xception import MIDDLE, XCEPTION, stretch
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.timm import TimmClassifier
+from resproto_fd.losses.residual import at_least_float32
 
 WITHOUT_EFFECT = re.compile(
     r"backbone_(rgb|srm)\.adjust_channel\..*|backbone_srm\.last_linear\..*|blur\.weight|srm_(conv\d|sa\.srm)\.kernel"

@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..configs.errors import UserError
-from ..losses.residual import at_least_float32
-from .base import Detector, Output, two_class_output
-from .registry import register
-from .timm_backbone import TimmClassifier
-from .xception_variants import XCEPTION, stretch
+from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.parts.xception import XCEPTION, stretch
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.timm import TimmClassifier
+from resproto_fd.losses.residual import at_least_float32
 
 METHODS = ("real", "Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 """What the specific features are told apart by, in DeepfakeBench's order."""

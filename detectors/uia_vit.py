@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..losses.global_batch import gather_rows
-from ..losses.residual import at_least_float32
-from .base import Output, two_class_output
-from .registry import register
-from .shrunk_gaussian import ShrunkGaussian
-from .timm_backbone import TimmClassifier
+from resproto_fd.detectors.base import Output, two_class_output
+from resproto_fd.detectors.parts.shrunk_gaussian import ShrunkGaussian
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.timm import TimmClassifier
+from resproto_fd.losses.global_batch import gather_rows
+from resproto_fd.losses.residual import at_least_float32
 
 IMAGES_OF_A_KIND = 4
 """Images of each class whose patches go into the Gaussians, of each batch."""

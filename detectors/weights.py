@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..configs.errors import UserError
+from resproto_fd.configs.errors import UserError
 
 ENTRIES = ("state_dict", "model_state_dict", "model", "net")
 """Names under which training scripts save the weights among other things, in the order in which they are entered."""

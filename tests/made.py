@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors.base import Detector, Output, two_class_output
-from resproto_fd.detectors.prototype_memory import PrototypeMemory
+from resproto_fd.detectors.parts.prototype_memory import PrototypeMemory
 from resproto_fd.losses.residual import ResidualLoss
-from resproto_fd.preprocessing.frame_store import FrameStore
 from resproto_fd.preprocessing.manifest import Video
+from resproto_fd.preprocessing.store.frame_store import FrameStore
+from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.frame_list import FrameList
-from resproto_fd.trainer.transforms import plain_transform, train_transform
 
 SIZE = 8
 

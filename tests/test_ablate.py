@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from resproto_fd.preprocessing.demo import make_demo
-from resproto_fd.training.ablate import VIDEO_SCORES
+from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.training.cli import main
-from resproto_fd.training.intervals import table_intervals
+from resproto_fd.training.commands.ablate import VIDEO_SCORES
+from resproto_fd.training.measures.intervals import table_intervals
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
 

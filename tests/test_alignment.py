@@ -4,13 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from resproto_fd.preprocessing.alignment import (
-    crop_template,
-    move_points,
-    similarity_transform,
-    warp,
-    warp_mask,
-)
+from resproto_fd.preprocessing.faces.alignment import crop_template, move_points, similarity_transform, warp, warp_mask
 
 
 @pytest.fixture

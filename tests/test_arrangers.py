@@ -12,12 +12,12 @@ import pytest
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import load, names
-from resproto_fd.preprocessing import arrange as command
-from resproto_fd.preprocessing.arrange import layout, summary, write
+from resproto_fd.preprocessing import manifest_command as command
 from resproto_fd.preprocessing.arrangers import DESCRIPTIONS, arrange, describe_folders, find
 from resproto_fd.preprocessing.arrangers.df40 import GROUPS, WITH_OWN_REAL
 from resproto_fd.preprocessing.arrangers.lists import FORGERYNET
 from resproto_fd.preprocessing.manifest import read_manifest
+from resproto_fd.preprocessing.manifest_command import layout, summary, write
 from resproto_fd.preprocessing.side_file import generator_families, read_side, side_path
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
 from resproto_fd.training.protocols import dataset_config
@@ -311,7 +311,7 @@ def test_celebs_official_train_has_both_real_folders_and_no_test_video(shared):
 
 def test_videos_cut_by_our_faces_are_found_where_they_lie(shared):
     """The real clips' tree, with folders of frames in the places that `resproto faces` chooses for them."""
-    from resproto_fd.preprocessing.face_sources import find_sources
+    from resproto_fd.preprocessing.faces.sources import find_sources
 
     sources, _ = find_sources([shared / "real/videos_native/FaceForensics++"], "out")
     assert len(sources) == 7

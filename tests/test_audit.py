@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing import audit as command
-from resproto_fd.preprocessing.audit import audit
-from resproto_fd.preprocessing.audit_report import as_html, as_text
-from resproto_fd.preprocessing.frame_facts import gradient_signs, jpeg_quality, read_facts
-from resproto_fd.preprocessing.frame_store import LmdbWriter, open_store
-from resproto_fd.preprocessing.label_leaks import cramers_v, ranked_auc
+from resproto_fd.preprocessing.audit import check as command
+from resproto_fd.preprocessing.audit.check import audit
+from resproto_fd.preprocessing.audit.frame_facts import gradient_signs, jpeg_quality, read_facts
+from resproto_fd.preprocessing.audit.label_leaks import cramers_v, ranked_auc
+from resproto_fd.preprocessing.audit.near_duplicates import near_pairs, thumb_difference
+from resproto_fd.preprocessing.audit.report import as_html, as_text
 from resproto_fd.preprocessing.manifest import SPLITS, read_manifest
-from resproto_fd.preprocessing.near_duplicates import near_pairs, thumb_difference
 from resproto_fd.preprocessing.side_file import SideRecord, side_path, write_side
+from resproto_fd.preprocessing.store.frame_store import LmdbWriter, open_store
 
 VIDEOS, FRAMES, SIDE = 10, 4, 64
 MEDIA = {"width": 640, "height": 480, "fps": 25.0, "codec": "h264"}
@@ -396,8 +396,8 @@ def test_a_sample_takes_of_every_video_and_depends_on_the_seed_alone(made, tmp_p
     path = save(made, tmp_path)
     read = [audit([path], tmp_path, sample=60, seed=seed) for seed in (0, 0, 1)]
     assert read[0].findings == [] and "60 of 240 frames were read, drawn with seed 0" in read[0].notes[-1]
-    from resproto_fd.preprocessing.audit import _sampled
-    from resproto_fd.preprocessing.audit_case import Case, Listed
+    from resproto_fd.preprocessing.audit.case import Case, Listed
+    from resproto_fd.preprocessing.audit.check import _sampled
 
     case = Case([Listed("Made", {s: list(read_manifest(path, "Made", split=s)) for s in SPLITS})])
     samples = [_sampled(case, set(), 60, seed) for seed in (0, 0, 1)]
@@ -465,7 +465,7 @@ def test_many_equal_codes_end_the_search_instead_of_filling_the_memory():
 def test_too_many_duplicates_are_said_to_be_too_many(made, tmp_path, monkeypatch):
     for i in range(FRAMES):
         made["train", 1][i].frames = made["test", 1][i].frames
-    monkeypatch.setattr("resproto_fd.preprocessing.audit_checks.MOST_PAIRS", 10)
+    monkeypatch.setattr("resproto_fd.preprocessing.audit.checks.MOST_PAIRS", 10)
     (finding,) = found(made, tmp_path).findings
     assert re.search("nearly the same: 10; of videos: [34], or more", finding.text)
 

@@ -14,10 +14,10 @@ from made import TinyDetector, made_config, made_dataset
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import InputConfig
 from resproto_fd.trainer import checkpoint
-from resproto_fd.trainer.deepfakebench_recipe import Drawn, carry_out, draw
+from resproto_fd.trainer.augment.deepfakebench_recipe import Drawn, carry_out, draw
+from resproto_fd.trainer.augment.transforms import View, look, plain_transform, train_transform, uniforms
 from resproto_fd.trainer.distributed import World
 from resproto_fd.trainer.trainer import Trainer
-from resproto_fd.trainer.transforms import View, look, plain_transform, train_transform, uniforms
 
 GOLDEN = Path(__file__).parent / "golden" / "albumentations_1_1_0.npz"
 INPUT = InputConfig(size=32)

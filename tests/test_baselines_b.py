@@ -13,9 +13,10 @@ from test_parity import make as parity_make
 from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.detectors import create_detector, efficientnet_b4
-from resproto_fd.detectors.attention_maps import degraded
+from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.lrl import likeness, mask_likeness
+from resproto_fd.detectors.parts import efficientnet_b4
+from resproto_fd.detectors.parts.attention_maps import degraded
 from resproto_fd.detectors.sia import self_information
 from resproto_fd.losses.region_independence import region_independence_loss
 

@@ -13,16 +13,16 @@ from test_trainer import make_trainer, same_bits, state_of
 
 from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.configs.schema import InputConfig, TrainConfig
-from resproto_fd.preprocessing.alignment import ARCFACE_TEMPLATE, crop_template
-from resproto_fd.preprocessing.frame_store import FileStore, LmdbWriter, close_all, landmark_path, open_store
-from resproto_fd.preprocessing.image_codec import encode_native
+from resproto_fd.preprocessing.faces.alignment import ARCFACE_TEMPLATE, crop_template
+from resproto_fd.preprocessing.store.frame_store import FileStore, LmdbWriter, close_all, landmark_path, open_store
+from resproto_fd.preprocessing.store.image_codec import encode_native
 from resproto_fd.trainer import blended_pairs
+from resproto_fd.trainer.augment.blending import OUTLINE, cross_blended, face_points, i2g, self_blended, warped
+from resproto_fd.trainer.augment.transforms import train_transform
 from resproto_fd.trainer.blended_pairs import BlendedPairs
-from resproto_fd.trainer.blending import OUTLINE, cross_blended, face_points, i2g, self_blended, warped
 from resproto_fd.trainer.companions import COMPANIONS
 from resproto_fd.trainer.data import FrameDataset, TrainBatches, make_loader
 from resproto_fd.trainer.frame_list import FrameList
-from resproto_fd.trainer.transforms import train_transform
 
 KINDS = ("self_blended", "cross_blended", "i2g", "warped")
 SIDE = 96

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.detectors import clip_tower, weights
-from resproto_fd.detectors.clip_tower import FORGED_PROMPTS, REAL_PROMPTS, load_clip
+from resproto_fd.detectors import weights
+from resproto_fd.detectors.parts import clip_tower
+from resproto_fd.detectors.parts.clip_tower import FORGED_PROMPTS, REAL_PROMPTS, load_clip
 from resproto_fd.detectors.weights import read_state_dict, without_pretrained
 
 VIT = {

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from resproto_fd.configs import loading
-from resproto_fd.preprocessing.demo import make_demo
-from resproto_fd.preprocessing.frame_store import close_all, open_store
+from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.preprocessing.manifest import read_manifest
+from resproto_fd.preprocessing.store.frame_store import close_all, open_store
 from resproto_fd.training.cli import main
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
@@ -337,7 +337,8 @@ def test_two_changes_of_a_runs_protocol_have_a_folder_each(trained, tmp_path):
 def test_a_changed_protocol_of_the_users_own_has_a_name_of_its_own_too(demo, tmp_path):
     from argparse import ArgumentParser
 
-    from resproto_fd.training import arguments, test
+    from resproto_fd.training import test
+    from resproto_fd.training.commands import arguments
 
     def config(*words):
         parser = ArgumentParser()

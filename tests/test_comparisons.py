@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.training.clusters import Clusters
-from resproto_fd.training.comparisons import aligned_scores, compare_aucs, compare_tables, correct_together, holm
-from resproto_fd.training.intervals import auc_covariance, auc_interval, cluster_components, degrees_of_freedom
-from resproto_fd.training.ranking import Ranking
+from resproto_fd.training.measures.clusters import Clusters
+from resproto_fd.training.measures.comparisons import (
+    aligned_scores,
+    compare_aucs,
+    compare_tables,
+    correct_together,
+    holm,
+)
+from resproto_fd.training.measures.intervals import auc_covariance, auc_interval, cluster_components, degrees_of_freedom
+from resproto_fd.training.measures.ranking import Ranking
+from resproto_fd.training.measures.seeds import combine_seeds, over_seeds
 from resproto_fd.training.scores import ScoreTable
-from resproto_fd.training.seeds import combine_seeds, over_seeds
 
 
 def drawn(rng, videos=60, frames=8, shifts=(1.5, 1.5)):

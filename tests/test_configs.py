@@ -177,7 +177,7 @@ def test_a_deepfakebench_yaml_is_translated_and_what_has_no_effect_is_named():
 
 
 def test_a_key_may_stand_twice_in_a_deepfakebench_yaml_as_in_many_of_its_own(tmp_path):
-    from resproto_fd.training import arguments
+    from resproto_fd.training.commands import arguments
 
     parser = argparse.ArgumentParser()
     arguments.add_shared(parser)

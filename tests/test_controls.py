@@ -6,10 +6,10 @@ import torch
 from test_detectors import TINY_RESNET
 
 from resproto_fd.detectors import create_detector
-from resproto_fd.preprocessing.demo import make_demo
-from resproto_fd.training import demo
+from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.training.cli import main
-from resproto_fd.training.control import FACTS, _facts
+from resproto_fd.training.commands import demo
+from resproto_fd.training.commands.control import FACTS, _facts
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
 

@@ -9,8 +9,8 @@ import pytest
 import skimage.data
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing.demo import make_demo
-from resproto_fd.trainer.corruptions import BLOCK, DEEPER_FORENSICS, GREY, PARAMETERS, SEVERITIES, corrupted
+from resproto_fd.preprocessing.demo.data import make_demo
+from resproto_fd.trainer.augment.corruptions import BLOCK, DEEPER_FORENSICS, GREY, PARAMETERS, SEVERITIES, corrupted
 from resproto_fd.training.cli import main
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
@@ -89,7 +89,7 @@ def test_noise_depends_on_the_frame_and_not_on_process_or_order(tmp_path):
     assert not np.array_equal(one, other)
     assert np.array_equal(one, corrupted(FACE, "noise", 2, "D/a.png"))
     code = (
-        "import sys, numpy as np; from resproto_fd.trainer.corruptions import corrupted;"
+        "import sys, numpy as np; from resproto_fd.trainer.augment.corruptions import corrupted;"
         "np.save(sys.argv[2], corrupted(np.load(sys.argv[1]), 'noise', 2, 'D/a.png'))"
     )
     np.save(tmp_path / "in.npy", FACE)

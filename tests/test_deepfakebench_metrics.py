@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resproto_fd.training.deepfakebench_metrics import (
+from resproto_fd.training.measures.deepfakebench import (
     NAMES,
     NOT_IN_SCORES,
     deepfakebench_metrics,

@@ -444,7 +444,8 @@ def test_timm_weights_of_another_model_or_none_are_named(imagenet_file):
 
 
 def test_published_timm_weights_come_from_the_cache_or_are_asked_for(imagenet_file, monkeypatch, tmp_path):
-    from resproto_fd.detectors import timm_backbone, weights
+    from resproto_fd.detectors import timm as timm_backbone
+    from resproto_fd.detectors import weights
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)

@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score
 
 from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.detectors import create_detector
-from resproto_fd.preprocessing.demo import make_demo
+from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.trainer import checkpoint, distributed, trainer
 from resproto_fd.trainer.data import Normaliser
 from resproto_fd.trainer.distributed import World

@@ -5,14 +5,14 @@ import re
 import numpy as np
 import pytest
 
+from resproto_fd.training.board.leaderboard import build, collect, sections
+from resproto_fd.training.board.ties import ties_with_best
 from resproto_fd.training.cli import main
-from resproto_fd.training.comparisons import compare_tables
-from resproto_fd.training.deepfakebench_metrics import explained
-from resproto_fd.training.intervals import table_intervals
-from resproto_fd.training.leaderboard import build, collect, sections
+from resproto_fd.training.measures.comparisons import compare_tables
+from resproto_fd.training.measures.deepfakebench import explained
+from resproto_fd.training.measures.intervals import table_intervals
 from resproto_fd.training.results import RunResult, Selection, test_result
 from resproto_fd.training.scores import ScoreTable
-from resproto_fd.training.standing import ties_with_best
 
 SIGNAL = {"good": 3.0, "also_good": 2.9, "poor": 0.3}
 

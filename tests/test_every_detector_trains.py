@@ -9,13 +9,13 @@ from test_detectors import CASES, shallow
 from resproto_fd.configs import loading
 from resproto_fd.configs.schema import DataConfig, RunConfig
 from resproto_fd.detectors import registry
-from resproto_fd.preprocessing.demo import make_demo
+from resproto_fd.preprocessing.demo.data import make_demo
+from resproto_fd.trainer.augment.transforms import train_transform
 from resproto_fd.trainer.companions import find_companions
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.distributed import World
 from resproto_fd.trainer.fields import batch_fields
 from resproto_fd.trainer.trainer import Trainer
-from resproto_fd.trainer.transforms import train_transform
 from resproto_fd.training import protocols
 
 DEMO_METHODS = ["demo swap", "demo warp", "demo upsample", "demo inpaint"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from resproto_fd.preprocessing.face_tracks import largest_faces, link_boxes, overlaps, persistent_faces
+from resproto_fd.preprocessing.faces.tracks import largest_faces, link_boxes, overlaps, persistent_faces
 
 
 def box(x, side=100, y=0):

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing import face_job, faces
-from resproto_fd.preprocessing.face_job import sampled_frames
-from resproto_fd.preprocessing.face_sources import Options, find_sources
-from resproto_fd.preprocessing.worker_pool import WorkerDied, run_tasks
+from resproto_fd.preprocessing.faces import extract as faces
+from resproto_fd.preprocessing.faces import job as face_job
+from resproto_fd.preprocessing.faces.job import sampled_frames
+from resproto_fd.preprocessing.faces.sources import Options, find_sources
+from resproto_fd.preprocessing.faces.worker_pool import WorkerDied, run_tasks
 from resproto_fd.training.cli import main
 
 av = pytest.importorskip("av")
@@ -137,7 +138,7 @@ def test_what_is_not_whole_is_done_anew_to_the_same_bytes(data, tmp_path, harm):
 
 SLOW_RUN = """
 import sys, time
-from resproto_fd.preprocessing import face_job, faces
+from resproto_fd.preprocessing.faces import extract as faces, job as face_job
 write = face_job._write
 def slow(path, data):
     time.sleep(0.03)
@@ -372,7 +373,7 @@ def test_an_error_in_a_worker_ends_the_run(processes):
 
 
 def test_the_module_is_light_to_import():
-    code = "import sys, resproto_fd.preprocessing.faces; print({'torch', 'cv2', 'av', 'PIL'} & set(sys.modules))"
+    code = "import sys, resproto_fd.preprocessing.faces.extract; print({'torch','cv2','av','PIL'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
 
@@ -438,7 +439,7 @@ def test_the_lasting_face_is_cropped_upright_in_the_templates_place(portrait, tm
     film(tmp_path / "Set" / "videos" / "a.mp4", portrait)
     report = faces.extract_faces([tmp_path / "Set"], tmp_path / "out", frames=0, processes=0, progress=False)
     assert (report.frames_kept, report.faces_missed, report.several_faces) == (8, 2, 8)
-    from resproto_fd.preprocessing.alignment import crop_template
+    from resproto_fd.preprocessing.faces.alignment import crop_template
 
     folder = tmp_path / "out" / "Set"
     for path in sorted((folder / "landmarks" / "a").iterdir()):

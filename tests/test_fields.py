@@ -14,15 +14,15 @@ from test_trainer import CPU, make_trainer, same_bits, state_of
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import InputConfig
-from resproto_fd.preprocessing.frame_store import FileStore, landmark_path, mask_path
 from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.side_file import SideRecord, write_side
+from resproto_fd.preprocessing.store.frame_store import FileStore, landmark_path, mask_path
+from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
 from resproto_fd.trainer.companions import COMPANIONS, Partners, find_companions
 from resproto_fd.trainer.data import FrameDataset, TrainBatches, make_loader
 from resproto_fd.trainer.fields import NO_FAMILY, batch_fields
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import originals
-from resproto_fd.trainer.transforms import plain_transform, train_transform
 from resproto_fd.training.run import as_deepfakebench_fed, overrides_of, with_keywords, with_methods
 
 VIDEOS = made_videos(4, 3) + made_videos(6, 2, dataset="Other")

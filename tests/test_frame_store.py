@@ -15,7 +15,8 @@ import pytest
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import load
-from resproto_fd.preprocessing.frame_store import (
+from resproto_fd.preprocessing.manifest import read_manifest
+from resproto_fd.preprocessing.store.frame_store import (
     FileStore,
     LmdbStore,
     LmdbWriter,
@@ -25,7 +26,6 @@ from resproto_fd.preprocessing.frame_store import (
     decode_frame,
     open_store,
 )
-from resproto_fd.preprocessing.manifest import read_manifest
 
 FOLDER = "FaceForensics++"
 PATHS = [
@@ -407,7 +407,7 @@ def test_a_store_in_the_way_is_not_overwritten(tmp_path):
 
 FILE_SIZE_LIMIT = """
 import resource, signal, sys
-from resproto_fd.preprocessing.frame_store import LmdbWriter, UserError
+from resproto_fd.preprocessing.store.frame_store import LmdbWriter, UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 try:

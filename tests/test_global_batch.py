@@ -5,7 +5,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from resproto_fd.detectors import create_detector
-from resproto_fd.detectors.prototype_memory import PrototypeMemory
+from resproto_fd.detectors.parts.prototype_memory import PrototypeMemory
 from resproto_fd.detectors.recce import WIDTHS as RECCE_WIDTHS
 from resproto_fd.losses.global_batch import gather_rows
 from resproto_fd.losses.residual import ResidualLoss, gradient_scores, residual_features, similarity_logits

@@ -11,8 +11,8 @@ import scipy.stats
 from sklearn import metrics as sk
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.training.clusters import Clusters, source_clusters
-from resproto_fd.training.intervals import (
+from resproto_fd.training.measures.clusters import Clusters, source_clusters
+from resproto_fd.training.measures.intervals import (
     _design_effects,
     _ece_interval,
     auc_covariance,
@@ -25,9 +25,9 @@ from resproto_fd.training.intervals import (
     table_intervals,
     tpr_interval,
 )
-from resproto_fd.training.metrics import binary_metrics
-from resproto_fd.training.ranking import Ranking, aggregate_videos, curve_metrics, point_metrics
-from resproto_fd.training.resampling import Resampling, bootstrap
+from resproto_fd.training.measures.metrics import binary_metrics
+from resproto_fd.training.measures.ranking import Ranking, aggregate_videos, curve_metrics, point_metrics
+from resproto_fd.training.measures.resampling import Resampling, bootstrap
 from resproto_fd.training.scores import ScoreTable
 
 
@@ -370,7 +370,7 @@ def test_draws_are_made_once_and_are_those_that_another_object_makes():
 def test_random_groups_of_very_many_clusters_tell_the_same_error(monkeypatch):
     labels, scores, video = clustered(np.random.default_rng(23), 3000, frames=2)
     one_by_one = bootstrap(Ranking(labels, scores), Resampling(Clusters(video, labels)))
-    monkeypatch.setattr("resproto_fd.training.resampling.MOST_UNITS", 600)
+    monkeypatch.setattr("resproto_fd.training.measures.resampling.MOST_UNITS", 600)
     resampling = Resampling(Clusters(video, labels))
     assert resampling.units.count == 600 and not (resampling.units.strata == 2).any()
     grouped = bootstrap(Ranking(labels, scores), resampling)

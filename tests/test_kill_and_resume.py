@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock
 from made import made_config, made_dataset
 
-from resproto_fd.preprocessing.demo import make_demo
+from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.data import EvaluationBatches, make_loader, watched
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from resproto_fd.detectors.kmeans import kmeans
+from resproto_fd.detectors.parts.kmeans import kmeans
 
 
 def random_batches(count, seed=0):

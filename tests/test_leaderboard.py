@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 import pytest
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.training import leaderboard
-from resproto_fd.training.cli import main
-from resproto_fd.training.leaderboard import (
+from resproto_fd.training.board import leaderboard
+from resproto_fd.training.board.charts import Bar, Series, bar_chart, line_chart, tenths
+from resproto_fd.training.board.index_page import render
+from resproto_fd.training.board.leaderboard import (
     MARKDOWN_METRICS,
     METRICS,
     Cell,
@@ -20,11 +21,10 @@ from resproto_fd.training.leaderboard import (
     to_csv,
     to_markdown,
 )
-from resproto_fd.training.leaderboard_page import render
+from resproto_fd.training.board.page_parts import EXPORTS, INDEX, NOT_STORED, PUBLISHED, ROWS, row_page
+from resproto_fd.training.board.row_page import render_row
+from resproto_fd.training.cli import main
 from resproto_fd.training.results import Estimate, MethodResult, Metrics, RunResult, Selection, TestResult
-from resproto_fd.training.site_charts import Bar, Series, bar_chart, line_chart, tenths
-from resproto_fd.training.site_detector import render_row
-from resproto_fd.training.site_parts import EXPORTS, INDEX, NOT_STORED, PUBLISHED, ROWS, row_page
 
 COUNTS = {"frames": 40, "real_frames": 20, "videos": 8, "real_videos": 4}
 

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.training.metrics import (
+from resproto_fd.training.measures.metrics import (
     binary_metrics,
     equal_error_rate,
     method_metrics,

@@ -17,8 +17,8 @@ from resproto_fd.configs.schema import NORMALISATIONS
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.cvit import ClassTokenTransformer, CViTBackbone
 from resproto_fd.detectors.mfclip import FIRST, KINDS, divergence
-from resproto_fd.detectors.sample_pairs import SamplePairContrast
-from resproto_fd.detectors.texture import SRM, SrmFilters, grey_levels, homogeneity, richest_patch
+from resproto_fd.detectors.parts.sample_pairs import SamplePairContrast
+from resproto_fd.detectors.parts.texture import SRM, SrmFilters, grey_levels, homogeneity, richest_patch
 
 FIELDS = {
     "forgery_type": torch.tensor([4, 0, 1, 4, 2, 5]),

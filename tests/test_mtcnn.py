@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing import mtcnn
+from resproto_fd.preprocessing.faces import mtcnn
 
 needs_weights = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("mtcnn", "joblib", "lz4")),
@@ -115,7 +115,7 @@ def test_suppression_equals_a_loop_over_pairs(of_smaller):
 
 @needs_weights
 def test_points_on_real_faces_are_near_those_set_by_hand(detector, shared):
-    from resproto_fd.preprocessing.video_reader import read_picture
+    from resproto_fd.preprocessing.faces.video_reader import read_picture
 
     real = shared / "real"
     with open(real / "LANDMARKS_GT.csv", newline="") as file:
@@ -133,7 +133,7 @@ def test_points_on_real_faces_are_near_those_set_by_hand(detector, shared):
 
 @needs_weights
 def test_real_pictures_without_faces_give_none(detector, shared):
-    from resproto_fd.preprocessing.video_reader import read_picture
+    from resproto_fd.preprocessing.faces.video_reader import read_picture
 
     pictures = sorted((shared / "real" / "negatives").glob("*.jpg"))[::3]
     assert len(pictures) >= 5

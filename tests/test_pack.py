@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing import pack, packed_store, threads
-from resproto_fd.preprocessing.frame_store import LmdbWriter, UnreadableFrame, close_all, open_store
-from resproto_fd.preprocessing.image_codec import encode_native, is_native
-from resproto_fd.preprocessing.lmdb_files import DIGESTS, SEAL, STATEMENT_KEY, GrowingLmdb
 from resproto_fd.preprocessing.manifest import Video, listed_frames, write_manifest
-from resproto_fd.preprocessing.pack import Choice
+from resproto_fd.preprocessing.store import pack, packed_store, threads
+from resproto_fd.preprocessing.store.frame_store import LmdbWriter, UnreadableFrame, close_all, open_store
+from resproto_fd.preprocessing.store.image_codec import encode_native, is_native
+from resproto_fd.preprocessing.store.lmdb_files import DIGESTS, SEAL, STATEMENT_KEY, GrowingLmdb
+from resproto_fd.preprocessing.store.pack import Choice
 
 SIDE = 16
 POINTS = np.arange(162).reshape(81, 2)
@@ -354,7 +354,7 @@ def test_the_map_grows_with_what_is_packed(data, monkeypatch):
 FILE_SIZE_LIMIT = """
 import resource, signal, sys
 from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing import pack, packed_store
+from resproto_fd.preprocessing.store import pack, packed_store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 packed_store.BATCH_BYTES = 4000
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
@@ -561,7 +561,5 @@ def test_the_command_packs_verifies_and_finds_frames_beside_the_manifests(data, 
 
 
 def test_the_commands_module_is_light():
-    code = (
-        "import sys\nimport resproto_fd.preprocessing.pack\nsys.exit(bool({'cv2','lmdb','numpy'} & set(sys.modules)))"
-    )
+    code = "import sys, resproto_fd.preprocessing.store.pack\nsys.exit(bool({'cv2','lmdb','numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent).returncode == 0

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from resproto_fd.detectors.kmeans import kmeans
-from resproto_fd.detectors.prototype_memory import PrototypeMemory
+from resproto_fd.detectors.parts.kmeans import kmeans
+from resproto_fd.detectors.parts.prototype_memory import PrototypeMemory
 from resproto_fd.losses.residual import ResidualLoss, gradient_scores
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "resproto_fd.json").read_text())

@@ -15,14 +15,14 @@ import torch
 from made import made_videos
 
 from resproto_fd.configs.schema import InputConfig
-from resproto_fd.preprocessing.frame_store import LmdbStore, LmdbWriter, MissingFrame, close_all, open_store
-from resproto_fd.preprocessing.image_codec import encode_native, encode_png
+from resproto_fd.preprocessing.store.frame_store import LmdbStore, LmdbWriter, MissingFrame, close_all, open_store
+from resproto_fd.preprocessing.store.image_codec import encode_native, encode_png
 from resproto_fd.trainer import batch_memory as memories
+from resproto_fd.trainer.augment.device_transforms import Unaugmented
+from resproto_fd.trainer.augment.transforms import Viewing, plain_transform, train_transform
 from resproto_fd.trainer.batch_memory import BLOCKS, BatchMemory, batch_memory
 from resproto_fd.trainer.data import EvaluationBatches, FrameDataset, Normaliser, TrainBatches, make_loader
-from resproto_fd.trainer.device_transforms import Unaugmented
 from resproto_fd.trainer.frame_list import FrameList
-from resproto_fd.trainer.transforms import Viewing, plain_transform, train_transform
 
 CPU = torch.device("cpu")
 INPUT = InputConfig(size=12)

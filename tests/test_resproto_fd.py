@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
-from resproto_fd.detectors.clip_tower import FORGED_PROMPTS, REAL_PROMPTS
-from resproto_fd.detectors.kmeans import kmeans
-from resproto_fd.detectors.prototype_memory import PrototypeMemory
+from resproto_fd.detectors.parts.clip_tower import FORGED_PROMPTS, REAL_PROMPTS
+from resproto_fd.detectors.parts.kmeans import kmeans
+from resproto_fd.detectors.parts.prototype_memory import PrototypeMemory
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "resproto_fd.json").read_text())
 IMAGES = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))

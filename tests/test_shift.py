@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from resproto_fd.preprocessing.demo import make_demo
-from resproto_fd.training import shift
+from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.training.cli import main
+from resproto_fd.training.measures import shift
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
 

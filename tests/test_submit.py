@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from resproto_fd.preprocessing.demo import make_demo
+from resproto_fd.preprocessing.demo.data import make_demo
+from resproto_fd.training.board.leaderboard import build
 from resproto_fd.training.cli import main
-from resproto_fd.training.leaderboard import build
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
 

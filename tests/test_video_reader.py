@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resproto_fd.preprocessing import video_reader
-from resproto_fd.preprocessing.video_reader import (
+from resproto_fd.preprocessing.faces import video_reader
+from resproto_fd.preprocessing.faces.video_reader import (
     PictureFile,
     PictureSequence,
     UnreadableMedia,

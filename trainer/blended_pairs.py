@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing.frame_store import FrameStore
-
-from .blending import Blend, cross_blended, i2g, self_blended, warped
-from .companions import COMPANIONS, LANDMARKS, MASK, PARTNER, SECOND_VIEW, Companions, read_landmarks
-from .frame_list import FrameList
-from .scenes import identity_of, side_records
+from resproto_fd.preprocessing.store.frame_store import FrameStore
+from resproto_fd.trainer.augment.blending import Blend, cross_blended, i2g, self_blended, warped
+from resproto_fd.trainer.companions import COMPANIONS, LANDMARKS, MASK, PARTNER, SECOND_VIEW, Companions, read_landmarks
+from resproto_fd.trainer.frame_list import FrameList
+from resproto_fd.trainer.scenes import identity_of, side_records
 
 OF_TWO = {"cross_blended": cross_blended, "i2g": i2g}
 ALONE = {"self_blended": self_blended, "warped": warped}

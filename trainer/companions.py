@@ -24,11 +24,10 @@ import numpy as np
 import torch
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing.frame_store import FrameStore, landmark_path, mask_path
-
-from .frame_list import FrameList
-from .scenes import originals, side_records
-from .transforms import uniforms
+from resproto_fd.preprocessing.store.frame_store import FrameStore, landmark_path, mask_path
+from resproto_fd.trainer.augment.transforms import uniforms
+from resproto_fd.trainer.frame_list import FrameList
+from resproto_fd.trainer.scenes import originals, side_records
 
 MASK, LANDMARKS, SECOND_VIEW, PARTNER = "mask", "landmarks", "second_view", "partner"
 PICTURES = (SECOND_VIEW, PARTNER)

@@ -17,16 +17,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing.alignment import move_points
-from resproto_fd.preprocessing.frame_store import FrameStore
-
-from .batch_memory import BatchMemory, ByValue, batch_memory
-from .blended_pairs import BlendedPairs
-from .blending import Blend
-from .companions import LANDMARKS, MASK, PARTNER, SECOND_VIEW, Companions, as_tensors, moved_mask
-from .device_transforms import OnDevice, Unaugmented
-from .frame_list import FrameList
-from .transforms import Transform
+from resproto_fd.preprocessing.faces.alignment import move_points
+from resproto_fd.preprocessing.store.frame_store import FrameStore
+from resproto_fd.trainer.augment.blending import Blend
+from resproto_fd.trainer.augment.device_transforms import OnDevice, Unaugmented
+from resproto_fd.trainer.augment.transforms import Transform
+from resproto_fd.trainer.batch_memory import BatchMemory, ByValue, batch_memory
+from resproto_fd.trainer.blended_pairs import BlendedPairs
+from resproto_fd.trainer.companions import LANDMARKS, MASK, PARTNER, SECOND_VIEW, Companions, as_tensors, moved_mask
+from resproto_fd.trainer.frame_list import FrameList
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 

@@ -11,10 +11,9 @@ from resproto_fd.configs.loading import nearest
 from resproto_fd.detectors.base import Detector
 from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.side_file import generator_families
-
-from .companions import COMPANIONS
-from .frame_list import FrameList
-from .scenes import identity_of, side_records, target_of
+from resproto_fd.trainer.companions import COMPANIONS
+from resproto_fd.trainer.frame_list import FrameList
+from resproto_fd.trainer.scenes import identity_of, side_records, target_of
 
 NO_FAMILY = "none"
 """Family of real videos, and of fakes whose generator's family is not known."""

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.side_file import SideRecord, read_side, seen_in_it
-
-from .frame_list import FrameList
+from resproto_fd.trainer.frame_list import FrameList
 
 PAIR = re.compile(r"(?P<target>\d+)_(?P<source>\d+)")
 

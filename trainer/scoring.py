@@ -9,9 +9,16 @@ from tqdm import tqdm
 
 from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.detectors.base import Detector
-
-from .data import BadFrame, EvaluationBatches, FrameDataset, Normaliser, make_loader, on_stop_signal, watched
-from .distributed import World, gather_objects
+from resproto_fd.trainer.data import (
+    BadFrame,
+    EvaluationBatches,
+    FrameDataset,
+    Normaliser,
+    make_loader,
+    on_stop_signal,
+    watched,
+)
+from resproto_fd.trainer.distributed import World, gather_objects
 
 FEATURES = "features"
 

@@ -22,12 +22,18 @@ from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.configs.files import DISK_FULL
 from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors.base import Detector, Output
-
-from . import checkpoint
-from .companions import MASK, PICTURES
-from .data import FrameDataset, Normaliser, TrainBatches, make_loader, on_stop_signal, watched
-from .distributed import World, any_rank, average_gradients, barrier, copy_buffers_from_main, gather_objects
-from .optimizers import WeightAverage, climbed, make_optimizer, make_schedule, memory_kept
+from resproto_fd.trainer import checkpoint
+from resproto_fd.trainer.companions import MASK, PICTURES
+from resproto_fd.trainer.data import FrameDataset, Normaliser, TrainBatches, make_loader, on_stop_signal, watched
+from resproto_fd.trainer.distributed import (
+    World,
+    any_rank,
+    average_gradients,
+    barrier,
+    copy_buffers_from_main,
+    gather_objects,
+)
+from resproto_fd.trainer.optimizers import WeightAverage, climbed, make_optimizer, make_schedule, memory_kept
 
 Validate = Callable[[Detector], dict[str, float | None]]
 """Scores the validation split and returns its metrics, by name, the selection metric among them."""

@@ -8,21 +8,30 @@ import sys
 from resproto_fd.configs.errors import Interrupted, UserError
 
 COMMANDS = {
-    "demo": ("resproto_fd.training.demo", "make the demo data, fit and test the demo detectors, build the leaderboard"),
-    "list": ("resproto_fd.training.listing", "list detectors, data sets and protocols"),
-    "train": ("resproto_fd.training.train", "fit a detector under a protocol and test it"),
-    "test": ("resproto_fd.training.test", "test a run's or any other weights under a protocol"),
-    "evaluate": ("resproto_fd.training.evaluate", "look at stored scores again: intervals, comparisons, old metrics"),
-    "ablate": ("resproto_fd.training.ablate", "try other ways of scoring on what a run has kept"),
-    "leaderboard": ("resproto_fd.training.board", "build the leaderboard from the result files of runs"),
-    "submit": ("resproto_fd.training.submit", "take over scores of a method that is not in the harness"),
-    "control": ("resproto_fd.training.control", "train and test a classifier that sees files' statistics alone"),
-    "faces": ("resproto_fd.preprocessing.faces", "cut aligned face crops out of videos and pictures"),
-    "manifest": ("resproto_fd.preprocessing.arrange", "write a data set's manifest from its tree of frames"),
-    "pack": ("resproto_fd.preprocessing.pack", "put a manifest's frames into one LMDB, and verify it"),
-    "check": ("resproto_fd.preprocessing.audit", "audit manifests and their frames, as a reviewer would"),
+    "demo": (
+        "training.commands.demo",
+        "make the demo data, fit and test the demo detectors, build the leaderboard",
+    ),
+    "list": ("training.commands.listing", "list detectors, data sets and protocols"),
+    "train": ("training.train", "fit a detector under a protocol and test it"),
+    "test": ("training.test", "test a run's or any other weights under a protocol"),
+    "evaluate": (
+        "training.commands.evaluate",
+        "look at stored scores again: intervals, comparisons, old metrics",
+    ),
+    "ablate": ("training.commands.ablate", "try other ways of scoring on what a run has kept"),
+    "leaderboard": ("training.commands.leaderboard", "build the leaderboard from the result files of runs"),
+    "submit": ("training.commands.submit", "take over scores of a method that is not in the harness"),
+    "control": (
+        "training.commands.control",
+        "train and test a classifier that sees files' statistics alone",
+    ),
+    "faces": ("preprocessing.faces.extract", "cut aligned face crops out of videos and pictures"),
+    "manifest": ("preprocessing.manifest_command", "write a data set's manifest from its tree of frames"),
+    "pack": ("preprocessing.store.pack", "put a manifest's frames into one LMDB, and verify it"),
+    "check": ("preprocessing.audit.check", "audit manifests and their frames, as a reviewer would"),
 }
-"""Command -> (module with `add_arguments(parser)` and `run(args)`, what it does)."""
+"""Command -> (module of this package with `add_arguments(parser)` and `run(args)`, what it does)."""
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75
@@ -41,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, (module, text) in COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         if name == chosen:
-            implementation = importlib.import_module(module)
+            implementation = importlib.import_module(f"resproto_fd.{module}")
             implementation.add_arguments(sub)
             sub.set_defaults(run=implementation.run)
     args, rest = parser.parse_known_args(argv)

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, Valid
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import atomic_file, sha256_of
-from resproto_fd.training.intervals import table_intervals
-from resproto_fd.training.metrics import method_metrics, table_metrics
+from resproto_fd.training.measures.intervals import table_intervals
+from resproto_fd.training.measures.metrics import method_metrics, table_metrics
 from resproto_fd.training.scores import ScoreTable
 
 SCHEMA_VERSION = 1

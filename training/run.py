@@ -22,23 +22,33 @@ from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.registry import backbone_title, build_detector, class_names, defaults_of, keywords_of
 from resproto_fd.detectors.weights import load_all, read_state_dict, without_pretrained
 from resproto_fd.trainer import checkpoint
+from resproto_fd.trainer.augment.corruptions import corrupted, through_jpeg
+from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
 from resproto_fd.trainer.blended_pairs import BlendedPairs
 from resproto_fd.trainer.companions import find_companions
-from resproto_fd.trainer.corruptions import corrupted, through_jpeg
 from resproto_fd.trainer.data import FrameDataset, Normaliser
 from resproto_fd.trainer.distributed import World, barrier, joined
 from resproto_fd.trainer.fields import batch_fields
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scoring import Scored, score_frames
 from resproto_fd.trainer.trainer import Trainer, exclusive
-from resproto_fd.trainer.transforms import plain_transform, train_transform
-
-from . import protocols, shift
-from .features import features_path, save_features
-from .metrics import table_metrics
-from .protocols import ResolvedProtocol
-from .results import Compute, Metrics, RunResult, Selection, Transfer, git_state, run_that_made, test_result, versions
-from .scores import ScoreTable
+from resproto_fd.training import protocols
+from resproto_fd.training.features import features_path, save_features
+from resproto_fd.training.measures import shift
+from resproto_fd.training.measures.metrics import table_metrics
+from resproto_fd.training.protocols import ResolvedProtocol
+from resproto_fd.training.results import (
+    Compute,
+    Metrics,
+    RunResult,
+    Selection,
+    Transfer,
+    git_state,
+    run_that_made,
+    test_result,
+    versions,
+)
+from resproto_fd.training.scores import ScoreTable
 
 
 def folder_of(config: RunConfig) -> Path:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from resproto_fd.training import arguments
+from resproto_fd.training.commands import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

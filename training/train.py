@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from resproto_fd.training import arguments
+from resproto_fd.training.commands import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

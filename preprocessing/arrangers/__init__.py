@@ -3,11 +3,10 @@ splits. A data set is a description; `arrange` is the same for all."""
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import nearest
-
-from . import df40, faceforensics, pictures, videos
-from .arranging import ALL_TEST, LEVELS, SPLIT_KINDS, Arranged, Arrangement, arrange
-from .description import Description
-from .folders import describe_folders
+from resproto_fd.preprocessing.arrangers import df40, faceforensics, pictures, videos
+from resproto_fd.preprocessing.arrangers.arranging import ALL_TEST, LEVELS, SPLIT_KINDS, Arranged, Arrangement, arrange
+from resproto_fd.preprocessing.arrangers.description import Description
+from resproto_fd.preprocessing.arrangers.folders import describe_folders
 
 DESCRIPTIONS: dict[str, Description] = {
     description.name: description

@@ -6,12 +6,11 @@ import re
 from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
-
-from ..manifest import SPLITS, canonical_path
-from ..video_reader import natural_key
-from .arranging import Arranged, Arrangement
-from .description import Clip, Description
-from .tree import Tree
+from resproto_fd.preprocessing.arrangers.arranging import Arranged, Arrangement
+from resproto_fd.preprocessing.arrangers.description import Clip, Description
+from resproto_fd.preprocessing.arrangers.tree import Tree
+from resproto_fd.preprocessing.faces.video_reader import natural_key
+from resproto_fd.preprocessing.manifest import SPLITS, canonical_path
 
 PEOPLE = (
     (r"(?P<target>\d{3})_(?P<source>\d{3})", "FaceForensics++", ("DF40", "DF40_train", "FaceForensics++")),

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import nearest
-
-from .description import ALL, SPLIT_WORDS, Catalogue, Clip, Description, Said, Source
-from .tree import Tree
+from resproto_fd.preprocessing.arrangers.description import ALL, SPLIT_WORDS, Catalogue, Clip, Description, Said, Source
+from resproto_fd.preprocessing.arrangers.tree import Tree
 
 SPLIT_KINDS = ("official", "deepfakebench")
 LEVELS = ("c23", "c40", "raw")

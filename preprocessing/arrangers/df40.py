@@ -8,9 +8,9 @@ lists `NAME_save` hold is not said in public. `resproto manifest adopt` takes an
 
 from pathlib import Path
 
-from .description import Catalogue, Description, Source
-from .faceforensics import ORIGINALS, PAIR
-from .lists import celeb_list, ffpp_lists
+from resproto_fd.preprocessing.arrangers.description import Catalogue, Description, Source
+from resproto_fd.preprocessing.arrangers.faceforensics import ORIGINALS, PAIR
+from resproto_fd.preprocessing.arrangers.lists import celeb_list, ffpp_lists
 
 # Stems of the label strings; the folders have the same names, but for letter case and FOLDERS.
 SWAPS = ("fsgan", "faceswap", "simswap", "inswap", "blendface", "uniface", "mobileswap", "e4s", "facedancer")

@@ -1,7 +1,7 @@
 """FaceForensics++ and the data sets that are distributed with it or made from its videos."""
 
-from .description import EVERYWHERE, Description, Source
-from .lists import deeperforensics_lists, ffpp_lists
+from resproto_fd.preprocessing.arrangers.description import EVERYWHERE, Description, Source
+from resproto_fd.preprocessing.arrangers.lists import deeperforensics_lists, ffpp_lists
 
 ORIGINALS = "FaceForensics++/original_sequences/youtube"
 PAPER = "Rössler et al., FaceForensics++, ICCV 2019"

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import nearest
-
-from ..taxonomy import ForgeryType, Taxonomy
-from .description import SPLIT_WORDS, Description, Source
-from .tree import Tree
+from resproto_fd.preprocessing.arrangers.description import SPLIT_WORDS, Description, Source
+from resproto_fd.preprocessing.arrangers.tree import Tree
+from resproto_fd.preprocessing.taxonomy import ForgeryType, Taxonomy
 
 REAL_WORDS = ("real", "0_real", "original", "originals", "pristine", "genuine", "live", "bonafide", "authentic")
 FAKE_WORDS = ("fake", "1_fake", "deepfake", "deepfakes", "manipulated", "synthetic", "forged", "spoof")

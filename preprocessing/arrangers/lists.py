@@ -5,8 +5,7 @@ import json
 from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
-
-from .description import SPLIT_WORDS, Catalogue, Said
+from resproto_fd.preprocessing.arrangers.description import SPLIT_WORDS, Catalogue, Said
 
 
 def ffpp_lists(root: Path) -> Catalogue:

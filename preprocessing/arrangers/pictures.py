@@ -1,7 +1,7 @@
 """Data sets of pictures: every picture is a video of one frame."""
 
-from .description import Description, Source
-from .lists import forgerynet_lists
+from resproto_fd.preprocessing.arrangers.description import Description, Source
+from resproto_fd.preprocessing.arrangers.lists import forgerynet_lists
 
 # Kinds and families of generators as MFCLIP's tables group them.
 GENFACE = {

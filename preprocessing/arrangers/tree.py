@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
-
-from ..video_reader import natural_key
-from .description import Clip
+from resproto_fd.preprocessing.arrangers.description import Clip
+from resproto_fd.preprocessing.faces.video_reader import natural_key
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 BESIDE_FRAMES = ("masks", "landmarks")

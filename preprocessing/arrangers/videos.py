@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from .description import ALL, EVERYWHERE, VAL_TOO, Description, Source
-from .lists import celeb_list, dfdc_lists, dfdcp_list
+from resproto_fd.preprocessing.arrangers.description import ALL, EVERYWHERE, VAL_TOO, Description, Source
+from resproto_fd.preprocessing.arrangers.lists import celeb_list, dfdc_lists, dfdcp_list
 
 
 def _celeb(name: str, version: str, year: str) -> Description:

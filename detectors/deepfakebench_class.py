@@ -1,0 +1,138 @@
+"""A detector class written for DeepfakeBench, in our trainer: given its data_dict, its answers checked."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.loading import load_yaml, nearest
+from resproto_fd.detectors.base import Detector, Output
+from resproto_fd.detectors.registry import register
+from resproto_fd.losses.residual import at_least_float32
+
+
+@register("deepfakebench_class")
+class ForeignDetector(Detector):
+    """Any class with DeepfakeBench's `forward(data_dict, inference)` and `get_losses(data_dict, pred_dict)`.
+
+    Where it is not trained it sees zeros in the place of labels. Of its `pred_dict`, `prob` may lack: it is then the
+    softmax of `cls`. A checkpoint that DeepfakeBench made of it loads.
+
+    Args:
+        target: "package.module:Class"; for one of a DeepfakeBench checkout, whose folder `training` is then in
+            PYTHONPATH, "detectors.xception_detector:XceptionDetector".
+        config: What its constructor takes, or a YAML file of that. `with_mask: true` has it given masks.
+
+    Raises:
+        UserError: No such class; or it is no `nn.Module`, or reads a key that `config` lacks. In use: an answer of
+            another form, or a score that is not in [0, 1].
+    """
+
+    def __init__(self, target: str, config: dict[str, Any] | str | None = None):
+        super().__init__()
+        config = load_yaml(config, lenient=True) if isinstance(config, str) else dict(config or {})
+        try:
+            self.target, self.model = target, _imported(target)(config)
+        except KeyError as error:
+            raise UserError(f"{target}: its constructor finds no {error}; config has: {', '.join(config)}") from error
+        if not isinstance(self.model, nn.Module):
+            raise UserError(f"{target} makes {type(self.model).__name__}, which is no torch.nn.Module")
+        self.requires = frozenset({"mask"} if config.get("with_mask") else ())
+
+    def start_epoch(self, epoch: int) -> None:
+        self.model.epoch = epoch
+
+    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {f"model.{key}": value for key, value in state.items()}
+
+    def forward(self, images: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        """See `Detector.forward`."""
+        trains = self.training and labels is not None
+        seen = labels if trains else torch.zeros(len(images), dtype=torch.long, device=images.device)
+        data_dict = {"image": images, "label": seen, "mask": fields.get("mask"), "landmark": None}
+        pred_dict = self._checked(self.model(data_dict, inference=not trains), len(images))
+        return self._output(pred_dict, labels, data_dict)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Logits, score and features of each image side by side, [B, 2 + 1 + D]: the class has no common half-way."""
+        output = self(images)
+        return torch.cat([output.logits, output.scores[:, None], output.features], dim=1)
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        """Takes apart what `encode` put together; a loss that looks at images or masks cannot be had from it."""
+        features = at_least_float32(features)
+        pred_dict = {"cls": features[:, :2], "prob": features[:, 2], "feat": features[:, 3:]}
+        return self._output(pred_dict, labels, {"image": None, "mask": None, "landmark": None})
+
+    def _output(self, pred_dict: dict[str, Any], labels: Tensor | None, data_dict: dict[str, Any]) -> Output:
+        losses = None
+        if labels is not None:
+            losses = self._losses(self.model.get_losses({**data_dict, "label": labels}, pred_dict))
+        logits, scores = at_least_float32(pred_dict["cls"]), pred_dict["prob"].float()
+        return Output(scores, logits, pred_dict["feat"].reshape(len(scores), -1), losses)
+
+    def _checked(self, pred_dict: Any, count: int) -> dict[str, Any]:
+        """`pred_dict` with `prob` [B] in it.
+
+        Raises:
+            UserError: Which entry is missing, or what it is instead.
+        """
+        if not isinstance(pred_dict, Mapping):
+            raise UserError(
+                f"{self.target}: forward gives {type(pred_dict).__name__}, not a dict of cls, prob and feat"
+            )
+        cls = self._rows(pred_dict, "cls", count)
+        if cls.shape != (count, 2):
+            raise UserError(f"{self.target}: cls is {list(cls.shape)}, wanted {[count, 2]}: real and fake")
+        if pred_dict.get("prob") is None:
+            pred_dict = {**pred_dict, "prob": at_least_float32(cls).softmax(dim=1)[:, 1]}
+        prob = pred_dict["prob"]
+        if not isinstance(prob, Tensor) or prob.numel() != count:
+            raise UserError(f"{self.target}: prob is {_form(prob)}, wanted {[count]}")
+        prob = prob.reshape(count)
+        if not self.training and not (usable := (prob >= 0) & (prob <= 1)).all():
+            first = int((~usable).nonzero()[0])
+            raise UserError(
+                f"{self.target}: prob of {int((~usable).sum())} of {count} images is not a number in [0, 1], first "
+                f"{prob[first]:g}, where cls is {cls[first].tolist()}"
+            )
+        return {**pred_dict, "prob": prob, "feat": self._rows(pred_dict, "feat", count)}
+
+    def _rows(self, pred_dict: Mapping[str, Any], name: str, count: int) -> Tensor:
+        value = pred_dict.get(name)
+        if not isinstance(value, Tensor) or not value.ndim or len(value) != count:
+            raise UserError(f"{self.target}: {name} is {_form(value)}, wanted [{count}, ...]")
+        return value
+
+    def _losses(self, found: Any) -> dict[str, Tensor]:
+        if not isinstance(found, Mapping) or "overall" not in found:
+            has = ", ".join(found) if isinstance(found, Mapping) else type(found).__name__
+            raise UserError(f"{self.target}: get_losses gives no 'overall', but {has or 'nothing'}")
+        for name, value in found.items():
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                raise UserError(f"{self.target}: loss '{name}' is {_form(value)}, wanted a scalar tensor")
+        terms = {name: value.reshape(()) for name, value in found.items() if name != "overall"}
+        return {**terms, "total": found["overall"].reshape(())}
+
+
+def _form(value: Any) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else "missing" if value is None else type(value).__name__
+
+
+def _imported(target: str) -> Any:
+    module_name, _, name = target.partition(":")
+    if not module_name or not name:
+        raise UserError(f"target '{target}' is not of the form package.module:Class")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise UserError(
+            f"target '{target}': {module_name} cannot be imported: {error}; of a DeepfakeBench checkout, "
+            "put its folder 'training' into PYTHONPATH"
+        ) from error
+    if not hasattr(module, name):
+        raise UserError(f"target '{target}': {module_name} has no {name}{nearest(name, vars(module))}")
+    return getattr(module, name)

@@ -1,0 +1,1 @@
+"""Networks and helpers that detectors share."""

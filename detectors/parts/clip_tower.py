@@ -1,0 +1,255 @@
+"""CLIP through open_clip: weights found and read safely, the image tower to train, prompts as a matrix.
+
+Legend: B batch, C classes, D embedding size, H and W pixels.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import QuickGELU, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.loading import nearest
+from resproto_fd.detectors.weights import fetch, load_all, pretrained_skipped, read_state_dict
+
+Backbone = str | dict[str, Any]
+"""Name of an open_clip model, path of an open_clip JSON, or the layout {embed_dim, vision_cfg, text_cfg} itself."""
+
+REAL_PROMPTS = [
+    "This is an example of a real face",
+    "This is a real face",
+    "This is how a real face looks like",
+    "a photo of a real face",
+]
+FORGED_PROMPTS = [
+    "This is an example of a forged face",
+    "This is a synthetic face",
+    "This is how a manipulated face looks like",
+    "a photo of an artificial face",
+]
+"""Table 1 of the ResProto-FD paper."""
+
+OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
+"""Entries that OpenAI's own files alone hold beside the weights."""
+
+
+class Clip(nn.Module):
+    """A CLIP model: images [B, 3, H, W] to embeddings [B, D], projected, not normalised.
+
+    The buffer `quick_gelu` keeps the activation with the weights: QuickGELU (x * sigmoid(1.702 x)), which OpenAI
+    trained with, has no parameters, so weights loaded under the other activation would give other numbers silently.
+
+    Attributes:
+        visual: Image tower of open_clip.
+        text: Text tower of open_clip, token ids [N, T] -> [N, D]; None once dropped.
+        logit_scale: ln of CLIP's temperature factor, scalar.
+    """
+
+    def __init__(
+        self, model: CustomTextCLIP, tokenizer: Callable[[list[str]], Tensor], embed_dim: int, quick_gelu: bool
+    ):
+        super().__init__()
+        self.visual = model.visual
+        self.text = model.text
+        self.logit_scale = nn.Parameter(model.logit_scale.detach().reshape(()))
+        self.tokenizer = tokenizer
+        self.embed_dim = embed_dim
+        self.register_buffer("quick_gelu", torch.tensor(quick_gelu))
+        self.register_load_state_dict_post_hook(lambda clip, _: clip._follow_quick_gelu())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings [B, D] of normalised images [B, 3, H, W].
+
+        Raises:
+            UserError: The image tower has position embeddings for another image size.
+        """
+        self._check_size(images)
+        return self.visual(images)
+
+    def layers(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """What each layer says of an image as a whole, L tensors [B, W], and the embeddings [B, D] of `forward`.
+
+        Of a ViT the class token after each block; of a ResNet the mean over its stem's and its stages' maps.
+
+        Raises:
+            UserError: The tower is neither of open_clip's, or as `forward`.
+        """
+        self._check_size(images)
+        if isinstance(self.visual, VisionTransformer):
+            found = self.visual.forward_intermediates(images, output_extra_tokens=True)
+            return [tokens[:, 0] for tokens in found["image_intermediates_prefix"]], found["image_features"]
+        if isinstance(self.visual, ModifiedResNet):
+            found = self.visual.forward_intermediates(images)
+            return [maps.mean(dim=(2, 3)) for maps in found["image_intermediates"]], found["image_features"]
+        raise UserError(f"the layers of {type(self.visual).__name__} are not known; take open_clip's own ViT or ResNet")
+
+    @torch.no_grad()
+    def text_features(self, prompts: Iterable[Sequence[str]]) -> Tensor:
+        """One unit vector per class, [C, D]: its prompts' raw embeddings averaged, then L2-normalised."""
+        self.text.eval()
+        return F.normalize(torch.stack([self.text(self.tokenizer(list(p))).mean(dim=0) for p in prompts]), dim=-1)
+
+    def drop_text(self) -> None:
+        """Free the text tower, once the prompts are encoded."""
+        self.text = None
+
+    def _check_size(self, images: Tensor) -> None:
+        fixed = hasattr(self.visual, "positional_embedding") or hasattr(self.visual, "attnpool")
+        size = self.visual.image_size
+        size = tuple(size) if isinstance(size, Sequence) else (size, size)
+        if fixed and tuple(images.shape[-2:]) != size:
+            raise UserError(f"images are {tuple(images.shape[-2:])}, this CLIP takes {size}: say input.size={size[0]}")
+
+    def _follow_quick_gelu(self) -> None:
+        wanted, other = (QuickGELU, nn.GELU) if self.quick_gelu else (nn.GELU, QuickGELU)
+        for tower in (self.visual, self.text):
+            if hasattr(tower, "transformer"):  # ResNets and timm's towers have no such choice
+                for block in tower.transformer.modules():
+                    for name, child in list(block.named_children()):
+                        if type(child) is other:
+                            setattr(block, name, wanted())
+
+
+def load_clip(backbone: Backbone, pretrained: str | None = "openai", quick_gelu: bool | None = None) -> Clip:
+    """A CLIP model of open_clip in float32.
+
+    Args:
+        backbone: See `Backbone`.
+        pretrained: "openai" or another tag that open_clip knows for this backbone; a file (OpenAI's .pt, open_clip's
+            .bin, .pt or .safetensors); None for random weights, drawn from the global generator.
+        quick_gelu: The activation. None: what the tag says, or OpenAI's file, or an `open_clip_config.json` beside
+            the file, or else the backbone's layout.
+
+    Raises:
+        UserError: Unknown backbone or tag, a layout open_clip refuses, weights that cannot be had or do not fit.
+    """
+    layout = _layout(backbone)
+    path, stated = _find_weights(backbone, pretrained)
+    state = None if path is None else read_state_dict(path)
+    if state is not None and stated is None:
+        stated = _activation_of_file(path, state)
+        if stated is None and quick_gelu is None and "quick_gelu" not in layout:
+            warnings.warn(
+                f"{path} does not say which activation it was trained with: taking GELU, as {_title(backbone)} does. "
+                "Weights made from OpenAI's need model.quick_gelu=true",
+                stacklevel=2,
+            )
+    chosen = next(v for v in (quick_gelu, stated, layout.get("quick_gelu"), False) if v is not None)
+    model = _build({**layout, "quick_gelu": chosen}, backbone)
+    if state is not None:
+        load_all(model, _as_custom_text(state), f"pretrained file {path}")
+    return Clip(model, _tokenizer(backbone, layout), layout["embed_dim"], chosen)
+
+
+def _title(backbone: Backbone) -> str:
+    return f"'{backbone}'" if isinstance(backbone, str) else "the given layout"
+
+
+def _layout(backbone: Backbone) -> dict[str, Any]:
+    if isinstance(backbone, dict):
+        layout = deepcopy(backbone)
+    elif backbone.endswith(".json"):
+        try:
+            layout = json.loads(Path(backbone).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"backbone {backbone}: cannot be read: {error}") from error
+        layout = layout.get("model_cfg", layout)
+    else:
+        known = open_clip.list_models()
+        if backbone not in known:
+            raise UserError(f"open_clip has no model '{backbone}' among its {len(known)}{nearest(backbone, known)}")
+        layout = open_clip.get_model_config(backbone)
+    for key, kind in (("embed_dim", int), ("vision_cfg", dict), ("text_cfg", dict)):
+        if not isinstance(layout.get(key), kind):
+            raise UserError(f"backbone: a CLIP layout wants embed_dim, vision_cfg and text_cfg; not so {key}")
+    if "multimodal_cfg" in layout:
+        raise UserError(f"backbone {_title(backbone)} is a captioner (CoCa); a CLIP model is wanted")
+    for key in ("custom_text", "init_logit_bias"):  # of open_clip's factory, of SigLIP's loss
+        layout.pop(key, None)
+    return layout
+
+
+def _build(layout: dict[str, Any], backbone: Backbone) -> CustomTextCLIP:
+    if layout["vision_cfg"].get("timm_model_name"):
+        layout["vision_cfg"]["timm_model_pretrained"] = False  # else open_clip would download ImageNet weights
+    if layout["text_cfg"].get("hf_model_name"):
+        layout["text_cfg"]["hf_model_pretrained"] = False
+    try:
+        return CustomTextCLIP(**layout)
+    except Exception as error:
+        raise UserError(f"backbone {_title(backbone)}: open_clip cannot build it: {error}") from error
+
+
+def _tokenizer(backbone: Backbone, layout: dict[str, Any]) -> Callable[[list[str]], Tensor]:
+    text = layout["text_cfg"]
+    if not text.get("hf_tokenizer_name") and not text.get("tokenizer_kwargs"):
+        return partial(_token_ids, context_length=text.get("context_length", 77))
+    try:
+        return open_clip.get_tokenizer(backbone)
+    except Exception as error:
+        raise UserError(f"backbone {_title(backbone)}: its tokenizer cannot be had: {error}") from error
+
+
+def _token_ids(texts: list[str], context_length: int) -> Tensor:
+    return _vocabulary()(texts, context_length)
+
+
+@lru_cache(maxsize=1)
+def _vocabulary() -> open_clip.SimpleTokenizer:
+    """One for all towers and their copies: it is two tables of some 49,000 entries each."""
+    return open_clip.SimpleTokenizer()
+
+
+def _find_weights(backbone: Backbone, pretrained: str | None) -> tuple[Path | None, bool | None]:
+    """(file, or None for random weights; the activation where a tag says it)."""
+    tags = open_clip.list_pretrained_tags_by_model(backbone) if isinstance(backbone, str) else []
+    if pretrained in tags:
+        source = open_clip.get_pretrained_cfg(backbone, pretrained)
+        path = None if pretrained_skipped() else _fetch(backbone, pretrained, source)
+        return path, bool(source.get("quick_gelu", False))
+    if pretrained is None or pretrained_skipped():
+        return None, None
+    if Path(pretrained).is_file():
+        return Path(pretrained), None
+    choices = f"a tag of {_title(backbone)} ({', '.join(tags)})" if tags else f"a tag ({_title(backbone)} has none)"
+    raise UserError(
+        f"pretrained '{pretrained}' is neither {choices} nor a file{nearest(pretrained, tags)}; "
+        "pretrained: null asks for random weights"
+    )
+
+
+def _fetch(backbone: str, tag: str, source: dict[str, Any]) -> Path:
+    repository, _, name = source.get("hf_hub", "").rpartition("/")
+    names = [name] if name else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    remedy = "say model.pretrained=/path/to/the/file"
+    if source.get("quick_gelu"):
+        remedy += " (and model.quick_gelu=true, unless it is OpenAI's .pt)"
+    return fetch(f"pretrained '{tag}' of {backbone}", repository, names, source.get("url", ""), remedy)
+
+
+def _activation_of_file(path: Path, state: dict[str, Tensor]) -> bool | None:
+    if any(mark in state for mark in OPENAI_MARKS):
+        return True
+    beside = path.with_name("open_clip_config.json")
+    if beside.is_file():
+        layout = json.loads(beside.read_text(encoding="utf-8"))
+        return bool(layout.get("model_cfg", layout).get("quick_gelu", False))
+    return None
+
+
+def _as_custom_text(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Masks are constants, stored as attributes in OpenAI's archive; a logit bias is of SigLIP's loss.
+    dropped = (*OPENAI_MARKS, "logit_bias")
+    state = {k: v for k, v in state.items() if k not in dropped and not k.endswith("attn_mask")}
+    return convert_to_custom_text_state_dict(state)

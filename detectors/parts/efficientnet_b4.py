@@ -1,0 +1,86 @@
+"""EfficientNet-B4 as DeepfakeBench has it (Tan & Le, ICML 2019): padded for another size than it is fed; SBI."""
+
+from typing import Any
+
+from timm.models import checkpoint_seq
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resproto_fd.detectors.registry import register
+from resproto_fd.detectors.timm import TimmClassifier
+
+STRIDED = {
+    "blocks.1.0": (0, 1, 0, 1),
+    "blocks.2.0": (2, 2, 2, 2),
+    "blocks.3.0": (0, 1, 0, 1),
+    "blocks.5.0": (1, 2, 1, 2),
+}
+"""Padding (left, right, top, bottom) of the depthwise convolutions of stride 2, as TensorFlow pads 380 pixels."""
+
+
+@register("efficientnetb4")
+class EfficientNetB4(TimmClassifier):
+    """timm's EfficientNet-B4 with DeepfakeBench's padding: none in the stem, that of 380 pixels in the strided blocks.
+
+    Args:
+        pretrained: See `TimmClassifier`; ImageNet weights are those of the port from TensorFlow.
+        dropout, options: See `TimmClassifier`.
+    """
+
+    def __init__(
+        self,
+        pretrained: bool | str | None = True,
+        dropout: float = 0.0,
+        options: dict[str, Any] | None = None,
+    ):
+        super().__init__("tf_efficientnet_b4.aa_in1k", pretrained, dropout, options)
+        stem = self.backbone.conv_stem
+        self.backbone.conv_stem = _unpadded(stem)
+        for name, padding in STRIDED.items():
+            block = self.backbone.get_submodule(name)
+            block.conv_dw = _unpadded(block.conv_dw)
+            block.conv_dw.register_forward_pre_hook(_padding(padding))
+
+
+@register("sbi")
+class SBI(EfficientNetB4):
+    """The network of self-blended images (Shiohara & Yamasaki, CVPR 2022); the method lies in the fakes it is fed.
+
+    DeepfakeBench's has a third class without samples, which takes its share of the probability: its checkpoints bring
+    it along, and logits are [B, 3] then.
+
+    Args:
+        pretrained, dropout, options: See `EfficientNetB4`.
+    """
+
+    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        if len(state.get("backbone.last_layer.bias", ())) == 3:
+            self.classifier[1] = nn.Linear(self.classifier[1].in_features, 3)
+        return super().from_deepfakebench(state)
+
+
+def stages(backbone: nn.Module, x: Tensor, start: int, stop: int | None = None) -> Tensor:
+    """Some of the seven stages of an EfficientNet, with activations checkpointed if that is asked for."""
+    blocks = backbone.blocks[start:stop]
+    return checkpoint_seq(blocks, x, flatten=True) if backbone.grad_checkpointing else blocks(x)
+
+
+def _unpadded(convolution: nn.Conv2d) -> nn.Conv2d:
+    """The same weights in a plain convolution without padding (timm's pads by the size of its input)."""
+    plain = nn.Conv2d(
+        convolution.in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,
+        convolution.stride,
+        groups=convolution.groups,
+        bias=False,
+    )
+    plain.weight = convolution.weight
+    return plain
+
+
+def _padding(sizes: tuple[int, ...]):
+    def pad(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        return (F.pad(args[0], sizes),)
+
+    return pad

@@ -1,0 +1,176 @@
+"""Gradient-aware residual prototypes: what is stored while training, and the score from it (ResProto-FD, eqs 8-11)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resproto_fd.detectors.parts.kmeans import kmeans
+
+CLASSES = ("real", "forged")
+
+
+class PrototypeMemory(nn.Module):
+    """At most M prototypes of each class, with the score each entered with and its dwell time.
+
+    An update is tensor operations of fixed shape: it waits for no device. All state is in buffers, class 0 (real)
+    first; slots from `count` on are unfilled: `prototypes [2, M, D]`, as they were given, not normalised;
+    `scores [2, M]`; `dwell [2, M]`, updates of the class since the prototype entered; `count [2]`.
+
+    Args:
+        capacity: M, at least 1.
+        dim: D.
+        gamma: Decay of a score per update of its class, in (0, 1].
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(self, capacity: int, dim: int, gamma: float = 0.99):
+        super().__init__()
+        if capacity < 1 or dim < 1 or not 0 < gamma <= 1:
+            raise ValueError(f"wanted capacity >= 1, dim >= 1, 0 < gamma <= 1, not {capacity}, {dim}, {gamma}")
+        self.capacity, self.gamma = capacity, gamma
+        self.register_buffer("prototypes", torch.zeros(2, capacity, dim))
+        self.register_buffer("scores", torch.zeros(2, capacity))
+        self.register_buffer("dwell", torch.zeros(2, capacity, dtype=torch.long))
+        self.register_buffer("count", torch.zeros(2, dtype=torch.long))
+
+    @property
+    def ready(self) -> Tensor:
+        """True when both classes hold a prototype, a scalar tensor."""
+        return (self.count > 0).all()
+
+    @torch.no_grad()
+    def update(
+        self, label: int | Tensor, candidates: Tensor, score: float | Tensor, valid: Tensor | None = None
+    ) -> None:
+        """Offer one class's candidates of a batch to the memory.
+
+        They are appended while there is room. Then each in turn replaces the prototype with the smallest
+        score * gamma^dwell (ties: the lowest slot) if its score is at least that (eq 9); candidates of one update do
+        not evict each other. Candidates that are not finite are left out; without any, nothing changes.
+
+        Args:
+            label: 0 real, 1 forged.
+            candidates: The more important first, [k, D].
+            score: g^(c), which all the candidates enter with.
+            valid: False for rows of `candidates` that are none, [k]; None takes all.
+
+        Raises:
+            ValueError: The label is a number other than 0 and 1, or a shape does not fit.
+        """
+        if not isinstance(label, Tensor) and label not in (0, 1):
+            raise ValueError(f"label must be 0 (real) or 1 (forged), not {label!r}")
+        dim = self.prototypes.shape[-1]
+        if candidates.ndim != 2 or candidates.shape[1] != dim:
+            raise ValueError(f"candidates are {list(candidates.shape)}, wanted [k, {dim}]")
+        k, device = len(candidates), self.count.device
+        if valid is None:
+            valid = torch.ones(k, dtype=torch.bool, device=device)
+        elif valid.shape != (k,):
+            raise ValueError(f"valid is {list(valid.shape)}, wanted [{k}]")
+        if not isinstance(score, Tensor):
+            score = self.scores.new_full((), score)
+        if k:
+            own_class = torch.arange(2, device=device) == label
+            self._update(candidates.expand(2, k, dim), score.expand(2), valid & own_class[:, None])
+
+    @torch.no_grad()
+    def collect(self, residual: Tensor, labels: Tensor, scores: Tensor, clusters: int = 4) -> None:
+        """Update both classes from a batch: real with the mean residual feature, forged with k-means centres.
+
+        Args:
+            residual: Residual features; under data parallelism those of the global batch, [B, D].
+            labels: 0 real, 1 forged, [B].
+            scores: g^(c) of the batch, from `losses.residual.gradient_scores`, [2].
+            clusters: K-means clusters k of the forged residual features; fewer when there are fewer.
+        """
+        residual, real = residual.detach(), labels == 0
+        centres, _, valid_forged = kmeans(residual, labels == 1, clusters)
+        mean = torch.where(real[:, None], residual, 0).to(centres.dtype).sum(0) / real.sum().clamp(min=1)
+        valid_real = torch.arange(clusters, device=labels.device) < real.any()  # one candidate at most
+        candidates = torch.stack([mean.expand_as(centres), centres])
+        self._update(candidates, scores, torch.stack([valid_real, valid_forged]))
+
+    def similarities(self, features: Tensor) -> Tensor:
+        """Cosine of features [B, D] with every slot, real first, [B, 2 * M]; -inf where a slot is unfilled (eq 10)."""
+        with torch.autocast(features.device.type, enabled=False):
+            dtype = torch.promote_types(torch.promote_types(features.dtype, self.prototypes.dtype), torch.float32)
+            prototypes = F.normalize(self.prototypes.to(dtype).flatten(0, 1), dim=-1)
+            cosine = F.normalize(features.to(dtype), dim=-1) @ prototypes.T
+        return cosine.masked_fill(~self._filled().flatten(), -torch.inf)
+
+    def score(self, features: Tensor, k: int = 64, temperature: float = 1.0) -> Tensor:
+        """P(fake) of each feature: the forged share of its k most similar prototypes (eqs 10, 11).
+
+        Args:
+            features: [B, D].
+            k: Prototypes looked at; fewer if fewer are stored.
+            temperature: Of the softmax over their cosines.
+
+        Returns:
+            [B], in [0, 1]; 0 or 1 while only one class is stored, 0.5 while none is.
+
+        Raises:
+            ValueError: k is below 1 or the temperature not above 0.
+        """
+        return self.forged_share(self.similarities(features), k, temperature)
+
+    def forged_share(self, similarities: Tensor, k: int = 64, temperature: float = 1.0) -> Tensor:
+        """`score` from given `similarities`, so that several k or temperatures cost one product."""
+        if k < 1 or temperature <= 0:
+            raise ValueError(f"wanted k >= 1 and temperature > 0, not {k} and {temperature}")
+        # Stable, so that equal similarities are taken in the same order on every device.
+        top, slot = similarities.sort(dim=-1, descending=True, stable=True)
+        weights = (top[:, :k] / temperature).softmax(-1)
+        share = torch.where(slot[:, :k] >= self.capacity, weights, 0).sum(-1)
+        return torch.where((self.count > 0).any(), share, 0.5)
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Of each class, as scalars, 0 while it is empty.
+
+        "count", stored prototypes; "spread", mean pairwise cosine distance in [0, 2]; "age", mean dwell time; "score",
+        mean score on entering; "fresh", share that entered in the last update. Keys are "spread_real" and so on.
+        """
+        filled = self._filled()
+        count = self.count.clamp(min=1)
+        unit = torch.where(filled[..., None], F.normalize(self.prototypes.float(), dim=-1), 0)
+        pairs = (self.count * (self.count - 1)).clamp(min=1)
+        cosine = (unit.sum(1).square().sum(-1) - self.count) / pairs  # |sum|^2 = count + sum over pairs
+        figures = {
+            "count": self.count,
+            "spread": torch.where(self.count > 1, 1 - cosine, 0),
+            "age": torch.where(filled, self.dwell, 0).sum(1) / count,
+            "score": torch.where(filled, self.scores, 0).sum(1) / count,
+            "fresh": (filled & (self.dwell == 0)).sum(1) / count,
+        }
+        return {f"{name}_{CLASSES[c]}": values[c] for name, values in figures.items() for c in (0, 1)}
+
+    def _filled(self) -> Tensor:
+        return torch.arange(self.capacity, device=self.count.device) < self.count[:, None]
+
+    def _update(self, candidates: Tensor, scores: Tensor, valid: Tensor) -> None:
+        """Both classes at once: candidates [2, k, D], scores [2], valid [2, k]."""
+        candidates, scores = candidates.to(self.prototypes.dtype), scores.to(self.scores.dtype)[:, None]
+        valid = valid & (candidates.sum(-1) + scores).isfinite()
+        slots = torch.arange(self.capacity, device=self.count.device)
+        filled = slots < self.count[:, None]
+        self.dwell.add_(filled & valid.any(1, keepdim=True))
+
+        # The candidates of a class share one score and leave each other alone, so taking them in turn is: the n-th
+        # meets the n-th weakest slot, a free slot being weaker than any, and the first of the free slots the weakest.
+        decayed = self.scores * self.gamma ** self.dwell.to(self.scores.dtype)
+        weakness, weakest = torch.where(filled, decayed, -torch.inf).sort(dim=1, stable=True)
+        turn = valid.cumsum(1) - 1
+        opponent = turn.clamp(0, self.capacity - 1)
+        enters = valid & (turn == opponent) & (scores >= weakness.gather(1, opponent))
+        slot = weakest.gather(1, opponent)
+
+        lands = enters[..., None] & (slot[..., None] == slots)  # [2, k, M]
+        taken, winner = lands.any(1), lands.byte().argmax(1)
+        new = candidates.gather(1, winner[..., None].expand(self.prototypes.shape))
+        self.prototypes.copy_(torch.where(taken[..., None], new, self.prototypes))
+        self.scores.copy_(torch.where(taken, scores, self.scores))
+        self.dwell.masked_fill_(taken, 0)
+        self.count.copy_((filled | taken).sum(1))

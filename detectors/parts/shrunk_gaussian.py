@@ -1,0 +1,81 @@
+"""A Gaussian of samples that come in portions, its covariance shrunk as Ledoit and Wolf do.
+
+Legend: N samples, D their size.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from resproto_fd.losses.global_batch import gather_rows
+
+
+class ShrunkGaussian(nn.Module):
+    """Mean and precision of the samples added between two fits; the sums alone are kept, and they are in the state.
+
+    Source: Ledoit & Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004.
+
+    Attributes:
+        fitted: Whether there has been a fit, bool scalar.
+
+    Args:
+        size: D.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("precision", torch.eye(size, dtype=torch.float64))
+        # Sums of 1, x, x x^T, |x|^2 x, |x|^4: what the formula needs of the samples.
+        for name, shape in (("count", ()), ("first", (size,)), ("second", (size, size)), ("third", (size,))):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("fourth", torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def add(self, samples: Tensor, counts: Tensor) -> None:
+        """Samples [N, D] for the next fit, of which `counts`, bool [N], says which count."""
+        samples = samples.double() * counts[:, None]
+        squares = samples.square().sum(dim=1)
+        self.count += counts.sum()
+        self.first += samples.sum(dim=0)
+        self.second += samples.T @ samples
+        self.third += squares @ samples
+        self.fourth += squares.square().sum()
+
+    @torch.no_grad()
+    def fit(self) -> None:
+        """Fits to what all processes have added since the last fit, and forgets it; fewer than two samples are kept."""
+        sums = (self.count, self.first, self.second, self.third, self.fourth)
+        count, first, second, third, fourth = (gather_rows(value[None].double()).sum(dim=0) for value in sums)
+        if count < 2:
+            return
+        mean = first / count
+        covariance = second / count - torch.outer(mean, mean)
+        # The sum of |x - mean|^4, from sums of powers of x.
+        norm = mean @ mean
+        fourth = (
+            fourth
+            - 4 * (third @ mean)
+            + 4 * (mean @ second @ mean)
+            + 2 * norm * second.trace()
+            - 4 * norm * (first @ mean)
+            + count * norm**2
+        )
+        size = len(mean)
+        scale = covariance.trace() / size
+        spread = covariance.square().sum()
+        error = (fourth / count - spread) / count
+        away = spread - size * scale**2
+        share = (error.clamp(min=0) / away.clamp(min=1e-300)).clamp(max=1.0)
+        covariance = (1 - share) * covariance + share * scale * torch.eye(size).to(covariance)
+        self.mean.copy_(mean)
+        self.precision.copy_(torch.linalg.pinv(covariance, hermitian=True))
+        self.fitted.fill_(True)
+        for value in sums:
+            value.zero_()
+
+    @torch.no_grad()
+    def distance(self, samples: Tensor) -> Tensor:
+        """Mahalanobis distance of samples [..., D], [...]."""
+        apart = samples.float() - self.mean.float()
+        return ((apart @ self.precision.float()) * apart).sum(dim=-1).clamp(min=0).sqrt()

@@ -1,0 +1,87 @@
+"""What an audit knows of the data, and what it says of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from resproto_fd.preprocessing.audit.frame_facts import FrameFacts
+from resproto_fd.preprocessing.manifest import Video
+from resproto_fd.preprocessing.side_file import SideRecord
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault.
+
+    Attributes:
+        check: Name of the check.
+        severity: "error": results on this data are wrong. "warning": they may mislead.
+        where: The manifest, or manifests, and split.
+        text: What was found, a sentence.
+        count: How many.
+        names: Some of them.
+        pictures: Frames to show: (canonical path, caption).
+    """
+
+    check: str
+    severity: Severity
+    where: str
+    text: str
+    count: int = 1
+    names: tuple[str, ...] = ()
+    pictures: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class Listed:
+    """A manifest as it was read.
+
+    Attributes:
+        name: The data set.
+        videos: By split.
+        empty: Videos without frames, by split.
+        repeated: Videos and frames named twice, by split.
+        broken: Why a split cannot be read, by split.
+        records: The side file's, by video id; empty without a side file.
+    """
+
+    name: str
+    videos: dict[str, list[Video]] = field(default_factory=dict)
+    empty: dict[str, Sequence[str]] = field(default_factory=dict)
+    repeated: dict[str, Sequence[str]] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+    records: Mapping[str, SideRecord] = field(default_factory=dict)
+
+
+@dataclass
+class Case:
+    """All that an audit knows.
+
+    Attributes:
+        sets: The manifests.
+        missing: Frames that the store lacks.
+        facts: Of the frames that were read; None without a store.
+        media: What `resproto faces` recorded of the source videos, by video id.
+    """
+
+    sets: list[Listed]
+    missing: Sequence[str] = ()
+    facts: FrameFacts | None = None
+    media: Mapping[str, Mapping] = field(default_factory=dict)
+
+    @cached_property
+    def videos(self) -> list[tuple[Listed, Video]]:
+        """Every video with its manifest."""
+        return [(listed, video) for listed in self.sets for split in listed.videos for video in listed.videos[split]]
+
+    @cached_property
+    def row(self) -> dict[str, int]:
+        """Row of the facts by frame."""
+        return {path: i for i, path in enumerate(self.facts.paths)} if self.facts else {}
+
+    def rows(self, video: Video) -> list[int]:
+        """Rows of those of a video's frames that were read."""
+        return [self.row[frame] for frame in video.frames if frame in self.row]

@@ -1,0 +1,1 @@
+"""From videos and pictures to aligned face crops."""

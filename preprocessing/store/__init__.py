@@ -1,0 +1,1 @@
+"""Where frames are kept: the format of the store, both ends."""

@@ -1,0 +1,1 @@
+"""What is done to a frame between the store and the detector."""

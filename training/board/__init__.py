@@ -1,0 +1,1 @@
+"""The leaderboard: its table, its files and its pages."""

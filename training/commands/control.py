@@ -1,0 +1,114 @@
+"""`resproto control`: a classifier that sees no pixel, only what the files say, under a protocol like any detector.
+
+Trees on the stored value's length, the frame's size, its format and JPEG quality. Where it beats chance, a detector may
+have learnt the same.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from resproto_fd.configs import loading
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.schema import DataConfig
+
+NAME = "file_statistics"
+FACTS = ("bytes", "height", "width", "bytes a pixel", "JPEG", "PNG", "native", "mean of the JPEG's quantisation")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--protocol", required=True, metavar="NAME", help="a protocol's name or YAML")
+    parser.add_argument("--seed", type=int, default=0, help="of the trees (default: 0)")
+    parser.add_argument("--out", default="runs", metavar="DIR", help="folder of runs (default: runs)")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="data.* settings: where the data are")
+
+
+def run(args: argparse.Namespace) -> int:
+    changes = loading.parse_overrides(args.settings)
+    if set(changes) - {"data"}:
+        raise UserError(f"control takes data.* settings, not {', '.join(sorted(set(changes) - {'data'}))}")
+    data = loading.validated(DataConfig, changes.get("data", {}), "data")
+    remedy = "remove the folder, or give another --seed or --out"
+    print(fit_trees(args.protocol, data, args.out, args.seed, remedy))
+    return 0
+
+
+def fit_trees(
+    protocol: str, data: DataConfig, out: str | Path, seed: int = 0, remedy: str = "remove the folder"
+) -> Path:
+    """Fits the trees on a protocol's training frames and scores its test sets: the result file.
+
+    A finished result of the same protocol, frames and scores is left as it is.
+
+    Args:
+        protocol: Its name or YAML.
+        data: Where the data are.
+        out: The folder of runs.
+        seed: Of the trees.
+        remedy: What to do where another result is in the way.
+
+    Raises:
+        UserError: The run folder holds a result of another protocol, of other frames or with other scores.
+    """
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    from resproto_fd.training import protocols
+    from resproto_fd.training.commands.submit import save_result
+    from resproto_fd.training.results import Selection
+
+    resolved = protocols.resolve(loading.load("protocols", protocol), data)
+    facts = file_facts(resolved.train, resolved.stores)
+    trees = HistGradientBoostingClassifier(max_iter=100, early_stopping=False, random_state=seed)
+    trees.fit(facts, resolved.train.labels)
+    scores = {
+        name: trees.predict_proba(file_facts(frames, resolved.stores))[:, 1].tolist()
+        for name, frames in resolved.tests.items()
+    }
+    return save_result(
+        resolved,
+        scores,
+        out,
+        NAME,
+        seed,
+        remedy=remedy,
+        take_equal=True,
+        title="File statistics",
+        source="measured",
+        role="control",
+        sees_faces=False,
+        selected_on=Selection(rule="last"),
+        note=f"sees no pixel: {', '.join(FACTS)}",
+    )
+
+
+def file_facts(frames, stores) -> np.ndarray:
+    """What the stored files of a frame list say, [N, facts].
+
+    Args:
+        frames: A `FrameList`.
+        stores: Frame store of each data set, by name.
+    """
+    from tqdm import tqdm
+
+    rows = []
+    pairs = zip(frames.paths, frames.video_index, strict=True)
+    for path, owner in tqdm(pairs, "file statistics", len(frames), disable=None, leave=False, file=sys.stderr):
+        store = stores[frames.videos[owner].dataset]
+        rows.append(_facts(bytes(store.read_bytes(path)), store.read(path).shape))
+    return np.asarray(rows, dtype=np.float64)
+
+
+def _facts(value: bytes, shape: tuple[int, ...]) -> list[float]:
+    from resproto_fd.preprocessing.store.image_codec import JPEG_START, PNG_START, is_native
+
+    height, width = shape[:2]
+    kinds = [value.startswith(JPEG_START), value.startswith(PNG_START), is_native(value)]
+    return [len(value), height, width, len(value) / (height * width), *map(float, kinds), _quantisation(value)]
+
+
+def _quantisation(value: bytes) -> float:
+    """Mean of a JPEG's first quantisation table: the larger, the lower its quality; 0 for other files."""
+    at = value.find(b"\xff\xdb") if value[:2] == b"\xff\xd8" else -1
+    return float(np.frombuffer(value[at + 5 : at + 69], np.uint8).mean()) if at >= 0 else 0.0

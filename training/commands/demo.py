@@ -1,0 +1,116 @@
+"""`resproto demo`: from nothing to a leaderboard, on data made by code.
+
+The data show that the path works; they say nothing about which detector is better on real forgeries.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from resproto_fd.configs import loading
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.schema import DataConfig
+
+PROTOCOL = "demo_cross"
+DETECTORS = ["resproto_fd_tiny", "clip_tiny", "resnet_tiny", "clip_zero_shot_tiny"]
+FURTHER = [
+    (PROTOCOL, "mfclip_tiny"),
+    (PROTOCOL, "gm_df_tiny"),
+    (PROTOCOL, "sd2_tiny"),
+    ("demo_multi", "gm_df_tiny"),
+    ("demo_multi", "sd2_tiny"),
+]
+"""What --all adds: the methods of the other papers, two of them on two training sets too."""
+CONTROLS = ["chance", "clip_probe_tiny", "border_tiny"]
+"""What --controls adds, beside the statistics of the files."""
+_EPOCH = re.compile(r"epoch (\d+)/\d+: (.*)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", default=".", metavar="DIR", help="where demo_data/, runs/ and leaderboard/ go (default: here)"
+    )
+    parser.add_argument(
+        "--detectors", nargs="+", default=DETECTORS, metavar="NAME", help="which (default: %(default)s)"
+    )
+    parser.add_argument("--all", action="store_true", help="also MFCLIP, GM-DF and SD2: some minutes more")
+    parser.add_argument("--controls", action="store_true", help="also the controls that a table should carry")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="a run each (default: 0)")
+    parser.add_argument("--jobs", type=int, help="runs at a time, a thread each (default: one a core)")
+    parser.add_argument("--size", choices=["default", "tiny"], default="default", help="tiny: a trial of the path only")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of every run (train.epochs=2, ...)")
+
+
+def run(args: argparse.Namespace) -> int:
+    wanted = [(PROTOCOL, name) for name in args.detectors]
+    wanted += [(PROTOCOL, name) for name in CONTROLS if args.controls and name not in args.detectors]
+    wanted += [run for run in FURTHER if args.all and run not in wanted]
+    for _, name in wanted:
+        loading.load("detectors", name)
+    loading.parse_overrides(args.settings)
+    out = Path(args.out)
+    data = out / "demo_data"
+    jobs = args.jobs or os.cpu_count() or 1
+
+    from resproto_fd.preprocessing.demo.data import make_demo
+
+    make_demo(data, size=args.size, workers=jobs)
+    runs = [(protocol, name, seed) for seed in args.seeds for protocol, name in wanted]
+    epochs = sum(_epochs(name, args.settings) for _, name, _ in runs)
+    from tqdm import tqdm
+
+    with tqdm(total=epochs, desc="training", unit="epoch") as bar, ThreadPoolExecutor(jobs) as pool:
+        logs = list(pool.map(lambda run: _one(*run, data, out, args.settings, bar), runs))
+    failed = [(run, log) for run, (status, log) in zip(runs, logs, strict=True) if status]
+    if failed:
+        (protocol, name, seed), log = failed[0]
+        raise UserError(
+            f"{len(failed)} of {len(runs)} runs failed; {name} ({protocol}, seed {seed}) said:\n{log.strip()}"
+        )
+    for _, log in logs:
+        print(log[log.rfind("\n", 0, log.find("test set")) + 1 :] if "test set" in log else log)
+
+    if args.controls:
+        from resproto_fd.training.commands.control import fit_trees
+
+        remedy = "remove the folder, or give another --out"
+        print(fit_trees(PROTOCOL, DataConfig(root=str(data)), out / "runs", remedy=remedy))
+
+    from resproto_fd.training.board import leaderboard
+
+    folders = [out / "runs" / protocol for protocol in dict.fromkeys(protocol for protocol, _ in wanted)]
+    summary = leaderboard.build(folders, out / "leaderboard")
+    for problem in summary.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    print(f"leaderboard: {summary.page}  (made data: it shows the path, not which detector is better)")
+    return 0
+
+
+def _epochs(name: str, settings: list[str]) -> int:
+    changed = loading.parse_overrides(settings).get("train", {}).get("epochs")
+    return changed if changed is not None else loading.load("detectors", name).train.epochs
+
+
+def _one(protocol: str, name: str, seed: int, data: Path, out: Path, settings: list[str], bar) -> tuple[int, str]:
+    """A run in a process of its own, on one thread: its bits do not depend on the machine's cores."""
+    own = [f"data.root={data}", f"run.out={out / 'runs'}", "run.progress=false", "run.workers=0", "run.device=cpu"]
+    command = [sys.executable, "-m", "resproto_fd.training.cli", "train", "--detector", name, "--protocol", protocol]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--seed", str(seed), *own, *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if match := _EPOCH.search(line):
+            bar.update()
+            bar.set_postfix_str(f"{name}, {protocol} {match[2].strip()[:60]}", refresh=False)
+    return process.wait(), "".join(lines)

@@ -1,0 +1,1 @@
+"""Numbers from score tables: metrics, intervals, comparisons."""

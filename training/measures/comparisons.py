@@ -1,0 +1,230 @@
+"""Which differences between detectors are more than chance: paired tests on the same frames.
+
+Two detectors that scored the same frames err on the same hard videos, so their difference is far better known than
+either AUC: overlapping intervals say nothing about it. The test is DeLong's for paired curves with Obuchowski's (1997)
+clustered covariance, one p-value a pair, and Holm's (1979) step-down correction over all pairs of a table. Since every
+pair is in that family, "not distinguishable from the best" stays right although the best was picked by its result.
+
+In shapes, D is the number of detectors, N of frames (or videos), K of clusters.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.training.measures.clusters import Clusters, table_clusters
+from resproto_fd.training.measures.intervals import NO_ERROR, auc_covariance, cluster_components, degrees_of_freedom
+from resproto_fd.training.measures.ranking import Ranking, aggregate_videos
+from resproto_fd.training.scores import ScoreTable
+
+
+class Difference(NamedTuple):
+    """AUC of `first` minus AUC of `second`, on the same frames."""
+
+    first: str
+    second: str
+    difference: float
+    low: float | None  # the limits are undefined where the difference has no standard error
+    high: float | None
+    p: float  # of no difference, two-sided
+    p_holm: float  # the same, corrected for all pairs tested
+
+
+class Comparison(NamedTuple):
+    """All detectors of a table against each other; `differences` is empty where the AUC or its error is undefined."""
+
+    aucs: dict[str, float | None]
+    differences: list[Difference]
+
+    @property
+    def best(self) -> str | None:
+        """The detector with the highest AUC."""
+        known = {name: auc for name, auc in self.aucs.items() if auc is not None}
+        return max(known, key=known.__getitem__) if known else None
+
+    def ties_with_best(self, alpha: float = 0.05) -> list[str]:
+        """The best detector and all that this test set cannot tell from it, in the table's order."""
+        worse = {
+            row.second if row.first == self.best else row.first
+            for row in self.differences
+            if self.best in (row.first, row.second) and row.p_holm < alpha
+        }
+        return [name for name, auc in self.aucs.items() if auc is not None and name not in worse]
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """p-values corrected for how many there are, so that one false alarm among all has at most its stated chance.
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p_values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p_values)
+    steps = p_values[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
+
+
+def compare_aucs(
+    labels: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    clusters: np.ndarray | None = None,
+    confidence: float = 0.95,
+) -> Comparison:
+    """Test all pairs of detectors that scored the same frames.
+
+    Args:
+        labels: 0 real, 1 fake, [N].
+        scores: P(fake) of the same N frames in the same order, by detector, [N] each.
+        clusters: Which frames are not independent of each other, numbers from 0, [N]; all are if not given.
+        confidence: Of each difference's interval, which is not corrected for the number of pairs.
+
+    Raises:
+        ValueError: Lengths differ, or a score is not finite.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    labels = np.asarray(labels).astype(np.int64)
+    found = Clusters(clusters, labels)
+    aucs: dict[str, float | None] = dict.fromkeys(scores)
+    fake, real = np.zeros((2, len(scores), found.count))
+    for row, (name, values) in enumerate(scores.items()):
+        ranking = Ranking(labels, values)
+        if ranking.defined:
+            aucs[name], fake[row], real[row] = cluster_components(ranking, found)
+    if None in aucs.values() or found.fewest < 2:
+        return Comparison(aucs, [])
+    covariance = auc_covariance(fake, real, found)
+    names, errors, pairs = list(aucs), fake + real, []
+    for i in range(len(names)):
+        for j in range(i + 1, len(names)):
+            difference = aucs[names[i]] - aucs[names[j]]
+            variance = covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]
+            se = math.sqrt(max(variance, 0))
+            free = degrees_of_freedom(errors[i] - errors[j], found)
+            if abs(difference) < 1e-12:  # both that and the variance may be rounding errors
+                p = 1.0
+            else:
+                p = float(2 * stdtr(free, -abs(difference) / se)) if se >= NO_ERROR else _least_p(found)
+            limits: tuple[float | None, float | None] = None, None
+            if se >= NO_ERROR:
+                half = float(stdtrit(free, (1 + confidence) / 2) * se)
+                limits = max(difference - half, -1.0), min(difference + half, 1.0)
+            pairs.append(Difference(names[i], names[j], difference, *limits, p, p))
+    return Comparison(aucs, _corrected(pairs))
+
+
+def _least_p(clusters: Clusters) -> float:
+    """The least p-value so many clusters can give: of all right against all wrong, where both variances are 0."""
+    return 2.0 ** (1 - clusters.fewest)
+
+
+def _corrected(pairs: list[Difference]) -> list[Difference]:
+    return [pair._replace(p_holm=float(p)) for pair, p in zip(pairs, holm([pair.p for pair in pairs]))]
+
+
+def correct_together(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
+    """The same comparisons, Holm's correction now taken over all of them: for a table of several test sets."""
+    together = _corrected([pair for comparison in comparisons.values() for pair in comparison.differences])
+    result, start = {}, 0
+    for name, comparison in comparisons.items():
+        stop = start + len(comparison.differences)
+        result[name] = comparison._replace(differences=together[start:stop])
+        start = stop
+    return result
+
+
+def compare_tables(
+    tables: Mapping[str, ScoreTable],
+    *,
+    level: str = "frame",
+    variant: str | None = None,
+    clusters: str | np.ndarray = "source",
+    aggregation: str = "mean",
+    confidence: float = 0.95,
+) -> Comparison:
+    """Test all pairs of detectors of one test set, by their score tables.
+
+    Args:
+        tables: By detector; the same frames with the same labels, in any order.
+        level: Whether the AUC is of "frame" or of "video" scores.
+        variant: Name of one of the tables' other scores; their main score if not given.
+        clusters: "source", "video", or the cluster number of each of the first table's videos, [V].
+        aggregation: How a video's score is made, see `aggregate_videos`.
+        confidence: Of each difference's interval.
+
+    Raises:
+        UserError: The tables are not of the same frames (what is missing where is named).
+    """
+    first, scores = aligned_scores(tables, variant)
+    of_video = table_clusters(first, clusters) if isinstance(clusters, str) else np.asarray(clusters)
+    if level == "frame":
+        return compare_aucs(first.label, scores, of_video[first.video_index], confidence)
+    if level != "video":
+        raise UserError(f"compare the AUC of {level!r}: there are 'frame' and 'video'")
+    videos = {
+        name: aggregate_videos(values, first.video_index, len(first.videos), aggregation)
+        for name, values in scores.items()
+    }
+    return compare_aucs(first.video_label, videos, of_video, confidence)
+
+
+def aligned_scores(
+    tables: Mapping[str, ScoreTable], variant: str | None = None
+) -> tuple[ScoreTable, dict[str, np.ndarray]]:
+    """The first table, and every table's scores in its order, [N] each.
+
+    Raises:
+        UserError: There is no table, or they do not list the same frames with the same labels.
+    """
+    if not tables:
+        raise UserError("no score table to compare")
+    (reference, first), *_ = tables.items()
+    position = {video: i for i, video in enumerate(first.videos.tolist())}
+    home = None
+    scores = {}
+    for name, table in tables.items():
+        values = table.score if variant is None else table.variants[variant]
+        same_videos = np.array_equal(table.videos, first.videos)
+        if (
+            same_videos
+            and np.array_equal(table.video_index, first.video_index)
+            and np.array_equal(table.frame, first.frame)
+        ):
+            order = slice(None)
+        else:
+            home = np.lexsort((first.frame, first.video_index)) if home is None else home
+            where = np.array([position.get(video, -1) for video in table.videos.tolist()])
+            order = _order_like(first, home, reference, table, where[table.video_index], name)
+        labels = table.label[order]
+        if not np.array_equal(labels, first.label):
+            at = int(np.argmax(labels != first.label))
+            raise UserError(
+                f"{name} and {reference} disagree about {first.videos[first.video_index[at]]}: "
+                f"label {labels[at]} and {first.label[at]}"
+            )
+        scores[name] = values[order]
+    return first, scores
+
+
+def _order_like(
+    first: ScoreTable, home: np.ndarray, reference: str, table: ScoreTable, video: np.ndarray, name: str
+) -> np.ndarray:
+    """Where each of the first table's frames stands in `table`, [N]; `home` sorts the first table's frames."""
+    order = np.lexsort((table.frame, video))
+    same = len(table) == len(first) and np.array_equal(video[order], first.video_index[home])
+    if not same or not np.array_equal(table.frame[order], first.frame[home]):
+        ours, theirs = (set(zip(t.video.tolist(), t.frame.tolist())) for t in (first, table))
+        lacks, extra = sorted(ours - theirs), sorted(theirs - ours)
+        shown = ", ".join(f"{v} frame {f}" for v, f in (lacks or extra)[:3])
+        raise UserError(
+            f"{name} and {reference} scored different frames of {first.dataset}: {name} lacks {len(lacks)} and has "
+            f"{len(extra)} more ({shown}, ...); a paired comparison needs the same frames, score both again"
+        )
+    result = np.empty(len(first), dtype=np.int64)
+    result[home] = order
+    return result

@@ -1,0 +1,392 @@
+"""Confidence intervals of every metric, from a score table alone, that know which frames are not independent.
+
+A hundred frames of one video say little more than ten do. An interval that counts them as independent has, for 95 %
+promised, some 50 % coverage (benchmarks/statistics.py measures it). Here the *cluster* is what is independent: the
+video, or the people in it where the names tell (`source_clusters`).
+
+AUC: closed form, Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 53, 1997; with one frame
+a cluster it is DeLong, DeLong & Clarke-Pearson 1988, computed by ranks as in Sun & Xu 2014. True positive rate at a
+false positive rate: closed form, MOVER (Zou & Donner 2008) of two clustered binomial limits (Korn & Graubard 1998).
+Everything else: standard error by cluster bootstrap. All are made symmetric on the logit scale, with a t quantile
+whose degrees of freedom shrink when few clusters carry the error. Each choice is the one whose simulated coverage was
+nearest to what it promises.
+
+In shapes, N is the number of frames (or videos), K of clusters, L of distinct scores, R of replicates.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from resproto_fd.training.measures.clusters import Clusters, table_clusters
+from resproto_fd.training.measures.ranking import FALSE_POSITIVE_RATES, Ranking, aggregate_videos, point_metrics
+from resproto_fd.training.measures.resampling import REPLICATES, Resampling, bootstrap
+from resproto_fd.training.scores import ScoreTable
+
+
+class Interval(NamedTuple):
+    """A metric and where its true value lies with the confidence asked for; None where that is undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    se: float | None = None  # standard error
+    df: float | None = None  # degrees of freedom of the t quantile
+
+
+UNDEFINED = Interval(None, None, None)
+NO_ERROR = 1e-12
+"""A standard error below this is none: by chance the clusters agree, which says nothing of how far others would."""
+
+
+def metric_intervals(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    clusters: np.ndarray | None = None,
+    *,
+    confidence: float = 0.95,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Every metric of `point_metrics` with its interval.
+
+    Args:
+        labels: 0 real, 1 fake, [N].
+        scores: P(fake), [N].
+        clusters: Which scores are not independent of each other, numbers from 0, [N]; all are if not given.
+        confidence: Share of such intervals that hold the true value.
+        replicates: Of the bootstrap.
+        seed: Of the bootstrap: the same seed gives the same intervals.
+
+    Raises:
+        ValueError: Lengths differ, or a score is not finite.
+    """
+    ranking = Ranking(labels, scores)
+    resampling = Resampling(Clusters(clusters, ranking.labels), replicates, seed)
+    return _metric_intervals(ranking, resampling, confidence)
+
+
+def _metric_intervals(ranking: Ranking, resampling: Resampling, confidence: float) -> dict[str, Interval]:
+    clusters = resampling.clusters
+    if not ranking.defined or clusters.fewest < 2:
+        exact = point_metrics(ranking)
+        return {name: UNDEFINED if value is None else Interval(value, None, None) for name, value in exact.items()}
+    drawn = bootstrap(ranking, resampling)
+    result = {}
+    for name, value in drawn.point.items():
+        se, free = drawn.standard_error(name), drawn.degrees_of_freedom(name)
+        if name == "ece":
+            result[name] = _ece_interval(value, drawn.values[name], se, free, confidence)
+        else:
+            result[name] = logit_interval(value, se, free, clusters.pairs, confidence)
+    result["auc"] = _auc_interval(ranking, clusters, confidence)
+    rates = _tpr_intervals(ranking, clusters, list(FALSE_POSITIVE_RATES.values()), confidence)
+    return result | dict(zip(FALSE_POSITIVE_RATES, rates))
+
+
+def _ece_interval(value: float, replicates: np.ndarray, se: float, df: float, confidence: float) -> Interval:
+    """Noise in a bin always adds to a calibration error, and replicates add it twice: their mean shows how much. That
+    is taken off the lower limit, and, being uncertain itself, not off the upper one. Without a standard error there are
+    no limits."""
+    from scipy.special import stdtrit
+
+    if se < NO_ERROR:
+        return Interval(value, None, None, se, df)
+    bias, half = max(float(replicates.mean()) - value, 0), float(stdtrit(df, (1 + confidence) / 2)) * se
+    return Interval(value, max(value - bias - half, 0.0), min(value + half, 1.0), se, df)
+
+
+def table_intervals(
+    table: ScoreTable,
+    *,
+    variant: str | None = None,
+    clusters: str | np.ndarray = "source",
+    aggregation: str = "mean",
+    confidence: float = 0.95,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    shared: dict | None = None,
+) -> dict[str, Interval]:
+    """All metrics of a table with their intervals, of frames ("frame_auc", ...) and of videos ("video_auc", ...).
+
+    Frames and videos are both clustered by `clusters`; with "video" the video AUC's interval is DeLong's.
+
+    Args:
+        table: The scores.
+        variant: Name of one of the table's other scores; its main score if not given.
+        clusters: "source", "video", or the cluster number of each video, [V].
+        aggregation: How a video's score is made, see `aggregate_videos`.
+        confidence: Share of such intervals that hold the true value.
+        replicates: Of the bootstrap.
+        seed: Of the bootstrap.
+        shared: An empty dict given to every call for detectors of the same frames: draws are then made once.
+
+    Raises:
+        UserError: Unknown aggregation or clustering.
+    """
+    scores = table.score if variant is None else table.variants[variant]
+    of_video = table_clusters(table, clusters) if isinstance(clusters, str) else np.asarray(clusters)
+    levels = {
+        "frame": (table.label, scores, of_video[table.video_index]),
+        "video": (
+            table.video_label,
+            aggregate_videos(scores, table.video_index, len(table.videos), aggregation),
+            of_video,
+        ),
+    }
+    shared = {} if shared is None else shared
+    result = {}
+    for level, (labels, values, index) in levels.items():
+        ranking = Ranking(labels, values)
+        if level not in shared or not shared[level].fits(index, ranking.labels, replicates, seed):
+            shared[level] = Resampling(Clusters(index, ranking.labels), replicates, seed)
+        found = _metric_intervals(ranking, shared[level], confidence)
+        result |= {f"{level}_{name}": interval for name, interval in found.items()}
+    return result
+
+
+def method_auc_intervals(
+    table: ScoreTable,
+    *,
+    variant: str | None = None,
+    clusters: str | np.ndarray = "source",
+    aggregation: str = "mean",
+    confidence: float = 0.95,
+) -> dict[str, dict[str, Interval]]:
+    """AUC of each forgery method with its interval: its fakes against all reals of the same test set.
+
+    Args:
+        others: As `table_intervals`.
+
+    Returns:
+        By method, in alphabetical order: "frame_auc" and "video_auc".
+    """
+    scores = table.score if variant is None else table.variants[variant]
+    of_video = table_clusters(table, clusters) if isinstance(clusters, str) else np.asarray(clusters)
+    means = aggregate_videos(scores, table.video_index, len(table.videos), aggregation)
+    labels, result = table.label, {}
+    for method in sorted(set(table.video_method[table.video_label == 1].tolist())):
+        videos = (table.video_label == 0) | (table.video_method == method)
+        frames = videos[table.video_index]
+        of_frame = of_video[table.video_index[frames]]
+        result[method] = {
+            "frame_auc": auc_interval(labels[frames], scores[frames], of_frame, confidence),
+            "video_auc": auc_interval(table.video_label[videos], means[videos], of_video[videos], confidence),
+        }
+    return result
+
+
+def auc_interval(
+    labels: np.ndarray, scores: np.ndarray, clusters: np.ndarray | None = None, confidence: float = 0.95
+) -> Interval:
+    """AUC with its interval: Obuchowski's clustered one, or DeLong's where each score is its own cluster.
+
+    Args:
+        labels: 0 real, 1 fake, [N].
+        scores: P(fake), [N].
+        clusters: Which scores are not independent of each other, numbers from 0, [N]; all are if not given.
+        confidence: Share of such intervals that hold the true AUC.
+
+    Returns:
+        Undefined without both classes; without limits where a class has only one cluster.
+
+    Raises:
+        ValueError: Lengths differ, or a score is not finite.
+    """
+    ranking = Ranking(labels, scores)
+    return _auc_interval(ranking, Clusters(clusters, ranking.labels), confidence)
+
+
+def _auc_interval(ranking: Ranking, clusters: Clusters, confidence: float) -> Interval:
+    if not ranking.defined:
+        return UNDEFINED
+    auc, fake, real = cluster_components(ranking, clusters)
+    if clusters.fewest < 2:
+        return Interval(auc, None, None)
+    variance = auc_covariance(fake[None], real[None], clusters).item()
+    free = degrees_of_freedom(fake + real, clusters)
+    return logit_interval(auc, math.sqrt(max(variance, 0)), free, clusters.pairs, confidence)
+
+
+def logit_interval(value: float, se: float, df: float, pairs: int, confidence: float = 0.95) -> Interval:
+    """value +- t se, on the logit scale, so that it stays within (0, 1) and is longer on the side of 0.5.
+
+    At exactly 0 or 1 nothing ever went wrong, and a standard error of 0 would promise that nothing ever will. The limit
+    is then that of a share never missed in `pairs` trials, (alpha/2)^(1/pairs). For the AUC this is safe: were it
+    lower, that many independent pairs would all be in the right order with a chance below alpha/2.
+
+    In between, a standard error of 0 comes of few clusters that happen to agree: the limits are then undefined.
+
+    Args:
+        value: The estimate, in [0, 1].
+        se: Its standard error.
+        df: Degrees of freedom of the t quantile.
+        pairs: Independent pairs of a real and a fake, see `Clusters.pairs`.
+        confidence: Share of such intervals that hold the true value.
+    """
+    from scipy.special import expit, logit, stdtrit
+
+    if min(value, 1 - value) < 1e-12:
+        bound = 1 - ((1 - confidence) / 2) ** (1 / pairs)
+        return Interval(value, *((0.0, bound) if value < 0.5 else (1 - bound, 1.0)), 0.0, df)
+    if se < NO_ERROR:
+        return Interval(value, None, None, se, df)
+    half = stdtrit(df, (1 + confidence) / 2) * se / (value * (1 - value))
+    return Interval(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)), se, df)
+
+
+def auc_covariance(fake_sums: np.ndarray, real_sums: np.ndarray, clusters: Clusters) -> np.ndarray:
+    """Covariance of the AUCs of D detectors on the same frames (Obuchowski 1997, equations 3 and 5).
+
+    Args:
+        fake_sums: Structural components of the fakes (`Ranking.auc_components`) summed over each cluster, [D, K].
+        real_sums: Those of the reals, [D, K].
+        clusters: The clusters; each class in at least two of them.
+
+    Returns:
+        [D, D]
+    """
+    fake, real, both = (n / (n - 1) for n in (clusters.fake.sum(), clusters.real.sum(), clusters.count))
+    mixed = fake_sums @ real_sums.T
+    return fake * fake_sums @ fake_sums.T + real * real_sums @ real_sums.T + both * (mixed + mixed.T)
+
+
+def degrees_of_freedom(errors: np.ndarray, clusters: Clusters) -> float:
+    """Satterthwaite's degrees of freedom of a sum of squared cluster errors, from how unequal these are.
+
+    Near perfect separation a handful of clusters carries all the error; the normal quantile is then too short. About
+    K for normal errors.
+
+    Args:
+        errors: What each cluster adds to the error of the estimate, [K].
+    """
+    squares = errors**2
+    spread = sum(np.sum((q - q.mean()) ** 2) for s in range(3) if len(q := squares[clusters.strata == s]))
+    free = 2 * squares.sum() ** 2 / spread if spread > 0 else math.inf
+    return float(np.clip(free, 1, clusters.fewest - 1))
+
+
+def cluster_components(ranking: Ranking, clusters: Clusters) -> tuple[float, np.ndarray, np.ndarray]:
+    """AUC, and its structural components summed over each cluster: of the fakes [K], of the reals [K]."""
+    auc, components = ranking.auc_components()
+    fake = clusters.sums(components * ranking.labels)
+    return auc, fake, clusters.sums(components) - fake
+
+
+def tpr_interval(
+    labels: np.ndarray, scores: np.ndarray, fpr: float, clusters: np.ndarray | None = None, confidence: float = 0.95
+) -> Interval:
+    """Best true positive rate of a threshold with at most this false positive rate, with its interval.
+
+    Two things are uncertain: where the threshold lies (all thresholds whose false positive rate may be `fpr`: a
+    Jeffreys limit with the effective number of frames) and the rate there; MOVER joins them. The bootstrap, which
+    cannot look beyond the largest real score, covers 85 % where this covers 95. With too few reals for such a rate the
+    interval reaches down to 0, and covers more than it promises.
+
+    Args:
+        fpr: The false positive rate allowed, in (0, 1).
+        others: As `auc_interval`.
+    """
+    ranking = Ranking(labels, scores)
+    return _tpr_intervals(ranking, Clusters(clusters, ranking.labels), [fpr], confidence)[0]
+
+
+DESIGN_COUNT = 10  # reals beyond a threshold from which their clustering can be measured
+
+
+def _tpr_intervals(ranking: Ranking, clusters: Clusters, rates: Sequence[float], confidence: float) -> list[Interval]:
+    from scipy.special import betainc, betaincinv, ndtri, stdtrit
+
+    if not ranking.defined:
+        return [UNDEFINED] * len(rates)
+    tail = (1 - confidence) / 2
+    fakes, reals = ranking.fakes.sum(), ranking.reals.sum()
+    tpr, beyond = np.cumsum(ranking.fakes) / fakes, np.cumsum(ranking.reals)
+    # The threshold is not to be looked for further in than this.
+    depth = min(int(np.searchsorted(beyond, max(20 * max(rates) * reals, 10 * DESIGN_COUNT))) + 1, len(beyond))
+    beyond, effect = beyond[:depth], _design_effects(ranking, clusters, depth)
+    settled = int(np.searchsorted(beyond, DESIGN_COUNT))
+
+    result = []
+    for rate in rates:
+        at = int(np.searchsorted(beyond / reals, rate, side="right")) - 1
+        value = float(tpr[at]) if at >= 0 else 0.0
+        if clusters.fewest < 2:
+            result.append(Interval(value, None, None))
+            continue
+        free = degrees_of_freedom(_errors_at(ranking, clusters, max(at, settled))[1], clusters)
+        # As Korn and Graubard: fewer frames, where their effective number is itself little known.
+        effective = reals / effect * (ndtri(tail) / stdtrit(free, tail)) ** 2
+        seen = beyond / reals * effective
+        chance = betainc(seen + 0.5, effective - seen + 0.5, rate)  # that the false positive rate is below `rate`
+        possible = np.flatnonzero((chance >= tail) & (chance <= 1 - tail))
+        unseen = betainc(0.5, effective[0] + 0.5, rate) <= 1 - tail  # it may lie above all reals seen
+        strictest = 0.0 if unseen else tpr[possible[0]] if len(possible) else value
+        mildest = tpr[possible[-1]] if len(possible) else value
+
+        by_fake, by_real = _errors_at(ranking, clusters, at)
+        trials = _effective_trials(value, by_fake, clusters)
+        low, high = betaincinv(value * trials + 0.5, (1 - value) * trials + 0.5, (tail, 1 - tail))
+        norm = math.sqrt((by_fake @ by_fake) * (by_real @ by_real))
+        together = float(by_fake @ by_real) / norm if norm else 0.0  # a cluster that holds both moves both
+        down = _joined(max(value - strictest, 0), max(value - low, 0), together)
+        up = _joined(max(mildest - value, 0), max(high - value, 0), together)
+        if down + up < NO_ERROR:  # both errors cancel
+            result.append(Interval(value, None, None))
+            continue
+        result.append(Interval(value, max(value - down, 0.0), min(value + up, 1.0)))
+    return result
+
+
+def _joined(shift: float, own: float, correlation: float) -> float:
+    """MOVER's distance, of the threshold's shift and the rate's own error, which cancel in part if correlated."""
+    return math.sqrt(max(shift**2 + own**2 - 2 * correlation * shift * own, 0))
+
+
+def _effective_trials(share: float, errors: np.ndarray, clusters: Clusters) -> float:
+    """How many independent fakes would make the share of fakes found as uncertain as its clusters make it."""
+    variance = errors @ errors * clusters.fake.sum() / (clusters.fake.sum() - 1)
+    if share in (0, 1) or variance < NO_ERROR**2:
+        return float(clusters.fake.sum())
+    return min(share * (1 - share) / variance, float(np.count_nonzero(clusters.labels)))
+
+
+def _errors_at(ranking: Ranking, clusters: Clusters, at: int) -> tuple[np.ndarray, np.ndarray]:
+    """What each cluster adds to the error of the true and of the false positive rate at level `at`, [K] and [K]."""
+    beyond = ranking.level <= at
+    result = []
+    for members in (ranking.labels == 1, ranking.labels == 0):
+        share = beyond[members].mean()
+        result.append(clusters.sums((beyond - share) * members) / members.sum())
+    return result[0], result[1]
+
+
+def _design_effects(ranking: Ranking, clusters: Clusters, depth: int) -> np.ndarray:
+    """How many times larger clustering makes the variance of the false positive rate, at the first `depth` levels.
+
+    Too few reals lie beyond the first to tell: those have the value of the level with `DESIGN_COUNT` reals beyond.
+    """
+    order = ranking.order[ranking.labels[ranking.order] == 0]
+    level = ranking.level[order]
+    order = order[: np.searchsorted(level, depth)]
+    level, member = level[: len(order)], clusters.index[order]
+    sizes = clusters.sums(ranking.labels == 0)
+    reals, real_clusters = sizes.sum(), np.count_nonzero(sizes)
+    # With c frames of a cluster beyond the threshold, of n: its squared error (c - n p)^2 summed over clusters, each
+    # sum growing by one frame at a time.
+    together = np.argsort(member, kind="stable")
+    first = np.concatenate([[0], np.cumsum(np.bincount(member, minlength=clusters.count))[:-1]])
+    earlier = np.empty(len(member))
+    earlier[together] = np.arange(len(member)) - first[member[together]]
+    squares = np.cumsum(np.bincount(level, 2 * earlier + 1, depth))
+    products = np.cumsum(np.bincount(level, sizes[member], depth))
+    share = np.cumsum(np.bincount(level, minlength=depth)) / reals
+    errors = squares - 2 * share * products + share**2 * (sizes @ sizes)
+    variance = errors / reals**2 * real_clusters / max(real_clusters - 1, 1)
+    independent = share * (1 - share) / reals
+    effect = np.divide(variance, independent, out=np.ones(depth), where=independent > 0)
+    settled = min(int(np.searchsorted(share * reals, DESIGN_COUNT)), depth - 1)
+    effect[:settled] = effect[settled]
+    return np.clip(effect, 1, sizes @ sizes / reals)

@@ -1,0 +1,201 @@
+"""All metrics from sorted scores, also of weighted scores and of many weightings at once; and video scores.
+
+In shapes, N is the number of frames (or videos), K of clusters, L of distinct scores, R of weightings.
+"""
+
+import re
+
+import numpy as np
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.training.measures.clusters import Clusters
+from resproto_fd.training.measures.metrics import mean_by_video
+
+FALSE_POSITIVE_RATES = {"tpr_at_fpr_1_in_100": 0.01, "tpr_at_fpr_1_in_1000": 0.001}
+PARTIAL_MAX_FPR = 0.1
+ECE_BINS = 15
+
+
+class Ranking:
+    """Scores sorted once, from the most to the least fake, with ties as one level: all that a ROC curve needs.
+
+    Args:
+        labels: 0 real, 1 fake, [N].
+        scores: P(fake), [N].
+
+    Raises:
+        ValueError: Lengths differ, a label is not 0 or 1, or a score is not finite.
+    """
+
+    def __init__(self, labels: np.ndarray, scores: np.ndarray):
+        labels, scores = np.asarray(labels), np.asarray(scores)
+        if labels.shape != scores.shape or labels.ndim != 1:
+            raise ValueError(f"labels {labels.shape} and scores {scores.shape}: wanted two columns of one length")
+        if not np.isin(labels, (0, 1)).all():
+            raise ValueError("a label is neither 0 (real) nor 1 (fake)")
+        if not np.isfinite(scores).all():
+            raise ValueError("a score is NaN or infinite")
+        self.labels, self.scores = labels.astype(np.int64), scores
+        self.order = np.argsort(-self.scores)
+        ordered = self.scores[self.order]
+        rank = np.cumsum(np.concatenate([[False], ordered[1:] != ordered[:-1]])[: len(ordered)])
+        self.level = np.empty(len(rank), dtype=np.int64)  # of each frame, 0 the most fake
+        self.level[self.order] = rank
+        total = np.bincount(self.level)
+        self.fakes = np.bincount(self.level, self.labels, len(total))  # at each level, [L]
+        self.reals = total - self.fakes
+
+    @property
+    def defined(self) -> bool:
+        """Whether both classes are there."""
+        return 0 < self.fakes.sum() < len(self.labels)
+
+    def auc_components(self) -> tuple[float, np.ndarray]:
+        """AUC, and what each frame's place among the other class adds to its error, [N] (their sum is 0 per class).
+
+        For a fake: (share of reals below it - AUC) / fakes; for a real: (share of fakes above it - AUC) / reals; ties
+        count one half. These are DeLong's structural components, centred and divided by the class size.
+        """
+        fakes, reals = self.fakes.sum(), self.reals.sum()
+        below = 1 - (np.cumsum(self.reals) - self.reals / 2) / reals
+        above = (np.cumsum(self.fakes) - self.fakes / 2) / fakes
+        auc = float(self.fakes @ below / fakes)
+        of_fake, of_real = (below - auc) / fakes, (above - auc) / reals
+        return auc, np.where(self.labels == 1, of_fake[self.level], of_real[self.level])
+
+    def coarse(self, levels: int) -> np.ndarray:
+        """A coarser level of each frame, [N], at most about `levels` of them: even in both rates, and almost as fine
+        as the scores themselves among the reals taken for the most fake, where small false positive rates are read."""
+        if len(self.fakes) <= levels:
+            return self.level
+        tp, fp = np.cumsum(self.fakes), np.cumsum(self.reals)
+        even = 0.4375 * tp / tp[-1] + 0.4375 * fp / fp[-1] + 0.125 * np.log1p(fp) / np.log1p(fp[-1])
+        cell = np.floor(even * levels)
+        return np.cumsum(np.concatenate([[False], cell[1:] != cell[:-1]]))[self.level]
+
+
+def curve_metrics(fakes: np.ndarray, reals: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics of ROC curves given as counts (or weights) per level of score.
+
+    Args:
+        fakes: Weight of the fakes at each level, the highest score first, [L] or [R, L] for R curves at once.
+        reals: Weight of the reals, likewise.
+
+    Returns:
+        auc; ap, the step-wise average precision; eer, on the polyline through the points of the curve; partial_auc, up
+        to a false positive rate of 0.1, rescaled so that chance is 0.5 and perfect 1 (McClish 1989);
+        tpr_at_fpr_1_in_100 and _1_in_1000, the best rate of a threshold whose false positive rate is not above it. Each
+        [R], or [] for one curve.
+
+    >>> float(curve_metrics(np.array([1, 1, 0]), np.array([0, 1, 1]))["auc"])
+    0.875
+    """
+    fakes, reals = np.asarray(fakes, np.float64), np.asarray(reals, np.float64)
+    tp, fp = np.cumsum(fakes, -1), np.cumsum(reals, -1)
+    positives, negatives = tp[..., -1], fp[..., -1]
+    tpr, fpr = tp / positives[..., None], fp / negatives[..., None]
+    called = tp + fp
+    precision = np.divide(tp, called, out=np.zeros_like(tp), where=called > 0)
+    result = {
+        "auc": np.sum(reals * (tp - fakes / 2), -1) / (positives * negatives),
+        "ap": np.sum(fakes * precision, -1) / positives,
+    }
+    excess = fpr + tpr - 1  # false alarms minus misses: rises from -1 to 1
+    crossing = np.sum(excess < 0, -1)
+    after, rate_after = _at(excess, crossing), _at(fpr, crossing)
+    before, rate_before = _at(excess, crossing - 1, -1.0), _at(fpr, crossing - 1)
+    result["eer"] = rate_before - before / (after - before) * (rate_after - rate_before)
+
+    # The area under the points up to the limit, and of the segment that crosses it.
+    inside = fpr <= PARTIAL_MAX_FPR
+    last = np.sum(inside, -1) - 1
+    area = np.sum(reals * (tp - fakes / 2) * inside, -1) / (positives * negatives)
+    start, low = _at(fpr, last), _at(tpr, last)
+    rise, run = _at(tpr, last + 1) - low, _at(fpr, last + 1) - start
+    width = PARTIAL_MAX_FPR - start
+    area += width * (low + rise / run * width / 2)
+    least = PARTIAL_MAX_FPR**2 / 2
+    result["partial_auc"] = (1 + (area - least) / (PARTIAL_MAX_FPR - least)) / 2
+    for name, rate in FALSE_POSITIVE_RATES.items():
+        result[name] = _at(tpr, np.sum(fpr <= rate, -1) - 1)
+    return result
+
+
+def _at(values: np.ndarray, index: np.ndarray, before: float = 0.0) -> np.ndarray:
+    """values[..., index], and `before` where the index is -1."""
+    found = np.take_along_axis(values, np.maximum(index, 0)[..., None], -1)[..., 0]
+    return np.where(index >= 0, found, before)
+
+
+def threshold_sums(ranking: Ranking, clusters: Clusters) -> np.ndarray:
+    """What acc, balanced_acc, ece and brier are ratios of, summed over each cluster, [5 + ECE_BINS, K]."""
+    labels, scores = ranking.labels, ranking.scores.astype(np.float64)
+    called_fake = scores > 0.5
+    right_fake, right_real = called_fake & (labels == 1), ~called_fake & (labels == 0)
+    columns = [clusters.sums(c) for c in (labels, 1 - labels, right_fake, right_real, (scores - labels) ** 2)]
+    bins = np.clip(np.ceil(scores * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    cells = np.bincount(clusters.index * ECE_BINS + bins, scores - labels, clusters.count * ECE_BINS)
+    return np.concatenate([columns, cells.reshape(-1, ECE_BINS).T])
+
+
+def threshold_metrics(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """acc and balanced_acc (fake above 0.5), brier, and ece: P(fake) against the share of fakes in equal-width bins."""
+    fakes, reals, right_fakes, right_reals, squares = sums[:5]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "acc": (right_fakes + right_reals) / (fakes + reals),
+            "balanced_acc": (right_fakes / fakes + right_reals / reals) / 2,
+            "ece": np.abs(sums[5:]).sum(0) / (fakes + reals),
+            "brier": squares / (fakes + reals),
+        }
+
+
+def point_metrics(ranking: Ranking) -> dict[str, float | None]:
+    """Every metric that has an interval, by name; None where the data do not define it.
+
+    >>> point_metrics(Ranking(np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.6, 0.9])))["balanced_acc"]
+    0.75
+    """
+    whole = Clusters(np.zeros(len(ranking.labels), np.int64), ranking.labels)
+    if ranking.defined:
+        curve = curve_metrics(ranking.fakes, ranking.reals)
+    else:
+        curve = dict.fromkeys(("auc", "ap", "eer", "partial_auc", *FALSE_POSITIVE_RATES), np.nan)
+    found = curve | threshold_metrics(threshold_sums(ranking, whole).sum(1))
+    return {name: None if np.isnan(value) else float(value) for name, value in found.items()}
+
+
+def aggregate_videos(scores: np.ndarray, video_index: np.ndarray, videos: int, how: str = "mean") -> np.ndarray:
+    """One score a video.
+
+    Args:
+        scores: P(fake) of each frame, [N].
+        video_index: Each frame's video, [N] in [0, videos). A position, not a name: `ScoreTable` numbers its videos
+            by data set, source and name, so that the four manipulations of an FF++ pair stay four videos.
+        videos: How many videos, V; each with at least one frame.
+        how: "mean", "median", or "top-5" (any number): the mean of the five highest, of all where there are fewer.
+
+    Returns:
+        float64 [V]
+
+    Raises:
+        UserError: There is no such aggregation.
+
+    >>> aggregate_videos(np.array([0.5, 1.0, 0.75, 0.25]), np.array([0, 0, 0, 1]), 2, "top-2").tolist()
+    [0.875, 0.25]
+    """
+    if how == "mean":
+        return mean_by_video(scores, video_index, videos)
+    order = np.lexsort((scores, video_index))
+    ordered = scores[order].astype(np.float64)
+    counts = np.bincount(video_index, minlength=videos)
+    end = np.cumsum(counts)
+    if how == "median":
+        start = end - counts
+        return (ordered[start + (counts - 1) // 2] + ordered[start + counts // 2]) / 2
+    match = re.fullmatch(r"top-([1-9]\d*)", how)
+    if not match:
+        raise UserError(f"video aggregation {how!r}: there are mean, median and top-K, K a number (top-5)")
+    from_top = np.repeat(end, counts) - np.arange(len(ordered))  # 1 the highest
+    kept = from_top <= int(match[1])
+    return mean_by_video(ordered[kept], np.repeat(np.arange(videos), counts)[kept], videos)

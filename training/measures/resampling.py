@@ -1,0 +1,140 @@
+"""The cluster bootstrap of every metric at once.
+
+In shapes, N is the number of frames (or videos), K of clusters, R of replicates.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from resproto_fd.training.measures.clusters import Clusters
+from resproto_fd.training.measures.ranking import (
+    Ranking,
+    curve_metrics,
+    point_metrics,
+    threshold_metrics,
+    threshold_sums,
+)
+
+REPLICATES = 1000
+LEVELS = 2048  # distinct scores that replicates see; the metric itself sees all
+BATCH = 128  # replicates at a time
+MOST_UNITS = 50_000  # drawn one by one
+
+
+class Resampling:
+    """How often each replicate draws each cluster: with replacement, within each stratum, always the same for a seed.
+
+    Several detectors of one test set share one object: their replicates then are of the same draws, paired.
+
+    Beyond `MOST_UNITS` clusters, random groups of them are drawn instead, as `units`: groups of independent clusters
+    are independent too, and 50,000 of them tell the error as well as a million frames do.
+    """
+
+    def __init__(self, clusters: Clusters, replicates: int = REPLICATES, seed: int = 0):
+        self.clusters, self.replicates, self.seed = clusters, replicates, seed
+        self.units = clusters if clusters.count <= MOST_UNITS else _random_groups(clusters, seed)
+        self._batches: list[np.ndarray | None] = [None] * math.ceil(replicates / BATCH)
+
+    def fits(self, index: np.ndarray, labels: np.ndarray, replicates: int, seed: int) -> bool:
+        """Whether these draws serve frames of such clusters and labels too."""
+        return (self.replicates, self.seed) == (replicates, seed) and self.clusters.same_as(index, labels)
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """Counts of each unit in the next replicates, float32 [K, up to BATCH]."""
+        for number, batch in enumerate(self._batches):
+            if batch is None:
+                batch = self._batches[number] = self._draw(number)
+            yield batch.astype(np.float32)
+
+    def _draw(self, number: int) -> np.ndarray:
+        generator = np.random.default_rng([self.seed, number])
+        width = min(BATCH, self.replicates - number * BATCH)
+        counts = np.zeros((self.units.count, width), np.uint8)
+        for stratum in range(3):
+            members = np.flatnonzero(self.units.strata == stratum)
+            drawn = generator.integers(0, max(len(members), 1), (len(members), width)) * width + np.arange(width)
+            counts[members] = np.bincount(drawn.ravel(), minlength=len(members) * width).reshape(-1, width)
+        return counts
+
+
+def _random_groups(clusters: Clusters, seed: int) -> Clusters:
+    generator, group, first = np.random.default_rng(seed), np.empty(clusters.count, np.int64), 0
+    for stratum in range(3):
+        members = generator.permutation(np.flatnonzero(clusters.strata == stratum))
+        groups = max(MOST_UNITS * len(members) // clusters.count, min(len(members), 100))
+        group[members] = first + np.arange(len(members)) % max(groups, 1)
+        first += groups
+    return Clusters(group[clusters.index], clusters.labels)
+
+
+class Replicates(NamedTuple):
+    """A cluster bootstrap of every metric of `point_metrics`."""
+
+    point: dict[str, float]  # the metrics of the scores themselves
+    values: dict[str, np.ndarray]  # of each replicate, [R]
+    influence: dict[str, np.ndarray]  # covariance of each cluster's draws with the metric, [K]
+    clusters: Clusters
+
+    def degrees_of_freedom(self, name: str) -> float:
+        """As `degrees_of_freedom`, from the influences.
+
+        R replicates add normal noise of variance 1/R to an influence (in units of the standard error); its part in
+        the fourth moment is taken out.
+        """
+        variance, replicates, count = self.values[name].var(), len(self.values[name]), self.clusters.count
+        if not variance:
+            return self.clusters.fewest - 1
+        fourth = np.sum(self.influence[name] ** 4) / variance**2 - 6 / replicates - 3 * count / replicates**2
+        fourth = max(fourth, 3 / count)  # of normal errors
+        return float(np.clip(2 / (fourth - 1 / count), 1, self.clusters.fewest - 1))
+
+    def standard_error(self, name: str) -> float:
+        """Standard deviation of the replicates; n draws from n clusters vary as if there were n - 1 of them."""
+        few = self.clusters.fewest / (self.clusters.fewest - 1)
+        return float(np.sqrt(self.values[name].var(ddof=1) * few))
+
+
+def bootstrap(ranking: Ranking, resampling: Resampling, levels: int = LEVELS) -> Replicates:
+    """Every metric in each replicate of a cluster bootstrap.
+
+    Replicates see the scores through a grid of `levels` values, and are shifted by what the grid does to the metric
+    itself. Nothing is resampled frame by frame: one sparse product counts all replicates' frames at each level.
+
+    Args:
+        ranking: The scores; both classes are there.
+        resampling: The draws, of the same frames' clusters.
+        levels: About how many distinct scores the replicates see.
+    """
+    from scipy.sparse import coo_matrix
+
+    clusters = resampling.units
+    level = ranking.coarse(levels)
+    used = int(level.max()) + 1
+    rows = level + used * ranking.labels
+    ones = np.ones(len(level), np.float32)
+    counts = coo_matrix((ones, (rows, clusters.index)), (2 * used, clusters.count)).tocsr()
+    sums = threshold_sums(ranking, clusters)
+    totals = np.bincount(rows, minlength=2 * used)
+    centre = curve_metrics(totals[used:], totals[:used]) | threshold_metrics(sums.sum(1))
+    sums = sums.astype(np.float32)
+
+    parts, cross, draws = [], 0, 0
+    for weights in resampling.batches():
+        drawn = np.ascontiguousarray((counts @ weights).T, np.float64)
+        curves = curve_metrics(drawn[:, used:], drawn[:, :used])
+        metrics = curves | threshold_metrics((sums @ weights).astype(np.float64))
+        deviation = np.stack([values - centre[name] for name, values in metrics.items()], 1)
+        cross, draws = cross + weights @ deviation.astype(np.float32), draws + weights.sum(1)
+        parts.append(deviation)
+    deviations = np.concatenate(parts)
+    influence = (cross - np.outer(draws, deviations.mean(0))) / len(deviations)
+    point = point_metrics(ranking)
+    return Replicates(
+        point,
+        {name: point[name] + deviations[:, i] for i, name in enumerate(centre)},
+        {name: influence[:, i].astype(np.float64) for i, name in enumerate(centre)},
+        clusters,
+    )

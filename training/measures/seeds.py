@@ -1,0 +1,155 @@
+"""One detector trained with several seeds: mean, spread, and an interval that holds both sources of chance.
+
+In shapes, S is the number of seeds.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from resproto_fd.training.measures.clusters import Clusters, table_clusters
+from resproto_fd.training.measures.comparisons import aligned_scores
+from resproto_fd.training.measures.intervals import (
+    Interval,
+    auc_covariance,
+    cluster_components,
+    degrees_of_freedom,
+    logit_interval,
+)
+from resproto_fd.training.measures.ranking import Ranking, aggregate_videos
+from resproto_fd.training.measures.resampling import REPLICATES, Resampling, bootstrap
+from resproto_fd.training.scores import ScoreTable
+
+
+class SeedSummary(NamedTuple):
+    """One metric over the seeds of a detector: what training it anew, tested on new videos, would give on average."""
+
+    mean: float
+    sd: float | None  # between seeds on these frames; None for one seed
+    interval: Interval  # of the mean, from both sources
+    between: float | None  # standard error of the mean from the seeds alone
+    within: float  # and from the test videos alone
+
+
+def combine_seeds(
+    values: Sequence[float] | np.ndarray, covariance: np.ndarray, df: float, pairs: int, confidence: float = 0.95
+) -> SeedSummary:
+    """Mean over seeds with an interval of both sources: other seeds, other test videos.
+
+    The seeds' errors have the same videos in common. With s^2 the variance between the S seeds' values and c the mean
+    covariance of the sampling errors of two of them, the variance of the mean is estimated by
+
+        s^2 / S + c,
+
+    without bias, as s^2 already holds what the sampling errors do not share. Its degrees of freedom are
+    Satterthwaite's, from S - 1 and `df`. With one seed there is no s^2: c alone, and the interval is of that seed.
+
+    Args:
+        values: The metric of each seed, [S].
+        covariance: Of their sampling errors, [S, S].
+        df: Degrees of freedom of that covariance.
+        pairs: Independent pairs of a real and a fake, for a mean of exactly 0 or 1.
+        confidence: Share of such intervals that hold the true value.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    seeds, mean = len(values), float(np.mean(values))
+    if seeds == 1:
+        within = math.sqrt(max(float(covariance[0, 0]), 0))
+        return SeedSummary(mean, None, logit_interval(mean, within, df, pairs, confidence), None, within)
+    between = float(np.var(values, ddof=1)) / seeds
+    shared = max(float(covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1)), 0)
+    variance = between + shared
+    free = variance**2 / (between**2 / (seeds - 1) + shared**2 / df) if variance else df
+    interval = logit_interval(mean, math.sqrt(variance), free, pairs, confidence)
+    return SeedSummary(mean, math.sqrt(between * seeds), interval, math.sqrt(between), math.sqrt(shared))
+
+
+def over_seeds(
+    tables: Sequence[ScoreTable],
+    *,
+    variant: str | None = None,
+    clusters: str | np.ndarray = "source",
+    aggregation: str = "mean",
+    confidence: float = 0.95,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> dict[str, SeedSummary]:
+    """Every metric over a detector's seeds, by the names of `table_intervals`; undefined metrics are left out.
+
+    The sampling covariance of two seeds is Obuchowski's for the AUC, and for the other metrics that of bootstrap
+    replicates with the same draws. (So a true positive rate at a false positive rate that only a handful of reals
+    reach has too short an interval here; `table_intervals` knows better.)
+
+    Args:
+        tables: One a seed; the same frames in any order.
+        others: As `table_intervals`.
+
+    Raises:
+        UserError: The tables are not of the same frames.
+    """
+    named = {f"seed table {i + 1}": table for i, table in enumerate(tables)}
+    first, scores = aligned_scores(named, variant)
+    of_video = table_clusters(first, clusters) if isinstance(clusters, str) else np.asarray(clusters)
+    result = {}
+    for level in ("frame", "video"):
+        if level == "frame":
+            labels, index, values = first.label, of_video[first.video_index], list(scores.values())
+        else:
+            labels, index = first.video_label, of_video
+            values = [aggregate_videos(v, first.video_index, len(first.videos), aggregation) for v in scores.values()]
+        found = _summaries(labels.astype(np.int64), values, index, confidence, replicates, seed)
+        result |= {f"{level}_{name}": summary for name, summary in found.items()}
+    return result
+
+
+def auc_over_seeds(tables: Sequence[ScoreTable], confidence: float = 0.95) -> dict[str, SeedSummary]:
+    """ "frame_auc" and "video_auc" of `over_seeds` alone, which need no bootstrap.
+
+    Raises:
+        UserError: The tables are not of the same frames.
+    """
+    first, scores = aligned_scores({f"seed table {i + 1}": table for i, table in enumerate(tables)}, None)
+    of_video = table_clusters(first, "source")
+    means = [aggregate_videos(v, first.video_index, len(first.videos)) for v in scores.values()]
+    levels = {
+        "frame_auc": (first.label, of_video[first.video_index], list(scores.values())),
+        "video_auc": (first.video_label, of_video, means),
+    }
+    result = {}
+    for name, (labels, index, values) in levels.items():
+        found = Clusters(index, labels.astype(np.int64))
+        rankings = [Ranking(labels, v) for v in values]
+        if rankings[0].defined and found.fewest >= 2:
+            parts = [cluster_components(ranking, found) for ranking in rankings]
+            result[name] = combine_seeds(
+                [part[0] for part in parts], *_auc_error(parts, found), found.pairs, confidence
+            )
+    return result
+
+
+def _auc_error(parts, found: Clusters) -> tuple[np.ndarray, float]:
+    """Covariance of the seeds' AUCs, and its degrees of freedom."""
+    covariance = auc_covariance(np.stack([p[1] for p in parts]), np.stack([p[2] for p in parts]), found)
+    return covariance, degrees_of_freedom(sum(p[1] + p[2] for p in parts), found)
+
+
+def _summaries(labels, values, index, confidence: float, replicates: int, seed: int) -> dict[str, SeedSummary]:
+    found = Clusters(index, labels)
+    rankings = [Ranking(labels, v) for v in values]
+    if not rankings[0].defined or found.fewest < 2:
+        return {}
+    resampling = Resampling(found, replicates, seed)
+    drawn = [bootstrap(ranking, resampling) for ranking in rankings]
+    parts = [cluster_components(ranking, found) for ranking in rankings]
+    few = found.fewest / (found.fewest - 1)
+    result = {}
+    for name in drawn[0].point:
+        if name == "auc":
+            covariance, free = _auc_error(parts, found)
+        else:
+            covariance = few * np.atleast_2d(np.cov([d.values[name] for d in drawn]))
+            free = min(d.degrees_of_freedom(name) for d in drawn)
+        result[name] = combine_seeds([d.point[name] for d in drawn], covariance, free, found.pairs, confidence)
+    return result
