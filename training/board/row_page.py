@@ -229,12 +229,12 @@ def _curves(tables: dict[str, ScoreTable], run: RunResult) -> str:
     def probit(title: str):
         return charts.Axis(title, rates, 0.001, 0.95, _PROBIT)
 
-    charts = charts.line_chart(
+    drawn = charts.line_chart(
         "ROC", roc, charts.tenths("false positive rate"), charts.tenths("true positive rate"), diagonal=True
     ) + charts.line_chart("DET", det, probit("false alarms (FPR)"), probit("misses (1 − TPR)"))
     return (
         f"<p class='soft'>Frames of seed {run.seed}, a line a test set. Both axes of the DET curve are in normal "
-        f"deviates, which makes straight lines of normally distributed scores.</p><div class='charts'>{charts}</div>"
+        f"deviates, which makes straight lines of normally distributed scores.</p><div class='charts'>{drawn}</div>"
     )
 
 
