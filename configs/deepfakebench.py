@@ -135,7 +135,7 @@ def name_there(name: str) -> str:
 
 
 def written(config: DetectorConfig, requires: Collection[str] = ()) -> str:
-    """A preset as a YAML for DeepfakeBench's train.py and test.py (docs/deepfakebench.md).
+    """A preset as a YAML for DeepfakeBench's train.py and test.py (docs/how_to/deepfakebench.md).
 
     What its loop and its loader cannot do of the recipe is said in comments at the top.
 

@@ -4,7 +4,7 @@
 
 Each goes by its own name, or by `resproto_NAME` where DeepfakeBench has a detector of that name. A YAML for its
 train.py and test.py is written by `python -m resproto_fd.detectors.deepfakebench NAME --out FILE.yaml`; see
-docs/deepfakebench.md.
+docs/how_to/deepfakebench.md.
 """
 
 import argparse

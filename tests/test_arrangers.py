@@ -939,7 +939,7 @@ def test_lists_are_read_with_dos_line_ends_and_a_mark_at_the_start(tmp_path):
 
 
 def test_the_page_on_data_sets_names_every_one_of_them_and_whether_it_was_tried():
-    page = (Path(__file__).resolve().parents[1] / "docs/data_sets.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[1] / "docs/how_to/data_sets.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     for name, description in DESCRIPTIONS.items():
         if "DF40" not in description.folders:

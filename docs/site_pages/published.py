@@ -1,0 +1,76 @@
+"""Tables of the numbers that papers print."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+from resproto_fd.training.board.published_beside import published_lines
+from resproto_fd.training.published import PublishedRow, load_published, load_sources
+from site_pages.markdown import table
+
+
+@cache
+def all_rows() -> list[PublishedRow]:
+    """Every published number."""
+    return load_published()
+
+
+def rows_of(names: Iterable[str]) -> list[PublishedRow]:
+    """What papers print about a method that has one of these names; only letters and digits count."""
+    wanted = {_letters(name) for name in names}
+    return [row for row in all_rows() if _letters(row.method) in wanted]
+
+
+def tables_of(rows: Sequence[PublishedRow]) -> list[str]:
+    """One table for each table, metric and level of a source."""
+    if not rows:
+        return []
+    sources, found = load_sources(), defaultdict(list)
+    for row in rows:
+        found[row.source, row.table, row.metric, row.level].append(row)
+    text = ["## Published numbers", ""]
+    text += ["Papers print these numbers. None was measured with this code. Rates are in [0, 1].", ""]
+    for (source, name, metric, level), cells in found.items():
+        of_level = f" of {level}s" if level != "none" else ""
+        text += [f"**{name}** of {sources[source].title}: {metric}{of_level}", "", _by_test_set(cells), ""]
+    return text
+
+
+def without_code(known: Iterable[PublishedRow]) -> str:
+    """Methods that have published numbers and no code here."""
+    methods = {row.method for row in known}
+    counts = Counter((row.method, row.venue) for row in all_rows() if row.method not in methods)
+    return table(["method", "venue", "cells"], [[*key, count] for key, count in sorted(counts.items())], ["cells"])
+
+
+def beside(config, metric: str) -> list[str]:
+    """Published rows with a protocol's training sets and some of its test sets."""
+    lines = published_lines(config.train, config.test, metric)
+    if not lines:
+        return []
+    sets = [name for name in config.test if any(name in line.values for line in lines)]
+    text = [f"## Published {metric.replace('_auc', ' AUC')}", ""]
+    text += ["Papers print these numbers for the same training and test sets. We do not know their frames or how their"]
+    text += ["checkpoints were chosen.", ""]
+    rows = []
+    for line in lines:
+        values = [line.values[name].printed if name in line.values else "" for name in sets]
+        rows.append([line.method, *values, f"{line.source}, {line.table}"])
+    return [*text, table(["method", *sets, "printed in"], rows, sets), ""]
+
+
+def _by_test_set(cells: Sequence[PublishedRow]) -> str:
+    columns = list(dict.fromkeys(row.test_set_printed or row.metric for row in cells))
+    lines = defaultdict(dict)
+    for row in cells:
+        lines[row.train_set, row.setting][row.test_set_printed or row.metric] = row.printed
+    varied = ["setting"] if any(setting for _, setting in lines) else []
+    rows = []
+    for (train, setting), values in lines.items():
+        start = [train, *([setting or "as proposed"] if varied else [])]
+        rows.append([*start, *(values.get(column, "") for column in columns)])
+    return table(["trained on", *varied, *columns], rows, columns)
+
+
+def _letters(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())

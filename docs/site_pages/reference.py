@@ -1,0 +1,60 @@
+"""The reference: the help of every command, and the docstrings of every folder."""
+
+import contextlib
+import io
+import os
+
+from resproto_fd.training import cli
+from site_pages.markdown import block
+from site_pages.source import FOLDERS, ROOT, module_name, registered
+
+HIDDEN = "    options: {show_root_toc_entry: false}"
+
+
+def pages() -> dict[str, str]:
+    """The page of the commands, and one for each folder of modules."""
+    folders = sorted(path.parent for folder in FOLDERS for path in (ROOT / folder).rglob("__init__.py"))
+    return {"reference/index.md": _commands()} | {f"reference/{_title(path)}.md": _folder(path) for path in folders}
+
+
+def _commands() -> str:
+    text = ["# Commands", "", "This is what `resproto COMMAND --help` prints.", ""]
+    for command, (_, meaning) in cli.COMMANDS.items():
+        text += [
+            f"## resproto {command}",
+            "",
+            f"{meaning[0].upper()}{meaning[1:]}.",
+            "",
+            block("text", _help(command)),
+            "",
+        ]
+    return "\n".join(text)
+
+
+def _help(command: str) -> str:
+    out, columns = io.StringIO(), os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100"
+    try:
+        with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+            cli.main([command, "--help"])
+    finally:
+        del os.environ["COLUMNS"]
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+    return out.getvalue()
+
+
+def _folder(package) -> str:
+    """A section for each module. Classes of methods stand on the pages of the methods."""
+    own_pages = {module for module, _ in registered().values() if module.count(".") == 2}
+    text = [f"# {_title(package)}", "", f"::: {module_name(package / '__init__.py')}", "    options: {members: []}", ""]
+    for path in sorted(package.glob("*.py")):
+        if path.name != "__init__.py" and module_name(path) not in own_pages:
+            text += [f"## {path.stem}", "", f"::: {module_name(path)}", HIDDEN, ""]
+    if _title(package) == "detectors":
+        text += ["The classes of the methods stand on [their own pages](../methods/index.md).", ""]
+    return "\n".join(text)
+
+
+def _title(package) -> str:
+    return module_name(package / "__init__.py").removeprefix("resproto_fd.")
