@@ -389,9 +389,9 @@ def test_the_command_prints_the_report_and_tells_trouble_by_its_exit_code(data, 
     assert "Set/real/videos/text.mp4: not a video" in capsys.readouterr().out
 
 
-def test_the_readmes_way_from_videos_to_a_store_runs_as_printed(tmp_path, monkeypatch, capsys):
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    block = readme.partition("From videos to that layout:")[2].split("```")[1]
+def test_the_documented_way_from_videos_to_a_store_runs_as_printed(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs/how_to/data_sets.md").read_text(encoding="utf-8")
+    block = page.partition("Celeb-DF-v2 is the example:")[2].split("```")[1]
     commands = [shlex.split(line, comments=True) for line in block.splitlines()[1:]]
     assert [words[:2] for words in commands if words[0] == "resproto"] == [
         ["resproto", name] for name in ("faces", "manifest", "pack", "check")

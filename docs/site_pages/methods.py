@@ -97,7 +97,7 @@ def _table(names) -> str:
 def _page(name: str) -> str:
     presets = grouped()[name]
     preset = loading.load("detectors", name) if name in presets else None
-    module, cls = registered()[preset.detector if preset else name]
+    module, _ = registered()[preset.detector if preset else name]
     text = [f"# {(preset and preset.title) or name}", "", _idea(module), ""]
     if preset:
         text += [facts(_facts(name, preset)), "", "## Run it", "", block("bash", _commands(name, preset)), ""]
@@ -108,8 +108,16 @@ def _page(name: str) -> str:
             other = loading.load("detectors", variant)
             text += [f"## Variant: {variant}", "", f"{other.title}.", "", *_differences(other)]
             text += [block("yaml", _preset(variant)), ""]
-    text += ["## Class", "", f"::: {module}.{cls}", "    options: {members: [], show_root_heading: true}", ""]
+    text += ["## Class", "", *_class(name, preset.detector if preset else name), ""]
     return "\n".join(text + published.tables_of(_published(name)))
+
+
+def _class(page: str, name: str) -> list[str]:
+    """The class and its keywords, on the page of its own name; a link to it from others."""
+    module, cls = registered()[name]
+    if page == name:
+        return [f"::: {module}.{cls}", "    options: {members: [], show_root_heading: true}"]
+    return [f"This preset is of the class [`{name}`]({name}.md#class), which lists the keywords of `model:`."]
 
 
 def _idea(module: str) -> str:

@@ -8,8 +8,6 @@ from resproto_fd.training import cli
 from site_pages.markdown import block
 from site_pages.source import FOLDERS, ROOT, module_name, registered
 
-HIDDEN = "    options: {show_root_toc_entry: false}"
-
 
 def pages() -> dict[str, str]:
     """The page of the commands, and one for each folder of modules."""
@@ -50,7 +48,10 @@ def _folder(package) -> str:
     text = [f"# {_title(package)}", "", f"::: {module_name(package / '__init__.py')}", "    options: {members: []}", ""]
     for path in sorted(package.glob("*.py")):
         if path.name != "__init__.py" and module_name(path) not in own_pages:
-            text += [f"## {path.stem}", "", f"::: {module_name(path)}", HIDDEN, ""]
+            hidden = [cls for module, cls in registered().values() if module == module_name(path)]
+            filters = ", ".join(["'!^_'", *(f"'!^{cls}$'" for cls in hidden)])
+            options = f"    options: {{show_root_toc_entry: false, filters: [{filters}]}}"
+            text += [f"## {path.stem}", "", f"::: {module_name(path)}", options, ""]
     if _title(package) == "detectors":
         text += ["The classes of the methods stand on [their own pages](../methods/index.md).", ""]
     return "\n".join(text)
