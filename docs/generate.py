@@ -41,6 +41,12 @@ def on_files(files, config):
     return files
 
 
+def on_page_markdown(markdown, page, **kwargs):
+    """Hides the column of neighbours on pages that have none."""
+    if page.parent is None:
+        page.meta["hide"] = ["navigation"]
+
+
 @cache
 def pages() -> dict[str, str]:
     """Markdown of every made page, by its path below docs/."""
