@@ -7,7 +7,7 @@ from resproto_fd.configs import loading
 from resproto_fd.detectors.registry import describe_detectors
 from site_pages import published
 from site_pages.markdown import block, code_list, facts, table
-from site_pages.source import module_docstring, registered
+from site_pages.source import docstring, registered
 
 NEEDS = "../how_to/data_sets.md#what-detectors-may-ask-for-in-training"
 FIDELITY = {
@@ -16,6 +16,7 @@ FIDELITY = {
     "deviates": "deviates: a part of the method is missing or different",
     None: "not rated: there is no paper, or this is a small copy for the demo data",
 }
+CHANNELS = {"clip": "mean and std of CLIP", "imagenet": "mean and std of ImageNet", "half": "mean = std = 0.5"}
 NEEDS_LORA = ("sd2", "sd2_probe", "clip_lora")
 INDEX = """# Methods
 
@@ -85,7 +86,7 @@ def _table(names) -> str:
     rows = []
     for name in names:
         row = _described()[name]
-        title = row["title"] or _idea(registered()[name][0]).split("\n\n")[0]
+        title = row["title"] or _idea(name).split("\n\n")[0]
         loads = "load" if row["DeepfakeBench"] == "yes" else ""
         needs = code_list(row["needs"].split())
         rows.append(
@@ -97,8 +98,8 @@ def _table(names) -> str:
 def _page(name: str) -> str:
     presets = grouped()[name]
     preset = loading.load("detectors", name) if name in presets else None
-    module, _ = registered()[preset.detector if preset else name]
-    text = [f"# {(preset and preset.title) or name}", "", _idea(module), ""]
+    owner = preset.detector if preset else name
+    text = [f"# {(preset and preset.title) or name}", "", _idea(owner), ""]
     if preset:
         text += [facts(_facts(name, preset)), "", "## Run it", "", block("bash", _commands(name, preset)), ""]
         text += _differences(preset, "## Differences from the paper")
@@ -108,7 +109,7 @@ def _page(name: str) -> str:
             other = loading.load("detectors", variant)
             text += [f"## Variant: {variant}", "", f"{other.title}.", "", *_differences(other)]
             text += [block("yaml", _preset(variant)), ""]
-    text += ["## Class", "", *_class(name, preset.detector if preset else name), ""]
+    text += ["## Class", "", *_class(name, owner), ""]
     return "\n".join(text + published.tables_of(_published(name)))
 
 
@@ -120,9 +121,12 @@ def _class(page: str, name: str) -> list[str]:
     return [f"This preset is of the class [`{name}`]({name}.md#class), which lists the keywords of `model:`."]
 
 
-def _idea(module: str) -> str:
-    """A module's docstring without its legend."""
-    parts = module_docstring(module).split("\n\n")
+def _idea(name: str) -> str:
+    """The docstring of a class's module without its legend; the class's own if the module has several."""
+    module, cls = registered()[name]
+    if sum(other == module for other, _ in registered().values()) > 1:
+        return docstring(module, cls).split("\n\n")[0]
+    parts = docstring(module).split("\n\n")
     return "\n\n".join(re.split(r"\s+Legend[ :]", part)[0] for part in parts if not part.startswith("Legend"))
 
 
@@ -137,7 +141,7 @@ def _facts(name: str, preset) -> dict[str, str]:
         "Recipe from": preset.source,
         "Network": row["backbone"],
         "Parameters": f"{preset.parameters:,}" if preset.parameters else "",
-        "Input": f"{fed.size} x {fed.size} pixels, {fit}; mean {_channels(fed.mean)}, std {_channels(fed.std)}",
+        "Input": f"{fed.size} x {fed.size} pixels, {fit}; {_channels(fed)}",
         "Pretrained weights": row["pretrained"],
         "Needs in training": f"images, labels, [{needs}]({NEEDS})" if needs else "images and labels alone",
         "Needs installed": '`pip install ".[lora]"`' if preset.detector in NEEDS_LORA else "",
@@ -172,5 +176,7 @@ def _is_control(name: str) -> bool:
     return name in loading.names("detectors") and loading.load("detectors", name).role == "control"
 
 
-def _channels(values) -> str:
-    return values if isinstance(values, str) else ", ".join(map(str, values))
+def _channels(fed) -> str:
+    if isinstance(fed.mean, str) and fed.mean == fed.std:
+        return CHANNELS[fed.mean]
+    return f"mean {fed.mean}, std {fed.std}"

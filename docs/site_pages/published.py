@@ -8,6 +8,8 @@ from resproto_fd.training.board.published_beside import published_lines
 from resproto_fd.training.published import PublishedRow, load_published, load_sources
 from site_pages.markdown import table
 
+TITLES = {"parameters_m": "millions of parameters", "flops_g": "GFLOPs", "top3_count": "times among the best three"}
+
 
 @cache
 def all_rows() -> list[PublishedRow]:
@@ -32,7 +34,12 @@ def tables_of(rows: Sequence[PublishedRow]) -> list[str]:
     text += ["Papers print these numbers. None was measured with this code. Rates are in [0, 1].", ""]
     for (source, name, metric, level), cells in found.items():
         of_level = f" of {level}s" if level != "none" else ""
-        text += [f"**{name}** of {sources[source].title}: {metric}{of_level}", "", _by_test_set(cells), ""]
+        text += [
+            f"**{name}** of {sources[source].title}: {TITLES.get(metric, metric.upper())}{of_level}",
+            "",
+            _by_test_set(cells),
+            "",
+        ]
     return text
 
 

@@ -26,7 +26,10 @@ def module_name(path: Path) -> str:
     return ".".join(["resproto_fd", *(parts[:-1] if parts[-1] == "__init__" else parts)])
 
 
-def module_docstring(module: str) -> str:
-    """The docstring of a module, read without importing it."""
+def docstring(module: str, cls: str = "") -> str:
+    """The docstring of a module, or of a class in it, read without importing it."""
     path = ROOT / (module.removeprefix("resproto_fd.").replace(".", "/") + ".py")
-    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    node = ast.parse(path.read_text(encoding="utf-8"))
+    if cls:
+        node = next(each for each in node.body if isinstance(each, ast.ClassDef) and each.name == cls)
+    return ast.get_docstring(node) or ""
