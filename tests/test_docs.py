@@ -5,6 +5,7 @@ import ast
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import io
 import os
 import re
@@ -21,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from resproto_fd.configs import loading
-from resproto_fd.detectors.registry import check_model, class_names
+from resproto_fd.detectors.registry import check_model, class_names, detector_class
 from resproto_fd.preprocessing.arrangers import DESCRIPTIONS
 from resproto_fd.training.cli import COMMANDS, main
 
@@ -207,6 +208,22 @@ def test_commands_named_in_sentences_exist_and_have_the_flags_that_stand_with_th
             flags = [word for word in words if word.startswith("--")]
             faults += [f"{page}: {words}" for flag in flags if flag not in parser._option_string_actions]
     assert not faults
+
+
+def test_protocols_and_keywords_named_in_sentences_exist():
+    protocol_like = re.compile(r"`((?:ffpp|gid|multi|genface|mmidd|genimage|df40|demo)_\w+)`")
+    faults, checked = [], 0
+    for page, text in written().items():
+        known = {*loading.names("protocols"), *loading.names("detectors"), "demo_data", "multi_attention"}
+        faults += [f"{page}: {name}" for name in protocol_like.findall(text) if name not in known]
+        if page.startswith("docs/methods/"):
+            keywords = inspect.signature(detector_class(Path(page).stem)).parameters
+            used = re.findall(r"\bmodel\.(\w+)", text)
+            checked += len(used)
+            faults += [
+                f"{page}: model.{name}" for name in used if name not in {*keywords, "sample_pairs", "pretrained"}
+            ]
+    assert checked > 20 and not faults
 
 
 def test_python_blocks_compile_and_import_what_exists():
