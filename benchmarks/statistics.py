@@ -39,14 +39,8 @@ from resproto_fd.training.measures.intervals import (
     metric_intervals,
     table_intervals,
 )
-from resproto_fd.training.measures.ranking import (
-    ECE_BINS,
-    FALSE_POSITIVE_RATES,
-    PARTIAL_MAX_FPR,
-    Ranking,
-    point_metrics,
-)
 from resproto_fd.training.measures.resampling import Resampling, bootstrap
+from resproto_fd.training.measures.roc import ECE_BINS, FALSE_POSITIVE_RATES, PARTIAL_MAX_FPR, Ranking, point_metrics
 from resproto_fd.training.measures.seeds import combine_seeds
 from resproto_fd.training.scores import ScoreTable
 

@@ -15,7 +15,7 @@ from resproto_fd.training.measures.comparisons import (
     holm,
 )
 from resproto_fd.training.measures.intervals import auc_covariance, auc_interval, cluster_components, degrees_of_freedom
-from resproto_fd.training.measures.ranking import Ranking
+from resproto_fd.training.measures.roc import Ranking
 from resproto_fd.training.measures.seeds import combine_seeds, over_seeds
 from resproto_fd.training.scores import ScoreTable
 

@@ -26,8 +26,9 @@ from resproto_fd.training.measures.intervals import (
     tpr_interval,
 )
 from resproto_fd.training.measures.metrics import binary_metrics
-from resproto_fd.training.measures.ranking import Ranking, aggregate_videos, curve_metrics, point_metrics
 from resproto_fd.training.measures.resampling import Resampling, bootstrap
+from resproto_fd.training.measures.roc import Ranking, curve_metrics, point_metrics
+from resproto_fd.training.measures.videos import aggregate_videos
 from resproto_fd.training.scores import ScoreTable
 
 

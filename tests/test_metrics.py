@@ -9,13 +9,9 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.training.measures.metrics import (
-    binary_metrics,
-    equal_error_rate,
-    method_metrics,
-    table_metrics,
-    video_scores,
-)
+from resproto_fd.training.measures.metrics import binary_metrics, method_metrics, table_metrics
+from resproto_fd.training.measures.roc import equal_error_rate
+from resproto_fd.training.measures.videos import video_scores
 from resproto_fd.training.scores import ScoreTable
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "deepfakebench_metrics.json").read_text())["cases"]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resproto_fd.training.measures.ranking import Ranking
+from resproto_fd.training.measures.roc import Ranking
 from resproto_fd.training.scores import ScoreTable
 
 ROC_POINTS = 201

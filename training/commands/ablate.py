@@ -64,7 +64,7 @@ def _tables(folder: Path) -> dict:
 
 
 def _from_scores(tables: dict) -> list[dict]:
-    from resproto_fd.training.measures.ranking import aggregate_videos
+    from resproto_fd.training.measures.videos import aggregate_videos
 
     rows = []
     for test_set, table in tables.items():
@@ -91,7 +91,7 @@ def _from_features(folder: Path, tables: dict, sweep: dict[str, list]) -> list[d
     from resproto_fd.detectors.registry import build_detector, keywords_of
     from resproto_fd.detectors.weights import load_all, read_state_dict, without_pretrained
     from resproto_fd.training.features import features_path, load_features
-    from resproto_fd.training.measures.metrics import mean_by_video
+    from resproto_fd.training.measures.videos import mean_by_video
 
     config = loading.validated(RunConfig, loading.load_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
     features = {name: load_features(features_path(folder, name), table) for name, table in tables.items()}

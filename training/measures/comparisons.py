@@ -17,7 +17,8 @@ import numpy as np
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.measures.clusters import Clusters, table_clusters
 from resproto_fd.training.measures.intervals import NO_ERROR, auc_covariance, cluster_components, degrees_of_freedom
-from resproto_fd.training.measures.ranking import Ranking, aggregate_videos
+from resproto_fd.training.measures.roc import Ranking
+from resproto_fd.training.measures.videos import aggregate_videos
 from resproto_fd.training.scores import ScoreTable
 
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resproto_fd.training.measures.metrics import equal_error_rate, table_metrics
+from resproto_fd.training.measures.metrics import table_metrics
+from resproto_fd.training.measures.roc import equal_error_rate
 from resproto_fd.training.scores import ScoreTable, factorize
 
 NAMES = {"acc": "frame_acc", "auc": "frame_auc", "eer": "frame_eer", "ap": "frame_ap", "video_auc": "video_auc"}

@@ -21,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from resproto_fd.training.measures.clusters import Clusters, table_clusters
-from resproto_fd.training.measures.ranking import FALSE_POSITIVE_RATES, Ranking, aggregate_videos, point_metrics
 from resproto_fd.training.measures.resampling import REPLICATES, Resampling, bootstrap
+from resproto_fd.training.measures.roc import FALSE_POSITIVE_RATES, Ranking, point_metrics
+from resproto_fd.training.measures.videos import aggregate_videos
 from resproto_fd.training.scores import ScoreTable
 
 

@@ -1,13 +1,13 @@
-"""Metrics of a score table: NumPy and scikit-learn on labels and scores, no detector, no configuration.
+"""Metrics of a score table, from labels and scores alone: no detector, no configuration.
 
-A metric that the data do not define (a class is absent) is None, and the others are still computed.
+A metric is None if a class is absent and the metric needs both; the others are still computed.
 """
-
-from collections.abc import Sequence
 
 import numpy as np
 
-from resproto_fd.training.scores import ScoreTable, factorize
+from resproto_fd.training.measures.roc import Ranking, area_under_curve, average_precision, equal_error_rate
+from resproto_fd.training.measures.videos import mean_by_video
+from resproto_fd.training.scores import ScoreTable
 
 NAMES = ("auc", "ap", "eer", "acc", "balanced_acc")
 
@@ -33,84 +33,20 @@ def binary_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | 
     >>> binary_metrics(np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.6, 0.9]))["auc"]
     0.875
     """
-    from sklearn.metrics import auc, average_precision_score, roc_curve
-
-    labels, scores = np.asarray(labels), np.asarray(scores)
-    _check(labels, scores)
+    ranking = Ranking(labels, scores)
     result: dict[str, float | None] = dict.fromkeys(NAMES)
-    if not len(labels):
+    if not len(ranking.labels):
         return result
-    right = (scores > 0.5) == (labels == 1)
+    right, fake = (ranking.scores > 0.5) == (ranking.labels == 1), ranking.labels == 1
     result["acc"] = float(right.mean())
-    fake = labels == 1
-    if fake.all() or not fake.any():
+    if not ranking.defined:
         return result
-    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
-    # Sums of rounded shares can end at 1.0000000000000002.
-    result["auc"] = min(1.0, float(auc(fpr, tpr)))
-    result["ap"] = min(1.0, float(average_precision_score(labels, scores)))
+    fpr, tpr = ranking.curve()
+    result["auc"] = area_under_curve(fpr, tpr)
+    result["ap"] = average_precision(ranking)
     result["eer"] = equal_error_rate(fpr, tpr)
     result["balanced_acc"] = float((right[fake].mean() + right[~fake].mean()) / 2)
     return result
-
-
-def equal_error_rate(fpr: np.ndarray, tpr: np.ndarray) -> float:
-    """Where the ROC curve, its points joined by straight lines, has as many false alarms as misses.
-
-    Args:
-        fpr: False positive rates from 0 to 1, all points of the curve, [P].
-        tpr: True positive rates at the same thresholds, [P].
-
-    >>> equal_error_rate(np.array([0.0, 1.0]), np.array([0.0, 1.0]))  # a constant score
-    0.5
-    """
-    gap = 1 - tpr - fpr  # falls from 1 to -1
-    after = int(np.argmax(gap <= 0))
-    before = max(after - 1, 0)
-    share = 0.0 if gap[before] == gap[after] else gap[before] / (gap[before] - gap[after])
-    return float(fpr[before] + share * (fpr[after] - fpr[before]))
-
-
-def video_scores(
-    scores: np.ndarray, labels: np.ndarray, video_ids: Sequence[str] | np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean frame score of each video.
-
-    Args:
-        scores: P(fake) of each frame, in [0, 1], [N].
-        labels: 0 real, 1 fake, [N].
-        video_ids: Each frame's video, unique in the whole data set: "FF-DF/000_003", not "000_003", which names one
-            video in each of the four FF++ manipulations, [N].
-
-    Returns:
-        (scores [V], labels [V]), videos in order of first appearance.
-
-    Raises:
-        ValueError: The three lengths differ, or frames of one video carry two labels.
-
-    >>> scores, labels = video_scores(np.array([0.2, 0.6, 0.9]), np.array([0, 0, 1]), ["a", "a", "b"])
-    >>> scores.tolist(), labels.tolist()
-    ([0.4, 0.9], [0, 1])
-    """
-    scores, labels = np.asarray(scores), np.asarray(labels)
-    if not len(scores) == len(labels) == len(video_ids):
-        raise ValueError(f"{len(scores)} scores, {len(labels)} labels, {len(video_ids)} video ids: lengths differ")
-    videos, index = factorize(video_ids)
-    video_labels = np.zeros(len(videos), dtype=labels.dtype)
-    video_labels[index] = labels
-    mixed = np.flatnonzero(video_labels[index] != labels)
-    if len(mixed):
-        raise ValueError(f"video {videos[index[mixed[0]]]} carries two labels")
-    return mean_by_video(scores, index, len(videos)), video_labels
-
-
-def mean_by_video(scores: np.ndarray, index: np.ndarray, videos: int) -> np.ndarray:
-    """Mean score of each video, float64 [V], from each frame's video position [N]; NaN for a video without frames."""
-    # Summed from the smallest score up, so that the order of the frames cannot break a tie between two videos.
-    order = np.lexsort((scores, index))
-    sums = np.bincount(index[order], weights=scores[order].astype(np.float64), minlength=videos)
-    counts = np.bincount(index, minlength=videos)
-    return np.divide(sums, counts, out=np.full(videos, np.nan), where=counts > 0)
 
 
 def table_metrics(table: ScoreTable, variant: str | None = None) -> dict[str, float | int | None]:
@@ -156,14 +92,3 @@ def _metrics(labels, scores, video_labels, video_means) -> dict[str, float | int
     result |= {f"frame_{name}": value for name, value in binary_metrics(labels, scores).items()}
     result |= {f"video_{name}": value for name, value in binary_metrics(video_labels, video_means).items()}
     return result
-
-
-def _check(labels: np.ndarray, scores: np.ndarray) -> None:
-    if labels.shape != scores.shape or labels.ndim != 1:
-        raise ValueError(f"labels {labels.shape} and scores {scores.shape}: wanted two columns of one length")
-    wrong = np.flatnonzero((labels != 0) & (labels != 1))
-    if len(wrong):
-        raise ValueError(f"label {labels[wrong[0]]} at position {wrong[0]}: wanted 0 (real) or 1 (fake)")
-    wrong = np.flatnonzero(~np.isfinite(scores))
-    if len(wrong):
-        raise ValueError(f"score {scores[wrong[0]]} at position {wrong[0]}: wanted a finite number")

@@ -10,13 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resproto_fd.training.measures.clusters import Clusters
-from resproto_fd.training.measures.ranking import (
-    Ranking,
-    curve_metrics,
-    point_metrics,
-    threshold_metrics,
-    threshold_sums,
-)
+from resproto_fd.training.measures.roc import Ranking, curve_metrics, point_metrics, threshold_metrics, threshold_sums
 
 REPLICATES = 1000
 LEVELS = 2048  # distinct scores that replicates see; the metric itself sees all

@@ -18,8 +18,9 @@ from resproto_fd.training.measures.intervals import (
     degrees_of_freedom,
     logit_interval,
 )
-from resproto_fd.training.measures.ranking import Ranking, aggregate_videos
 from resproto_fd.training.measures.resampling import REPLICATES, Resampling, bootstrap
+from resproto_fd.training.measures.roc import Ranking
+from resproto_fd.training.measures.videos import aggregate_videos
 from resproto_fd.training.scores import ScoreTable
 
 

@@ -1,15 +1,11 @@
-"""All metrics from sorted scores, also of weighted scores and of many weightings at once; and video scores.
+"""The one metric engine: every metric from scores sorted once, also of weighted scores and of many weightings at once.
 
 In shapes, N is the number of frames (or videos), K of clusters, L of distinct scores, R of weightings.
 """
 
-import re
-
 import numpy as np
 
-from resproto_fd.configs.errors import UserError
 from resproto_fd.training.measures.clusters import Clusters
-from resproto_fd.training.measures.metrics import mean_by_video
 
 FALSE_POSITIVE_RATES = {"tpr_at_fpr_1_in_100": 0.01, "tpr_at_fpr_1_in_1000": 0.001}
 PARTIAL_MAX_FPR = 0.1
@@ -29,12 +25,7 @@ class Ranking:
 
     def __init__(self, labels: np.ndarray, scores: np.ndarray):
         labels, scores = np.asarray(labels), np.asarray(scores)
-        if labels.shape != scores.shape or labels.ndim != 1:
-            raise ValueError(f"labels {labels.shape} and scores {scores.shape}: wanted two columns of one length")
-        if not np.isin(labels, (0, 1)).all():
-            raise ValueError("a label is neither 0 (real) nor 1 (fake)")
-        if not np.isfinite(scores).all():
-            raise ValueError("a score is NaN or infinite")
+        _check(labels, scores)
         self.labels, self.scores = labels.astype(np.int64), scores
         self.order = np.argsort(-self.scores)
         ordered = self.scores[self.order]
@@ -49,6 +40,11 @@ class Ranking:
     def defined(self) -> bool:
         """Whether both classes are there."""
         return 0 < self.fakes.sum() < len(self.labels)
+
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        """All points of the ROC curve, from (0, 0) to (1, 1): false and true positive rates, [L + 1] each."""
+        fp, tp = np.cumsum(self.reals), np.cumsum(self.fakes)
+        return np.concatenate([[0], fp / fp[-1]]), np.concatenate([[0], tp / tp[-1]])
 
     def auc_components(self) -> tuple[float, np.ndarray]:
         """AUC, and what each frame's place among the other class adds to its error, [N] (their sum is 0 per class).
@@ -72,6 +68,57 @@ class Ranking:
         even = 0.4375 * tp / tp[-1] + 0.4375 * fp / fp[-1] + 0.125 * np.log1p(fp) / np.log1p(fp[-1])
         cell = np.floor(even * levels)
         return np.cumsum(np.concatenate([[False], cell[1:] != cell[:-1]]))[self.level]
+
+
+def area_under_curve(fpr: np.ndarray, tpr: np.ndarray) -> float:
+    """Area under a ROC curve, by trapezoids: a tie between a real and a fake counts one half.
+
+    Args:
+        fpr: False positive rates from 0 to 1, all points of the curve, [P].
+        tpr: True positive rates at the same thresholds, [P].
+    """
+    area = float(np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2.0))
+    return min(1.0, area)  # sums of rounded shares can end at 1.0000000000000002
+
+
+def average_precision(ranking: Ranking) -> float:
+    """Average precision, the step-wise sum of precision over recall; fake is the positive class."""
+    tp, fp = np.cumsum(ranking.fakes), np.cumsum(ranking.reals)
+    # From the lowest threshold up, as scikit-learn adds them: the sum has the same last bit.
+    recall, precision = np.append((tp / tp[-1])[::-1], 0.0), (tp / (tp + fp))[::-1]
+    return min(1.0, max(0.0, -float(np.sum(np.diff(recall) * precision))))
+
+
+def equal_error_rate(fpr: np.ndarray, tpr: np.ndarray) -> float:
+    """Where the ROC curve, its points joined by straight lines, has as many false alarms as misses.
+
+    Args:
+        fpr: False positive rates from 0 to 1, all points of the curve, [P].
+        tpr: True positive rates at the same thresholds, [P].
+
+    >>> equal_error_rate(np.array([0.0, 1.0]), np.array([0.0, 1.0]))  # a constant score
+    0.5
+    """
+    gap = 1 - tpr - fpr  # falls from 1 to -1
+    after = int(np.argmax(gap <= 0))
+    before = max(after - 1, 0)
+    share = 0.0 if gap[before] == gap[after] else gap[before] / (gap[before] - gap[after])
+    return float(fpr[before] + share * (fpr[after] - fpr[before]))
+
+
+def auc_of_two(fakes: np.ndarray, reals: np.ndarray) -> float:
+    """Chance that a fake scores above a real, ties counting half; the two may be of different test sets.
+
+    Args:
+        fakes: P(fake) of fakes, at least one.
+        reals: P(fake) of reals, at least one.
+
+    >>> auc_of_two(np.array([0.6, 0.9]), np.array([0.1, 0.6]))
+    0.875
+    """
+    ordered = np.sort(reals)
+    below = np.searchsorted(ordered, fakes, side="left") + np.searchsorted(ordered, fakes, side="right")
+    return float(below.mean() / (2 * len(reals)))
 
 
 def curve_metrics(fakes: np.ndarray, reals: np.ndarray) -> dict[str, np.ndarray]:
@@ -165,37 +212,12 @@ def point_metrics(ranking: Ranking) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else float(value) for name, value in found.items()}
 
 
-def aggregate_videos(scores: np.ndarray, video_index: np.ndarray, videos: int, how: str = "mean") -> np.ndarray:
-    """One score a video.
-
-    Args:
-        scores: P(fake) of each frame, [N].
-        video_index: Each frame's video, [N] in [0, videos). A position, not a name: `ScoreTable` numbers its videos
-            by data set, source and name, so that the four manipulations of an FF++ pair stay four videos.
-        videos: How many videos, V; each with at least one frame.
-        how: "mean", "median", or "top-5" (any number): the mean of the five highest, of all where there are fewer.
-
-    Returns:
-        float64 [V]
-
-    Raises:
-        UserError: There is no such aggregation.
-
-    >>> aggregate_videos(np.array([0.5, 1.0, 0.75, 0.25]), np.array([0, 0, 0, 1]), 2, "top-2").tolist()
-    [0.875, 0.25]
-    """
-    if how == "mean":
-        return mean_by_video(scores, video_index, videos)
-    order = np.lexsort((scores, video_index))
-    ordered = scores[order].astype(np.float64)
-    counts = np.bincount(video_index, minlength=videos)
-    end = np.cumsum(counts)
-    if how == "median":
-        start = end - counts
-        return (ordered[start + (counts - 1) // 2] + ordered[start + counts // 2]) / 2
-    match = re.fullmatch(r"top-([1-9]\d*)", how)
-    if not match:
-        raise UserError(f"video aggregation {how!r}: there are mean, median and top-K, K a number (top-5)")
-    from_top = np.repeat(end, counts) - np.arange(len(ordered))  # 1 the highest
-    kept = from_top <= int(match[1])
-    return mean_by_video(ordered[kept], np.repeat(np.arange(videos), counts)[kept], videos)
+def _check(labels: np.ndarray, scores: np.ndarray) -> None:
+    if labels.shape != scores.shape or labels.ndim != 1:
+        raise ValueError(f"labels {labels.shape} and scores {scores.shape}: expected two columns of one length")
+    wrong = np.flatnonzero((labels != 0) & (labels != 1))
+    if len(wrong):
+        raise ValueError(f"label {labels[wrong[0]]} at position {wrong[0]}: expected 0 (real) or 1 (fake)")
+    wrong = np.flatnonzero(~np.isfinite(scores))
+    if len(wrong):
+        raise ValueError(f"score {scores[wrong[0]]} at position {wrong[0]}: expected a finite number")
