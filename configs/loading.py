@@ -23,6 +23,10 @@ KINDS: dict[str, type[BaseModel]] = {
 }
 
 
+OF_DETECTOR = ("model", "input", "train")
+"""Parts of a detector's configuration that a command line names without `detector.`."""
+
+
 class _Lenient(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """Safe loader that reads `5e-7` as a number (YAML 1.2)."""
 
@@ -86,8 +90,14 @@ def nearest(name: str, names) -> str:
     return f"; the nearest is '{close[0]}'" if close else ""
 
 
-def validated(schema: type[Model], values: dict[str, Any], where: str) -> Model:
+def validated(schema: type[Model], values: dict[str, Any], where: str, prefix: str = "") -> Model:
     """`values` as the schema's object.
+
+    Args:
+        schema: The schema.
+        values: What a file or a command line gives.
+        where: It stands, for messages.
+        prefix: Put before each key in messages ("model."), so that a key reads as it was typed.
 
     Raises:
         UserError: An unknown or missing key, a wrong type or value: file, key and choices are named.
@@ -95,11 +105,11 @@ def validated(schema: type[Model], values: dict[str, Any], where: str) -> Model:
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_describe(schema, issue, where) for issue in error.errors())) from error
+        raise UserError("\n".join(_describe(schema, issue, where, prefix) for issue in error.errors())) from error
 
 
-def _describe(schema: type[BaseModel], issue: dict, where: str) -> str:
-    key = ".".join(str(part) for part in issue["loc"]) or "(whole file)"
+def _describe(schema: type[BaseModel], issue: dict, where: str, prefix: str) -> str:
+    key = prefix + ".".join(map(str, _as_typed(schema, issue["loc"]))) if issue["loc"] else "(whole file)"
     if issue["type"] == "extra_forbidden":
         known = _fields_at(schema, issue["loc"][:-1])
         choices = f"; known here: {', '.join(sorted(known))}" if known else ""
@@ -109,6 +119,12 @@ def _describe(schema: type[BaseModel], issue: dict, where: str) -> str:
     message = issue["msg"].removeprefix("Value error, ")
     given = "" if issue["type"] == "value_error" else f", got {issue['input']!r}"
     return f"{where}: key '{key}': {message}{given}"
+
+
+def _as_typed(schema: type[BaseModel], location: tuple) -> tuple:
+    """A key's place as a command line has it: `train.epochs` of a run's configuration lies within `detector`."""
+    inside = schema is RunConfig and location[0] == "detector" and location[1:2] and location[1] in OF_DETECTOR
+    return location[1:] if inside else location
 
 
 def _fields_at(schema: type[BaseModel], location: tuple) -> list[str]:
@@ -228,7 +244,7 @@ def of_run(changes: dict[str, Any]) -> dict[str, Any]:
         UserError: One of these three is given a value as a whole.
     """
     changes = dict(changes)
-    of_detector = {key: changes.pop(key) for key in ("model", "input", "train") if key in changes}
+    of_detector = {key: changes.pop(key) for key in OF_DETECTOR if key in changes}
     for key, change in of_detector.items():
         if not isinstance(change, dict):
             raise UserError(f"command line: '{key}' has parts, say which: {key}.PART=value")

@@ -6,7 +6,7 @@ Legend: B batch, C classes (0 real, 1 fake), D feature size, H and W pixels.
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -56,6 +56,9 @@ class Detector(nn.Module):
             `trainer.companions`); they reach `head` as keywords, and are absent in testing.
         vocabulary: For each such field that is a fact of the manifest ("domain", "method", "forgery_type", "family"),
             its values: the field is the index among them.
+        keywords_from_data: Keywords of the constructor that a run fills in where `model:` gives none, and with what:
+            "train_sets" (names of the training sets), "train_methods" (methods of the training frames, if the default
+            lacks one), or "epochs" (of the recipe).
         couples_batch: The loss is no mean over samples, so that micro-batches cannot simply be averaged: gradient
             accumulation then computes `head` on the features of the whole batch.
         steps_alone: `training_step` is no mere gradient of a loss: it cannot be accumulated over micro-batches.
@@ -63,6 +66,7 @@ class Detector(nn.Module):
 
     requires: frozenset[str] = frozenset()
     vocabulary: Mapping[str, Sequence[str]] = {}
+    keywords_from_data: ClassVar[Mapping[str, str]] = {}
     couples_batch: bool = False
     steps_alone: bool = False
 

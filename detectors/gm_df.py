@@ -73,6 +73,7 @@ class GMDF(Detector):
         UserError: As `load_clip` and `condition_on_domain`.
     """
 
+    keywords_from_data = {"domains": "train_sets"}
     requires = frozenset({"domain"})
 
     def __init__(

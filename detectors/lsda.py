@@ -57,6 +57,8 @@ class LSDA(Detector):
         UserError: As `TimmClassifier`; "real" is not the first method; `real_weights` are missing or do not fit.
     """
 
+    keywords_from_data = {"methods": "train_methods"}
+
     def __init__(
         self,
         pretrained: bool | str | None = True,

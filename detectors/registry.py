@@ -168,7 +168,7 @@ def check_model(config: "DetectorConfig") -> None:
         UserError: As `build_detector` for these.
     """
     cls = detector_class(config.detector)
-    validated(_schema(cls), config.model, f"detector '{config.name or config.detector}', model")
+    validated(_schema(cls), config.model, f"detector '{config.name or config.detector}'", "model.")
 
 
 def describe_detectors() -> list[dict[str, str]]:

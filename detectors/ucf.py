@@ -45,6 +45,8 @@ class UCF(Detector):
         UserError: "real" is no method.
     """
 
+    keywords_from_data = {"methods": "train_methods"}
+
     def __init__(
         self,
         pretrained: bool | str | None = True,

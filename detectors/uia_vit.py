@@ -49,6 +49,8 @@ class UIAViT(TimmClassifier):
         last: Layers at the end whose attention is taught and read.
     """
 
+    keywords_from_data = {"epochs": "epochs"}
+
     def __init__(
         self,
         backbone: str = "vit_base_patch16_224.orig_in21k_ft_in1k",

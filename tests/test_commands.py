@@ -117,7 +117,7 @@ def test_a_test_set_scored_before_is_not_scored_again(demo, tmp_path, monkeypatc
     scores = run_folder(tmp_path) / "scores"
     (scores / "Demo-C.npz").unlink()
     titles = []
-    from resproto_fd.training import run as runs
+    from resproto_fd.training import bench as runs
 
     score_frames = runs.score_frames
     monkeypatch.setattr(runs, "score_frames", lambda *a, **k: titles.append(k["title"]) or score_frames(*a, **k))
@@ -509,3 +509,27 @@ def test_a_fingerprint_changes_with_frames_and_rules_and_with_nothing_else(demo,
     assert fingerprint(demo, frames=frames) != reference
     edit(own_demo / "dataset_json" / "Demo-C.json", lambda c: c["Demo-C"]["Demo_real"]["test"].popitem())
     assert fingerprint(own_demo) != reference
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("model.topk=3", "unknown key 'model.topk'; the nearest is 'top_k'"),
+        ("model.top_k=many", "key 'model.top_k'"),
+        ("train.epoch=3", "unknown key 'train.epoch'; the nearest is 'epochs'"),
+        ("train.optimizer.lrr=1", "unknown key 'train.optimizer.lrr'; the nearest is 'lr'"),
+        ("input.sise=3", "unknown key 'input.sise'; the nearest is 'size'"),
+        ("data.rooot=x", "unknown key 'data.rooot'; the nearest is 'root'"),
+        ("run.worker=1", "unknown key 'run.worker'; the nearest is 'workers'"),
+        ("protocol.tests=[A]", "unknown key 'protocol.tests'; the nearest is 'test'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "test"])
+def test_a_wrong_key_is_reported_as_typed_before_data_or_folders_are_touched(
+    command, word, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = [command, "--detector", "resproto_fd_tiny", "--protocol", "demo_cross", "data.root=nowhere", word]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,7 @@ from resproto_fd.trainer.data import FrameDataset, TrainBatches, make_loader
 from resproto_fd.trainer.fields import NO_FAMILY, batch_fields
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import originals
-from resproto_fd.training.run import as_deepfakebench_fed, overrides_of, with_keywords, with_methods
+from resproto_fd.training.settings import as_deepfakebench_fed, overrides_of, with_keywords, with_methods
 
 VIDEOS = made_videos(4, 3) + made_videos(6, 2, dataset="Other")
 FRAMES = FrameList.of(VIDEOS, None)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.training.environment import git_state, versions
 from resproto_fd.training.measures.metrics import method_metrics, table_metrics
-from resproto_fd.training.results import SCHEMA_VERSION, RunResult, Selection, git_state, test_result, versions
+from resproto_fd.training.results import SCHEMA_VERSION, RunResult, Selection, test_result
 from resproto_fd.training.scores import ScoreTable
 
 

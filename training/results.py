@@ -3,17 +3,14 @@
 A leaderboard is made from these files and nothing else. Rates and scores are in [0, 1]; null means undefined.
 """
 
-import importlib.metadata
 import json
-import platform
-import subprocess
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError, model_validator
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.files import atomic_file, sha256_of
+from resproto_fd.configs.files import atomic_file
 from resproto_fd.training.measures.intervals import table_intervals
 from resproto_fd.training.measures.metrics import method_metrics, table_metrics
 from resproto_fd.training.scores import ScoreTable
@@ -243,20 +240,6 @@ class RunResult(Record):
             raise UserError(f"{path}: not a valid result file: {'; '.join(faults[:5])}{more}") from None
 
 
-def run_that_made(weights: Path) -> RunResult | None:
-    """The result of the run that trained these weights, from the file beside them; None where none is known.
-
-    Raises:
-        UserError: The result file beside them is not a valid one.
-    """
-    beside = weights.parent / "result.json"
-    if not (weights.is_file() and beside.is_file()):
-        return None
-    known = RunResult.load(beside)
-    trained = known.selected_on.rule in ("best", "last")
-    return known if trained and known.checkpoint_sha256 == sha256_of(weights) else None
-
-
 def test_result(table: ScoreTable, in_domain: bool | None = None) -> TestResult:
     """All numbers of one test set from its score table: overall, per forgery method, and of every score variant.
 
@@ -286,39 +269,6 @@ def _estimate(found) -> dict[str, float | None]:
 
 
 test_result.__test__ = False  # pytest: not a test
-
-
-def git_state(file: str | Path = __file__) -> tuple[str | None, bool | None]:
-    """Commit of the checkout that a file belongs to, and whether tracked files differ from it.
-
-    Args:
-        file: A file of the code that ran; this package's own by default.
-
-    Returns:
-        (None, None) when the file is not tracked by git (an installed wheel) or git is absent.
-    """
-    file = Path(file).resolve()
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(file.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", file.name)  # a virtual environment may lie inside someone else's checkout
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of this package, and of the libraries that numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("resproto-fd", "torch", "numpy", "scikit-learn", "open_clip_torch", "timm"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _refuse_constant(name: str):

@@ -14,6 +14,7 @@ import numpy as np
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import atomic_file
+from resproto_fd.trainer.frame_list import FrameList
 
 FORMAT = 1
 ROUNDING = 1e-6  # a float32 softmax or a sum of its parts may leave [0, 1] by this much; it is put back
@@ -79,6 +80,32 @@ class ScoreTable:
             video_label=_one_per_video(dataset, "label", labels, videos, index),
             video_method=_one_per_video(dataset, "method", _text(method), videos, index),
             video_type=_one_per_video(dataset, "forgery type", _text(forgery_type), videos, index),
+        )
+
+    @classmethod
+    def of_frames(
+        cls, dataset: str, frames: FrameList, scores: np.ndarray, *, index: np.ndarray | None = None, **others
+    ) -> "ScoreTable":
+        """The table of a frame list's scores.
+
+        Args:
+            dataset: Name of the test set, as the protocol calls it.
+            frames: The frames.
+            scores: P(fake), [N].
+            index: Which of the frames have the scores, [N]; all if not given.
+            others: `variants`, `detector`, `checkpoint` and `skipped`, see `ScoreTable`.
+        """
+        index = slice(None) if index is None else index
+        owners = [frames.videos[i] for i in frames.video_index[index]]
+        return cls(
+            dataset,
+            [video.id for video in owners],
+            frames.numbers[index],
+            frames.labels[index],
+            [video.method for video in owners],
+            scores,
+            forgery_type=[video.forgery_type for video in owners],
+            **others,
         )
 
     def _set(self, **fields) -> None:

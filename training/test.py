@@ -19,10 +19,11 @@ def run(args: argparse.Namespace) -> int:
     if args.run_folder and weights is None:
         weights = Path(args.run_folder) / "best.pt"
     from resproto_fd.training import run as runs
+    from resproto_fd.training.settings import folder_of
 
     result = runs.test(config, weights)
     if result is not None:
-        arguments.print_result(result, runs.folder_of(config))
+        arguments.print_result(result, folder_of(config))
     return 0
 
 

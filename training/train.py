@@ -19,10 +19,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.save_ckpt:
         config.run.save_checkpoints = False
     from resproto_fd.training import run as runs
+    from resproto_fd.training.settings import folder_of
 
     result = runs.train(config)
     if result is not None:
-        arguments.print_result(result, runs.folder_of(config))
+        arguments.print_result(result, folder_of(config))
     return 0
 
 

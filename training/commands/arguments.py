@@ -99,7 +99,7 @@ def _as_trained(
     weights: Path, detector: str | DetectorConfig, changes: dict[str, Any], is_preset: bool
 ) -> tuple[str | DetectorConfig, dict[str, Any]]:
     """Detector and changes, a preset's settings and the seed giving way to those of the run that made the weights."""
-    from resproto_fd.training.results import run_that_made
+    from resproto_fd.training.lineage import run_that_made
 
     known = run_that_made(weights)
     if known is None:
@@ -197,7 +197,7 @@ def _out_of(folder: Path, saved: RunConfig) -> Path:
     Raises:
         UserError: It does not lie where its configuration would put it.
     """
-    from resproto_fd.training.run import folder_of
+    from resproto_fd.training.settings import folder_of
 
     tail = folder_of(saved.model_copy(update={"run": saved.run.model_copy(update={"out": ""})})).parts
     for place in (folder, Path(os.path.abspath(folder)), folder.resolve()):

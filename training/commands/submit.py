@@ -203,11 +203,13 @@ def save_result(
     Raises:
         UserError: The run folder holds a result already.
     """
-    from resproto_fd.training.results import RunResult, test_result, versions
+    from resproto_fd.training.environment import versions
+    from resproto_fd.training.results import RunResult, test_result
+    from resproto_fd.training.scores import ScoreTable
 
     folder = Path(out) / resolved.config.name / name / f"seed{seed}"
     tables = {
-        test_set: _table(test_set, frames, given[test_set], name, checkpoint)
+        test_set: ScoreTable.of_frames(test_set, frames, given[test_set], detector=name, checkpoint=checkpoint)
         for test_set, frames in resolved.tests.items()
     }
     if (folder / "result.json").exists():
@@ -233,24 +235,6 @@ def save_result(
     )
     result.save(folder / "result.json")
     return folder / "result.json"
-
-
-def _table(test_set: str, frames, scores: list[float], name: str, checkpoint: str | None):
-    """The `ScoreTable` of a frame list's scores."""
-    from resproto_fd.training.scores import ScoreTable
-
-    owners = [frames.videos[i] for i in frames.video_index]
-    return ScoreTable(
-        test_set,
-        [video.id for video in owners],
-        frames.numbers,
-        frames.labels,
-        [video.method for video in owners],
-        scores,
-        forgery_type=[video.forgery_type for video in owners],
-        detector=name,
-        checkpoint=checkpoint,
-    )
 
 
 def _difference(folder: Path, fingerprint: str, tables: dict) -> str:

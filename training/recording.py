@@ -1,0 +1,129 @@
+"""The result of one run, put together from its score tables."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from resproto_fd.configs.files import sha256_of
+from resproto_fd.configs.schema import RunConfig
+from resproto_fd.detectors.base import Detector
+from resproto_fd.detectors.registry import backbone_title
+from resproto_fd.trainer.distributed import barrier
+from resproto_fd.training.bench import Bench
+from resproto_fd.training.environment import git_state, versions
+from resproto_fd.training.measures import shift
+from resproto_fd.training.measures.metrics import table_metrics
+from resproto_fd.training.results import Compute, Metrics, RunResult, Selection, Transfer, test_result
+from resproto_fd.training.scores import ScoreTable
+from resproto_fd.training.settings import overrides_of
+
+
+@dataclass
+class History:
+    """How the tested weights came about.
+
+    Attributes:
+        selection: How the checkpoint was chosen.
+        trained_on: Training sets; None if they are not known.
+        trained_under: The override `trained_under=PROTOCOL`, if the weights learnt from other frames than the
+            protocol's.
+        timing: "train_seconds" and the like.
+        train_images: Images seen in training, repeats counted; None if that is not known.
+        note: What a reader must know.
+    """
+
+    selection: Selection
+    trained_on: list[str] | None
+    trained_under: list[str] = field(default_factory=list)
+    timing: dict[str, float] = field(default_factory=dict)
+    train_images: int | None = None
+    note: str = ""
+
+
+def test_and_record(bench: Bench, detector: Detector, weights: Path, history: History) -> RunResult | None:
+    """Scores every test set and writes `result.json`; only the main rank returns the result."""
+    sha = sha256_of(weights) if weights.is_file() else None
+    tables = bench.test_tables(detector, sha)
+    robustness: dict[str, dict[str, dict[str, Metrics]]] = {}
+    for name, corruption, severity, table in bench.corrupted_tables(detector, sha):
+        by_severity = robustness.setdefault(name, {}).setdefault(corruption, {})
+        by_severity[str(severity)] = Metrics(**table_metrics(table))
+    source = bench.selection_table(detector, sha)
+    barrier(bench.world)
+    if not bench.world.is_main:
+        return None
+    timing = dict(history.timing)
+    if bench.seconds:
+        timing |= {"test_seconds": bench.seconds, "test_images_per_second": bench.frames / bench.seconds}
+    result = _result(bench, detector, history, tables, sha)
+    result.timing = {name: round(value, 3) for name, value in timing.items()}
+    result.robustness = robustness
+    result.pooled_auc, result.cross_auc = shift.pooled_auc(tables), shift.cross_aucs(tables)
+    result.compute = _compute(bench, detector)
+    for rule, threshold in (shift.thresholds(source) if source is not None else {}).items():
+        for name, table in tables.items():
+            fpr, tpr = shift.transferred(table, threshold)
+            result.tests[name].transfer[rule] = Transfer(threshold=threshold, fpr=fpr, tpr=tpr)
+    result.save(bench.folder / "result.json")
+    return result
+
+
+test_and_record.__test__ = False  # pytest: not a test
+
+
+def _result(
+    bench: Bench, detector: Detector, history: History, tables: dict[str, ScoreTable], sha: str | None
+) -> RunResult:
+    config = bench.config
+    commit, dirty = git_state()
+    trained = [] if history.selection.rule == "none" else history.trained_on
+    seen = {name: None if trained is None else name in trained for name in tables}
+    return RunResult(
+        **_who(config),
+        overrides=overrides_of(config) + history.trained_under,
+        protocol=config.protocol.name,
+        fingerprint=bench.resolved.fingerprint,
+        seed=config.seed,
+        config=config.model_dump(mode="json", by_alias=True),
+        commit=commit,
+        dirty=dirty,
+        versions=versions(),
+        checkpoint_sha256=sha,
+        selected_on=history.selection,
+        tests={name: test_result(table, in_domain=seen[name]) for name, table in tables.items()},
+        parameters=sum(p.numel() for p in detector.parameters()),
+        trainable_parameters=sum(p.numel() for p in detector.parameters() if p.requires_grad),
+        train_images=history.train_images,
+        trained_on=trained,
+        note=history.note,
+    )
+
+
+def _who(config: RunConfig) -> dict:
+    detector = config.detector
+    return {
+        "detector": detector.name + (f"_{config.run.task}" if config.run.task else ""),
+        "title": detector.title or detector.name,
+        "paper": detector.paper,
+        "detector_class": detector.detector,
+        "role": detector.role,
+        "sees_faces": detector.sees_faces,
+    }
+
+
+def _compute(bench: Bench, detector: Detector) -> Compute:
+    """Backbone, input size and FLOPs of one image."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = bench.config.detector
+    size = config.input.size
+    image = bench.normalise(torch.full((1, 3, size, size), 128, dtype=torch.uint8))
+    was_training = detector.training
+    detector.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        detector(image)
+    detector.train(was_training)
+    gflops = round(counter.get_total_flops() / 1e9, 3)
+    backbone = config.backbone or backbone_title(config.model.get("backbone"))
+    return Compute(backbone=backbone, input_size=size, gflops=gflops)

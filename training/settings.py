@@ -1,0 +1,100 @@
+"""A run's configuration once its data and weights are known: its folder, the keywords that data fill, its overrides."""
+
+from pathlib import Path
+from typing import Any
+
+from resproto_fd.configs import loading
+from resproto_fd.configs.schema import DetectorConfig, RunConfig
+from resproto_fd.detectors.registry import class_names, defaults_of, detector_class
+from resproto_fd.trainer.frame_list import FrameList
+
+
+def folder_of(config: RunConfig) -> Path:
+    """The run folder of a configuration: out/protocol/detector[_task]/seedN."""
+    task = f"_{config.run.task}" if config.run.task else ""
+    return Path(config.run.out) / config.protocol.name / f"{config.detector.name}{task}" / f"seed{config.seed}"
+
+
+def with_keywords(config: RunConfig) -> RunConfig:
+    """The configuration, with the keywords that a detector takes from the protocol and the recipe.
+
+    A detector declares them in `Detector.keywords_from_data`; what `model:` gives is kept.
+    """
+    known = {"train_sets": list(config.protocol.train), "epochs": _epochs(config)}
+    filled = {keyword: known[what] for keyword, what in _declared(config).items() if what in known}
+    return _with_model(config, filled | config.detector.model)
+
+
+def with_methods(config: RunConfig, frames: FrameList) -> RunConfig:
+    """The configuration, with the training frames' methods for a detector that needs to know them.
+
+    The detector declares the keyword; its default is kept where it holds all methods that were found.
+    """
+    model, found = config.detector.model, {video.method for video in frames.videos}
+    for keyword, what in _declared(config).items():
+        default = defaults_of(config.detector.detector).get(keyword, ())
+        if what != "train_methods" or keyword in model or found <= {*default}:
+            continue
+        methods = [*(["real"] if "real" in default else []), *sorted(found - {"real"})]
+        model = {**model, keyword: methods}
+    return config if model is config.detector.model else _with_model(config, model)
+
+
+def _declared(config: RunConfig) -> dict[str, str]:
+    return dict(getattr(detector_class(config.detector.detector), "keywords_from_data", {}))
+
+
+def _epochs(config: RunConfig) -> int:
+    return max(1, config.detector.train.epochs)
+
+
+def _with_model(config: RunConfig, model: dict[str, Any]) -> RunConfig:
+    return config.model_copy(update={"detector": config.detector.model_copy(update={"model": model})})
+
+
+def as_deepfakebench_fed(config: RunConfig) -> RunConfig:
+    """The configuration for a DeepfakeBench checkpoint: a preset's input gives way to what it was trained with."""
+    detector = config.detector
+    theirs, is_preset = detector.deepfakebench_input, detector.name in loading.names("detectors")
+    if theirs is None or not is_preset or detector.input != loading.load("detectors", detector.name).input:
+        return config
+    return config.model_copy(update={"detector": detector.model_copy(update={"input": theirs})})
+
+
+def overrides_of(config: RunConfig) -> list[str]:
+    """What differs from the detector's own YAML, as `key=value` words: such a run is another row of a table."""
+    name = config.detector.name
+    if name in loading.names("detectors"):
+        preset = loading.load("detectors", name)
+    elif name in class_names():
+        preset = DetectorConfig(detector=name)
+    else:  # a YAML of the user's own: what it says is in the saved configuration
+        return []
+    found, filled = [], _declared(config)
+    by_data = {keyword for keyword, what in filled.items() if what != "epochs"}
+    for part in ("model", "input", "train"):
+        ours, theirs = _plain(getattr(config.detector, part)), _plain(getattr(preset, part))
+        if part == "model":
+            # As `with_keywords` fills them.
+            theirs = {keyword: _epochs(config) for keyword, what in filled.items() if what == "epochs"} | theirs
+        found += [f"{part}.{key}={value}" for key, value in _differences(ours, theirs) if key not in by_data]
+    if config.run.shuffle_labels:
+        found.append("run.shuffle_labels=True")
+    if config.run.max_steps:
+        found.append(f"run.max_steps={config.run.max_steps}")
+    return found
+
+
+def _plain(part: Any) -> dict[str, Any]:
+    return part if isinstance(part, dict) else part.model_dump()
+
+
+def _differences(ours: dict, theirs: dict, prefix: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for key, value in ours.items():
+        other = theirs.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            found += _differences(value, other, f"{prefix}{key}.")
+        elif value != other or key not in theirs:
+            found.append((f"{prefix}{key}", value))
+    return found
