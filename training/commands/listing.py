@@ -1,33 +1,65 @@
-"""`resproto list`: what there is, read from the YAML files alone."""
+"""`resproto list`: the detectors, data sets and protocols there are, read from the YAML files alone."""
 
 import argparse
+import textwrap
+
+import yaml
 
 from resproto_fd.configs import loading
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.loading import nearest
 from resproto_fd.detectors.registry import describe_detectors
 
 KINDS = ("detectors", "datasets", "protocols")
+WIDTH = 100  # columns of a line
+COLUMNS = {
+    "detectors": {"name": 20, "title": 29, "backbone": 17, "parameters": 10, "fidelity": 11},
+    "datasets": {"name": 24, "manifest": 28, "store": 30, "compression": 11},
+    "protocols": {"name": 26, "train": 24, "test": 46},
+}
+"""Columns of each table, and the most letters of each."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", choices=KINDS, help="only these (default: all three)")
+    parser.add_argument("name", nargs="?", help="show all that is known of this one")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.name:
+        print(details(args.kind, args.name))
+        return 0
     for kind in [args.kind] if args.kind else KINDS:
         print(_table(kind, rows(kind)))
-        if kind == "detectors":
-            print(deviations())
+    print("all about one: resproto list KIND NAME (for example: resproto list detectors resproto_fd)")
     return 0
 
 
-def deviations() -> str:
-    """Where detectors are not, or not certainly, what their papers say: a paragraph each."""
-    lines = ["where they are not what their papers say"]
-    for name in loading.names("detectors"):
-        config = loading.load("detectors", name)
-        if config.deviations:
-            lines += [f"  {name} ({config.fidelity})", *(f"    - {text}" for text in config.deviations)]
-    return "\n".join([*lines, ""])
+def details(kind: str, name: str) -> str:
+    """All that is known of one detector, data set or protocol: its fields, source, notes and deviations.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    found = {row["name"]: row for row in rows(kind)}
+    if name not in found:
+        known = ", ".join(found)
+        raise UserError(f"no {kind[:-1]} is called '{name}'{nearest(name, found)}; known: {known}")
+    values = dict(found[name])
+    if name in loading.names(kind):
+        config = loading.load(kind, name)
+        values |= {key: getattr(config, key) for key in ("source", "note") if getattr(config, key, "")}
+        lists = {"deviations": getattr(config, "deviations", [])}
+        settings = config.model_dump(by_alias=True, exclude_unset=True, exclude={*values, *lists, "detector"})
+    else:
+        lists, settings = {}, {}
+    lines = [f"{key}: {value}" for key, value in values.items() if value != ""]
+    out = [textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in lines]
+    for key, texts in lists.items():
+        bullets = (textwrap.fill(f"- {text}", WIDTH, initial_indent="  ", subsequent_indent="    ") for text in texts)
+        out += [f"{key}:", *bullets] if texts else []
+    shown = {key: value for key, value in settings.items() if isinstance(value, dict | list) and value}
+    return "\n".join(out) + "\n" + (yaml.safe_dump(shown, sort_keys=False, width=WIDTH) if shown else "")
 
 
 def rows(kind: str) -> list[dict[str, str]]:
@@ -54,8 +86,13 @@ def rows(kind: str) -> list[dict[str, str]]:
     ]
 
 
-def _table(title: str, found: list[dict[str, str]]) -> str:
-    lines = [list(found[0]), *(list(row.values()) for row in found)]
+def _table(kind: str, found: list[dict[str, str]]) -> str:
+    most = COLUMNS[kind]
+    lines = [list(most), *([_short(row[column], most[column]) for column in most] for row in found)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     cells = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
-    return "\n".join([f"{title} ({len(found)})", *(f"  {line}" for line in cells), ""])
+    return "\n".join([f"{kind} ({len(found)})", *cells, ""])
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
