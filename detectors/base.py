@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 
 @dataclass(eq=False)

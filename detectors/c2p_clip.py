@@ -17,7 +17,7 @@ from resproto_fd.detectors.parts.clip_tower import Backbone, load_clip
 from resproto_fd.detectors.parts.lora import add_lora
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.global_batch import gather_rows
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 PROMPTS = ("Camera", "Deepfake")
 """Category common prompts of real and fake images."""

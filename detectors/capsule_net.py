@@ -15,7 +15,7 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors.base import Detector, Output
 from resproto_fd.detectors.registry import register
 from resproto_fd.detectors.weights import fetch, load_all, pretrained_skipped, read_state_dict
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 VGG = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool")
 """Layers of VGG-19 in use: widths of rectified convolutions, and where the map is halved."""

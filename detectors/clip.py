@@ -1,12 +1,11 @@
-"""CLIP as a baseline: its image tower fine-tuned under a linear classifier, and zero-shot with the same prompts."""
+"""CLIP as a baseline: its image tower fine-tuned under a linear classifier."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from open_clip.transformer import VisionTransformer
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resproto_fd.detectors.base import Detector, Output, two_class_output
 from resproto_fd.detectors.parts.clip_tower import FORGED_PROMPTS, REAL_PROMPTS, Backbone, load_clip
@@ -14,7 +13,6 @@ from resproto_fd.detectors.parts.deepfakebench_names import clip_vit
 from resproto_fd.detectors.parts.sample_pairs import SamplePairContrast
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.global_batch import gather_rows
-from resproto_fd.losses.residual import at_least_float32, temperature
 
 
 @register("clip")
@@ -70,37 +68,3 @@ class ClipClassifier(Detector):
             output.losses["cmc"] = self.pairs(gather_rows(features), self.text_features[gather_rows(labels)])
             output.losses["total"] = output.losses["total"] + output.losses["cmc"]
         return output
-
-
-@register("clip_zero_shot")
-class ClipZeroShot(Detector):
-    """CLIP as it is: softmax over tau * cosine with the text features of the two classes; nothing trains.
-
-    Args:
-        backbone: See `clip_tower.Backbone`.
-        pretrained: See `clip_tower.load_clip`.
-        quick_gelu: See `clip_tower.load_clip`.
-        prompts: Texts of the two classes; None takes Table 1 of the ResProto-FD paper.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone = "ViT-B-16",
-        pretrained: str | None = "openai",
-        quick_gelu: bool | None = None,
-        prompts: dict[Literal["real", "forged"], list[str]] | None = None,
-    ):
-        super().__init__()
-        self.clip = load_clip(backbone, pretrained, quick_gelu)
-        texts = {"real": REAL_PROMPTS, "forged": FORGED_PROMPTS, **(prompts or {})}
-        self.register_buffer("text_features", self.clip.text_features([texts["real"], texts["forged"]]))
-        self.clip.drop_text()
-        self.requires_grad_(False)
-
-    def encode(self, images: Tensor) -> Tensor:
-        return self.clip(images)
-
-    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
-        features = F.normalize(at_least_float32(features), dim=-1)
-        logits = temperature(self.clip.logit_scale) * (features @ self.text_features.T)
-        return two_class_output(logits, features, labels)

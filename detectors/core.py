@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resproto_fd.detectors.base import Output
+from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
 from resproto_fd.detectors.parts.xception import XCEPTION
 from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.timm import TimmClassifier
 from resproto_fd.losses.global_batch import gather_rows
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 
 @register("core")

@@ -5,83 +5,12 @@ Legend: B batch, D embedding size.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.parts.cvit_backbone import CViTBackbone
 from resproto_fd.detectors.registry import register
 from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
-
-CONVOLUTIONS = (3, 3, 3, 4, 4)
-"""Convolutions of each stage: 17 in all."""
-
-
-def transformer(width: int, depth: int, heads: int, hidden: int) -> nn.TransformerEncoder:
-    """Pre-norm blocks with GELU, without dropout; [B, T, width] -> the same."""
-    block = nn.TransformerEncoderLayer(width, heads, hidden, 0.0, "gelu", batch_first=True, norm_first=True)
-    return nn.TransformerEncoder(block, depth, enable_nested_tensor=False)
-
-
-class ClassTokenTransformer(nn.Module):
-    """One token and a class token before it, with position embeddings, through a transformer; the class token is read.
-
-    Args:
-        width: D.
-        depth, heads, hidden: Of the transformer.
-    """
-
-    def __init__(self, width: int, depth: int, heads: int, hidden: int):
-        super().__init__()
-        self.cls = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.position = nn.Parameter(torch.randn(1, 2, width) * 0.02)
-        self.blocks = transformer(width, depth, heads, hidden)
-
-    def forward(self, token: Tensor) -> Tensor:
-        """[B, D] -> [B, D]"""
-        tokens = torch.cat([self.cls.expand(len(token), -1, -1), token[:, None]], dim=1)
-        return self.blocks(tokens + self.position)[:, 0]
-
-
-class CViTBackbone(nn.Module):
-    """17 convolutions in five stages, each stage halving the map; the whole last map is the transformer's one patch.
-
-    Args:
-        size: Side of the images, a multiple of 32.
-        width: D.
-        channels: Of the stages.
-        depth, heads, hidden: Of the transformer.
-
-    Raises:
-        UserError: A size that five halvings do not divide.
-    """
-
-    def __init__(
-        self,
-        size: int = 224,
-        width: int = 1024,
-        channels: Sequence[int] = (32, 64, 128, 256, 512),
-        depth: int = 6,
-        heads: int = 8,
-        hidden: int = 2048,
-    ):
-        super().__init__()
-        if size % 32:
-            raise UserError(f"CViT: size {size} is not a multiple of 32")
-        layers: list[nn.Module] = []
-        before = 3
-        for count, after in zip(CONVOLUTIONS, channels, strict=True):
-            for _ in range(count):
-                layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
-                before = after
-            layers.append(nn.MaxPool2d(2))
-        self.convolutions = nn.Sequential(*layers)
-        self.embed = nn.Linear(before * (size // 32) ** 2, width)
-        self.transformer = ClassTokenTransformer(width, depth, heads, hidden)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, size, size] -> [B, D]"""
-        return self.transformer(self.embed(self.convolutions(images).flatten(1)))
 
 
 @register("cvit")

@@ -11,7 +11,7 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import load_yaml, nearest
 from resproto_fd.detectors.base import Detector, Output
 from resproto_fd.detectors.registry import register
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 
 @register("deepfakebench_class")

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resproto_fd.detectors.base import Output
+from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
 from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.timm import TimmClassifier
 from resproto_fd.losses.boundary import blending_boundary
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 MAP_WEIGHTS = {True: 100.0, False: 1000.0}
 """Of the map's loss, in the paper (section 3.3) and in DeepfakeBench."""

@@ -19,7 +19,7 @@ from resproto_fd.detectors.parts.side_adapter import Adapter, BoundaryMap, froze
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.boundary import blending_boundary, patch_contrast, sample_contrast
 from resproto_fd.losses.global_batch import gather_rows
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 
 @register("forensics_adapter")

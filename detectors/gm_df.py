@@ -18,15 +18,15 @@ from resproto_fd.detectors.parts.clip_tower import Backbone, load_clip
 from resproto_fd.detectors.parts.domain_tower import Experts, condition_on_domain, run_tower
 from resproto_fd.detectors.parts.masked_modelling import MaskedModelling
 from resproto_fd.detectors.registry import register
+from resproto_fd.losses.domains import alignment_loss, classification_loss, consistency_loss
 from resproto_fd.losses.global_batch import average_over_processes
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 PROMPT = "a x x face showing forgery clues"
 """Equation 9; the two x are the places of the learnt words."""
 PLACES = slice(2, 4)
 WILDCARD = 0
 CLASSES = ("real", "fake")
-EPSILON = 1e-8
 SMALLEST_TEMPERATURE = 0.01
 
 
@@ -250,46 +250,3 @@ class GMDF(Detector):
     def _domains(self, domain: Tensor | None, like: Tensor) -> Tensor:
         """Rows of the embeddings, the wildcard's being 0, [B]."""
         return torch.zeros(len(like), dtype=torch.long, device=like.device) if domain is None else domain + 1
-
-
-def classification_loss(similar: Tensor, domain: Tensor, labels: Tensor, temperatures: Tensor) -> Tensor:
-    """L_cls, equation 12: cross-entropy over the two prompts of each image's domain, the mean over the batch.
-
-    Args:
-        similar: Cosines with the prompts, [B, D + 1, 2].
-        domain: Rows, [B].
-        labels: [B].
-        temperatures: tau_d, [D + 1].
-    """
-    own = similar[torch.arange(len(similar), device=similar.device), domain] / temperatures[domain][:, None]
-    return F.cross_entropy(own, labels)
-
-
-def consistency_loss(similar: Tensor, domain: Tensor, labels: Tensor, temperatures: Tensor) -> Tensor:
-    """L_sis, equation 11: each image's own prompt against those of all domains and classes under its temperature.
-
-    Args:
-        similar, domain, labels, temperatures: As `classification_loss`.
-    """
-    scaled = (similar / temperatures[domain][:, None, None]).flatten(1)
-    own = scaled.gather(1, (2 * domain + labels)[:, None])[:, 0]
-    # log(sum + epsilon), the sum taken relative to its largest term as log-sum-exp does
-    largest = scaled.amax(dim=1).detach()
-    every = ((scaled - largest[:, None]).exp().sum(dim=1) + EPSILON * largest.neg().exp()).log() + largest
-    return (every - own).mean()
-
-
-def alignment_loss(features: Tensor, domain: Tensor, count: int) -> Tensor:
-    """Squared distances of means and covariances (Sun & Saenko, Deep CORAL, 2016), the mean over pairs of domains
-    with two images or more; 0 without such a pair.
-
-    Args:
-        features: [B, E].
-        domain: Rows, [B].
-        count: D + 1.
-    """
-    parts = [features[domain == row] for row in range(count)]
-    moments = [(part.mean(dim=0), torch.cov(part.T)) for part in parts if len(part) > 1]
-    pairs = [(a, b) for i, a in enumerate(moments) for b in moments[i + 1 :]]
-    distances = [((a[0] - b[0]).square().sum() + (a[1] - b[1]).square().sum()) for a, b in pairs]
-    return torch.stack(distances).mean() if distances else features.sum() * 0

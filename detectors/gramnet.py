@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
 from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.timm import TimmClassifier
 
 ALIGNED = 32
 """Channels that every depth's maps are brought to, and features that each Gram block gives."""

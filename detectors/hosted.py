@@ -6,7 +6,9 @@ import weakref
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.metrics import accuracy_score, average_precision_score, roc_auc_score, roc_curve
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
@@ -95,11 +97,18 @@ class HostedDetector(nn.Module):
         return {"overall": self.loss(pred_dict["cls"], _labels(data_dict))}
 
     def get_train_metrics(self, data_dict: dict[str, Any], pred_dict: dict[str, Any]) -> dict[str, float | None]:
-        """acc, auc, eer and ap of a batch; None where a class lacks. From `prob`: `cls` may rest on labels here."""
-        from resproto_fd.training.measures.metrics import binary_metrics
+        """acc, auc, eer and ap of a batch, as DeepfakeBench's log shows them; None if a class is absent.
 
-        found = binary_metrics(_labels(data_dict).cpu().numpy(), pred_dict["prob"].cpu().numpy())
-        return {name: found[name] for name in ("acc", "auc", "eer", "ap")}
+        Uses `prob`, since `cls` may depend on labels in training.
+        """
+        labels, scores = _labels(data_dict).cpu().numpy(), pred_dict["prob"].cpu().numpy()
+        found: dict[str, float | None] = dict.fromkeys(("acc", "auc", "eer", "ap"))
+        found["acc"] = accuracy_score(labels, scores > 0.5)
+        if 0 < labels.sum() < len(labels):
+            fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+            found["auc"], found["ap"] = roc_auc_score(labels, scores), average_precision_score(labels, scores)
+            found["eer"] = float(np.interp(0.0, fpr + tpr - 1, fpr))
+        return found
 
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
         """That of the detector within."""

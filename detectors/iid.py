@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.parts.disentangling import FORGERY as WIDTH
+from resproto_fd.detectors.parts.disentangling import Encoder
 from resproto_fd.detectors.parts.iresnet import WIDTHS, FaceEmbedding
 from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.ucf import FORGERY as WIDTH
-from resproto_fd.detectors.ucf import Encoder
 from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
 from resproto_fd.losses.global_batch import gather_rows
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 IRESNET_50 = (3, 4, 14, 3)
 FACE = 112

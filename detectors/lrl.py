@@ -18,7 +18,7 @@ from resproto_fd.detectors.parts.efficientnet_b4 import EfficientNetB4, stages
 from resproto_fd.detectors.parts.spectrum import band, dct_matrix, without_autocast
 from resproto_fd.detectors.parts.texture import grey_levels
 from resproto_fd.detectors.registry import register
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 PARTS = ((0, 3, 56), (3, 5, 160), (5, None, 1792))
 """Stages of EfficientNet-B4 before each fusion, and their channels."""

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors.base import Detector, Output, two_class_output
 from resproto_fd.detectors.parts import deepfakebench_names
+from resproto_fd.detectors.parts.disentangling import METHODS
 from resproto_fd.detectors.parts.efficientnet_b4 import EfficientNetB4
 from resproto_fd.detectors.parts.iresnet import WIDTHS, IResNet
 from resproto_fd.detectors.parts.latent_augmentation import across_methods, within_method
 from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.ucf import METHODS
 from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 IRESNET_100 = (3, 13, 30, 3)
 WIDTH = 512

@@ -15,8 +15,8 @@ from resproto_fd.detectors.parts.attention_maps import MAPS, SHALLOW, TEXTURE, A
 from resproto_fd.detectors.parts.efficientnet_b4 import EfficientNetB4, stages
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.global_batch import gather_rows
+from resproto_fd.losses.precision import at_least_float32
 from resproto_fd.losses.region_independence import region_independence_loss
-from resproto_fd.losses.residual import at_least_float32
 
 DEEP = 1792
 """Channels of the whole."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from resproto_fd.detectors.parts.xception import MIDDLE, MaskTaught
 from resproto_fd.detectors.registry import register
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 UNUSED = ("backbone.type_fc.", "backbone.mag_fc.", "backbone.map.", "PCL.phi.")
 """Parts of DeepfakeBench's checkpoint that score nothing and train nothing."""

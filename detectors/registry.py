@@ -1,5 +1,7 @@
 """Names of detectors: classes registered by name, presets in `configs/detectors/*.yaml`.
 
+A built-in class is found by its file: `detectors/NAME.py` registers NAME.
+
 Importing this imports no PyTorch; a class is imported when it is asked for.
 """
 
@@ -8,6 +10,7 @@ import typing
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
@@ -23,52 +26,6 @@ if TYPE_CHECKING:
 GROUP = "resproto_fd.detectors"
 """Entry point group of other packages: detector name = module that registers it, or module:Class."""
 
-MODULES = {
-    "border": "resproto_fd.detectors.controls",
-    "c2p_clip": "resproto_fd.detectors.c2p_clip",
-    "capsule_net": "resproto_fd.detectors.capsule_net",
-    "chance": "resproto_fd.detectors.controls",
-    "clip": "resproto_fd.detectors.clip",
-    "clip_lora": "resproto_fd.detectors.clip_lora",
-    "clip_probe": "resproto_fd.detectors.controls",
-    "clip_zero_shot": "resproto_fd.detectors.clip",
-    "core": "resproto_fd.detectors.core",
-    "cvit": "resproto_fd.detectors.cvit",
-    "deepfakebench_class": "resproto_fd.detectors.deepfakebench_class",
-    "efficientnetb4": "resproto_fd.detectors.parts.efficientnet_b4",
-    "effort": "resproto_fd.detectors.effort",
-    "f3net": "resproto_fd.detectors.f3net",
-    "facexray": "resproto_fd.detectors.facexray",
-    "ffd": "resproto_fd.detectors.parts.xception",
-    "forensics_adapter": "resproto_fd.detectors.forensics_adapter",
-    "freqnet": "resproto_fd.detectors.freqnet",
-    "gm_df": "resproto_fd.detectors.gm_df",
-    "gramnet": "resproto_fd.detectors.gramnet",
-    "iid": "resproto_fd.detectors.iid",
-    "lrl": "resproto_fd.detectors.lrl",
-    "lsda": "resproto_fd.detectors.lsda",
-    "meso4": "resproto_fd.detectors.parts.mesonet",
-    "meso4Inception": "resproto_fd.detectors.parts.mesonet",
-    "mfclip": "resproto_fd.detectors.mfclip",
-    "multi_attention": "resproto_fd.detectors.multi_attention",
-    "patchcraft": "resproto_fd.detectors.patchcraft",
-    "pcl_xception": "resproto_fd.detectors.pcl_xception",
-    "recce": "resproto_fd.detectors.recce",
-    "repdfd": "resproto_fd.detectors.repdfd",
-    "resproto_fd": "resproto_fd.detectors.resproto_fd",
-    "rfm": "resproto_fd.detectors.rfm",
-    "sbi": "resproto_fd.detectors.parts.efficientnet_b4",
-    "sd2": "resproto_fd.detectors.sd2",
-    "sd2_probe": "resproto_fd.detectors.sd2_probe",
-    "sia": "resproto_fd.detectors.sia",
-    "sladd": "resproto_fd.detectors.sladd",
-    "spsl": "resproto_fd.detectors.parts.xception",
-    "srm": "resproto_fd.detectors.srm",
-    "timm": "resproto_fd.detectors.timm",
-    "ucf": "resproto_fd.detectors.ucf",
-    "uia_vit": "resproto_fd.detectors.uia_vit",
-}
-"""Where the built-in classes live."""
 
 _classes: dict[str, type] = {}
 
@@ -92,7 +49,7 @@ def register(name: str) -> Callable[[type], type]:
 
 def class_names() -> list[str]:
     """Names of all detector classes: built in, registered, and of installed packages; sorted."""
-    return sorted({*MODULES, *_classes, *_entry_points()})
+    return sorted({*_own_modules(), *_classes, *_entry_points()})
 
 
 def detector_class(name: str) -> type["Detector"]:
@@ -102,8 +59,8 @@ def detector_class(name: str) -> type["Detector"]:
         UserError: No such class (what there is, and the nearest), or its package cannot be imported.
     """
     if name not in _classes:
-        if name in MODULES:
-            importlib.import_module(MODULES[name])
+        if name in _own_modules():
+            importlib.import_module(_own_modules()[name])
         elif name in _entry_points():
             _import_entry_point(_entry_points()[name])
         else:
@@ -206,7 +163,7 @@ def _owner(name: str) -> str | None:
         return f"{_classes[name].__module__}.{_classes[name].__qualname__}"
     if name in names("detectors") and load("detectors", name).detector != name:
         return f"the preset {name}.yaml of class '{load('detectors', name).detector}'"
-    return MODULES.get(name)
+    return _own_modules().get(name)
 
 
 def _construct(class_name: str, keywords: dict[str, Any], where: str) -> "Detector":
@@ -233,12 +190,23 @@ def _schema(cls: type) -> type[BaseModel]:
 
 
 @cache
+def _own_modules() -> dict[str, str]:
+    """Name -> module of each detector of this folder: a file NAME.py that registers NAME."""
+    found = {}
+    for file in files("resproto_fd.detectors").iterdir():
+        name = file.name.removesuffix(".py")
+        if file.name.endswith(".py") and f'@register("{name}")' in file.read_text(encoding="utf-8"):
+            found[name] = f"resproto_fd.detectors.{name}"
+    return found
+
+
+@cache
 def _entry_points() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
         other = found.get(point.name)
-        if point.name in MODULES or (other is not None and other.value != point.value):
-            owner = f"{other.value}" if other else MODULES[point.name]
+        if point.name in _own_modules() or (other is not None and other.value != point.value):
+            owner = f"{other.value}" if other else _own_modules()[point.name]
             raise UserError(
                 f"detector name '{point.name}' is taken by {owner}; {point.value} of the installed package "
                 f"'{point.dist.name if point.dist else '?'}' wants it too: uninstall one of them"

@@ -17,7 +17,7 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors.base import Detector, Output, two_class_output
 from resproto_fd.detectors.parts.clip_tower import Backbone, load_clip
 from resproto_fd.detectors.registry import register
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 WORD = "*"
 """Where a text holds the face."""

@@ -18,10 +18,10 @@ from resproto_fd.detectors.parts.clip_tower import FORGED_PROMPTS, REAL_PROMPTS,
 from resproto_fd.detectors.parts.prototype_memory import PrototypeMemory
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.global_batch import gather_rows
+from resproto_fd.losses.precision import at_least_float32
 from resproto_fd.losses.residual import (
     MAX_TEMPERATURE,
     ResidualLoss,
-    at_least_float32,
     gradient_scores,
     residual_features,
     similarity,

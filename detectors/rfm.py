@@ -7,9 +7,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from resproto_fd.detectors.base import Step
+from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
 from resproto_fd.detectors.parts.xception import XCEPTION
 from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.timm import TimmClassifier
 
 
 @register("rfm")

@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from resproto_fd.configs.loading import load_yaml
 from resproto_fd.detectors.base import Detector, Output
 from resproto_fd.detectors.parts.clip_tower import Backbone, Clip, load_clip
+from resproto_fd.detectors.parts.cross_layer_attention import CrossLayerAttention
 from resproto_fd.detectors.parts.lora import ATTENTION, add_lora
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.global_batch import gather_rows
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 from resproto_fd.losses.siglip import siglip_loss
 
 TYPES = ("real", "face swap", "reenactment", "entire synthesis", "editing")
@@ -34,34 +35,6 @@ CLIP_SCALE = 1 / 0.07
 def text_labels() -> dict[str, list[str]]:
     """Texts of each type, the simple one first (Tables 9 to 13)."""
     return load_yaml(files("resproto_fd.configs") / "sd2_labels.yaml")
-
-
-class CrossLayerAttention(nn.Module):
-    """CLAM, equations 1 and 2: what attention finds in the tokens of all layers, beside the final embedding.
-
-    Args:
-        widths: W of each layer's token. Where they differ, as those of a ResNet's stages do (the paper has a ViT), each
-            is brought to D first.
-        embed_dim: D.
-        heads: H.
-    """
-
-    def __init__(self, widths: Sequence[int], embed_dim: int, heads: int):
-        super().__init__()
-        width = widths[0] if len(set(widths)) == 1 else embed_dim
-        self.project = nn.ModuleList(nn.Identity() if w == width else nn.Linear(w, width) for w in widths)
-        self.attention = nn.MultiheadAttention(width, heads, bias=False, batch_first=True)
-        self.adapter = nn.Sequential(
-            nn.Linear(width + embed_dim, embed_dim, bias=False),
-            nn.GELU(),
-            nn.Linear(embed_dim, embed_dim, bias=False),
-        )
-
-    def forward(self, layers: Sequence[Tensor], final: Tensor) -> Tensor:
-        """L tokens [B, W] and final embeddings [B, D] -> f, [B, D]."""
-        tokens = torch.stack([project(layer) for project, layer in zip(self.project, layers, strict=True)], dim=1)
-        attended, _ = self.attention(tokens, tokens, tokens, need_weights=False)
-        return self.adapter(torch.cat([attended.mean(dim=1), final], dim=-1))
 
 
 @register("sd2")

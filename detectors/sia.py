@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from resproto_fd.detectors.parts.efficientnet_b4 import EfficientNetB4, stages
 from resproto_fd.detectors.registry import register
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 SHIFTS, BETWEEN, FLOOR = 5, 0.5, 0.1
 """Channels that each is compared with, weight of that comparison, and what keeps the logarithm finite."""

@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from resproto_fd.detectors.base import Output, two_class_output
 from resproto_fd.detectors.parts.shrunk_gaussian import ShrunkGaussian
+from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
 from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.timm import TimmClassifier
 from resproto_fd.losses.global_batch import gather_rows
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 IMAGES_OF_A_KIND = 4
 """Images of each class whose patches go into the Gaussians, of each batch."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from resproto_fd.losses.residual import at_least_float32
+from resproto_fd.losses.precision import at_least_float32
 
 INNER, OUTER = (0.05, 0.1), 0.2
 """Margins: of the distance of a map's vector from its centre, for real and fake, and of one centre from another."""

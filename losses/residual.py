@@ -11,13 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resproto_fd.losses.precision import at_least_float32
+
 SIMILARITIES = ("cosine", "dot")
 MAX_TEMPERATURE = 100.0  # CLIP's bound on tau
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32; float64 stays."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def residual_features(features: Tensor, text: Tensor, labels: Tensor, weight: float) -> Tensor:

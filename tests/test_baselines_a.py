@@ -10,9 +10,12 @@ from test_parity import checkpoint, parity  # noqa: F401
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
-from resproto_fd.detectors.f3net import F3Net, LocalStatistics, MixBlock
-from resproto_fd.detectors.recce import WIDTHS, GraphReasoning, Recce
-from resproto_fd.detectors.srm import CrossAttention, SRMNet, filters
+from resproto_fd.detectors.f3net import F3Net
+from resproto_fd.detectors.parts.frequency_bands import LocalStatistics, MixBlock
+from resproto_fd.detectors.parts.graph_reasoning import GraphReasoning
+from resproto_fd.detectors.parts.residual_streams import CrossAttention, filters
+from resproto_fd.detectors.recce import WIDTHS, Recce
+from resproto_fd.detectors.srm import SRMNet
 from resproto_fd.detectors.ucf import UCF, pair_contrast, shuffled_within
 
 

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector, lsda
-from resproto_fd.detectors.effort import SingularResidual
 from resproto_fd.detectors.iid import class_loss, identity_contrast, identity_loss
 from resproto_fd.detectors.parts import latent_augmentation
 from resproto_fd.detectors.parts.iresnet import FaceEmbedding
 from resproto_fd.detectors.parts.shrunk_gaussian import ShrunkGaussian
+from resproto_fd.detectors.parts.singular_residual import SingularResidual
 from resproto_fd.detectors.weights import without_pretrained
 from resproto_fd.losses.boundary import blending_boundary
 from resproto_fd.trainer.optimizers import memory_kept

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.c2p_clip import contrast
-from resproto_fd.detectors.freqnet import CHANNELS, PLACES, SpectralConvolution, high_pass
+from resproto_fd.detectors.freqnet import CHANNELS, PLACES
 from resproto_fd.detectors.gramnet import TAPS, gram_matrix
 from resproto_fd.detectors.parts.side_adapter import frozen_layers, look_where_told
+from resproto_fd.detectors.parts.spectral_convolution import SpectralConvolution, high_pass
 from resproto_fd.detectors.parts.texture import SRM, srm_bank
 from resproto_fd.detectors.patchcraft import smash_and_rebuild
 from resproto_fd.losses.boundary import blending_boundary, patch_contrast, sample_contrast

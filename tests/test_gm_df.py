@@ -12,9 +12,9 @@ from torch import nn
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
-from resproto_fd.detectors.gm_df import alignment_loss, classification_loss, consistency_loss
 from resproto_fd.detectors.parts.domain_tower import DomainNorm, Experts, propagated, run_tower
 from resproto_fd.detectors.parts.masked_modelling import MaskedModelling, masked_mean, token_loss
+from resproto_fd.losses.domains import alignment_loss, classification_loss, consistency_loss
 
 DOMAIN = torch.tensor([0, 1, 1, 0, 2, 2])
 KEYWORDS = {**TINY_VIT, "domains": ["A", "B", "C"], "second_order": [1], "mim_tokens": 16, "domain_size": 4}

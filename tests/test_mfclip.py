@@ -15,8 +15,8 @@ from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import NORMALISATIONS
 from resproto_fd.detectors import create_detector
-from resproto_fd.detectors.cvit import ClassTokenTransformer, CViTBackbone
 from resproto_fd.detectors.mfclip import FIRST, KINDS, divergence
+from resproto_fd.detectors.parts.cvit_backbone import ClassTokenTransformer, CViTBackbone
 from resproto_fd.detectors.parts.sample_pairs import SamplePairContrast
 from resproto_fd.detectors.parts.texture import SRM, SrmFilters, grey_levels, homogeneity, richest_patch
 

@@ -11,8 +11,9 @@ from test_detectors import IMAGES, LABELS, TINY_RESNET, TINY_TIMM_CLIP, TINY_VIT
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.parts.clip_tower import load_clip
+from resproto_fd.detectors.parts.cross_layer_attention import CrossLayerAttention
 from resproto_fd.detectors.parts.lora import ProjectedAttention, add_lora, merge_lora
-from resproto_fd.detectors.sd2 import TYPES, CrossLayerAttention, classification_loss, text_labels
+from resproto_fd.detectors.sd2 import TYPES, classification_loss, text_labels
 from resproto_fd.losses.siglip import siglip_loss
 
 KINDS = torch.tensor([0, 1, 5, 0, 3, 4])

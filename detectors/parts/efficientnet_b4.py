@@ -1,4 +1,4 @@
-"""EfficientNet-B4 as DeepfakeBench has it (Tan & Le, ICML 2019): padded for another size than it is fed; SBI."""
+"""EfficientNet-B4 as DeepfakeBench has it (Tan & Le, ICML 2019): padded for another size than it is fed."""
 
 from typing import Any
 
@@ -6,8 +6,7 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.timm import TimmClassifier
+from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
 
 STRIDED = {
     "blocks.1.0": (0, 1, 0, 1),
@@ -18,7 +17,6 @@ STRIDED = {
 """Padding (left, right, top, bottom) of the depthwise convolutions of stride 2, as TensorFlow pads 380 pixels."""
 
 
-@register("efficientnetb4")
 class EfficientNetB4(TimmClassifier):
     """timm's EfficientNet-B4 with DeepfakeBench's padding: none in the stem, that of 380 pixels in the strided blocks.
 
@@ -40,23 +38,6 @@ class EfficientNetB4(TimmClassifier):
             block = self.backbone.get_submodule(name)
             block.conv_dw = _unpadded(block.conv_dw)
             block.conv_dw.register_forward_pre_hook(_padding(padding))
-
-
-@register("sbi")
-class SBI(EfficientNetB4):
-    """The network of self-blended images (Shiohara & Yamasaki, CVPR 2022); the method lies in the fakes it is fed.
-
-    DeepfakeBench's has a third class without samples, which takes its share of the probability: its checkpoints bring
-    it along, and logits are [B, 3] then.
-
-    Args:
-        pretrained, dropout, options: See `EfficientNetB4`.
-    """
-
-    def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        if len(state.get("backbone.last_layer.bias", ())) == 3:
-            self.classifier[1] = nn.Linear(self.classifier[1].in_features, 3)
-        return super().from_deepfakebench(state)
 
 
 def stages(backbone: nn.Module, x: Tensor, start: int, stop: int | None = None) -> Tensor:

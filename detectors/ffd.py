@@ -1,0 +1,56 @@
+"""FFD: a learnt map of where the forgery is weighs Xception's features (Dang et al., CVPR 2020)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resproto_fd.detectors.base import Output
+from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
+from resproto_fd.detectors.parts.xception import MIDDLE, XCEPTION, Separable, after_middle, through_middle
+from resproto_fd.detectors.registry import register
+
+
+@register("ffd")
+class FFD(TimmClassifier):
+    """A map of where the forgery is, learnt within Xception, that weighs its features (Dang et al., CVPR 2020).
+
+    Args:
+        pretrained, dropout, options: See `TimmClassifier`.
+        mask_weight: Of the mean absolute difference between map and mask, where the batch has masks. 0 asks for none,
+            as DeepfakeBench, whose mask loss cannot run.
+    """
+
+    def __init__(
+        self,
+        pretrained: bool | str | None = True,
+        dropout: float = 0.0,
+        options: dict[str, Any] | None = None,
+        mask_weight: float = 0.0,
+    ):
+        super().__init__(XCEPTION, pretrained, dropout, options)
+        self.mask_weight = mask_weight
+        self.requires = frozenset({"mask"} if mask_weight else ())
+        self.map = nn.Module()
+        self.map.c = Separable(MIDDLE, 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self._weighed(images)[0]
+
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, mask: Tensor | None = None, **fields: Tensor
+    ) -> Output:
+        """See `Detector.forward`; with masks, [B, 1, H, W] in [0, 1], also the map's loss."""
+        features, found = self._weighed(images)
+        output = self.head(features, labels)
+        if mask is not None and self.mask_weight and labels is not None:
+            output.losses["mask"] = (F.adaptive_avg_pool2d(mask, found.shape[-2:]) - found).abs().mean()
+            output.losses["total"] = output.losses["total"] + self.mask_weight * output.losses["mask"]
+        return output
+
+    def _weighed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, D], and the share of forgery at each place of block 7's maps, in (0, 1), [B, 1, h, w]."""
+        middle = through_middle(self.backbone, images)
+        found = torch.sigmoid(self.map.c(middle))
+        return after_middle(self.backbone, middle * found), found

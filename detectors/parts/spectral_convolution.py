@@ -1,0 +1,62 @@
+"""High frequencies of pictures and maps, and convolution of their spectra (FreqNet)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resproto_fd.losses.precision import at_least_float32
+
+
+def high_pass(x: Tensor, axes: Sequence[int]) -> Tensor:
+    """HFRI and HFRF: x without its low frequencies, rectified; those are the half of the band around nought.
+
+    Of n frequencies along an axis, those from -n/4 to below n/4 are low; of several axes, all must be.
+
+    Args:
+        x: [B, C, H, W].
+        axes: Over which the spectrum is taken: `PLACES` or `CHANNELS`.
+    """
+    low = torch.ones((), dtype=torch.bool, device=x.device)
+    for axis in axes:
+        count = x.shape[axis]
+        frequencies = torch.arange(count, device=x.device)
+        frequencies = torch.where(frequencies < (count + 1) // 2, frequencies, frequencies - count)
+        here = (frequencies >= -(count // 4)) & (frequencies < count // 4)
+        low = low & here.view([-1 if i == axis else 1 for i in range(x.ndim)])
+    spectrum = torch.fft.fftn(at_least_float32(x), dim=axes, norm="ortho").masked_fill(low, 0)
+    return F.relu(torch.fft.ifftn(spectrum, dim=axes, norm="ortho").real)
+
+
+class SpectralConvolution(nn.Module):
+    """FCL: 1 x 1 convolutions of an image's two spectra, the result back among pixels, rectified.
+
+    Args:
+        channels: C.
+        spectra: "real and imaginary", as the authors' code does; "amplitude and phase", as their paper says: of
+            frequencies that hardly occur the phase is rounding noise, and the convolution spreads it.
+    """
+
+    def __init__(self, channels: int, spectra: str):
+        super().__init__()
+        self.spectra = spectra
+        self.first, self.second = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):  # there is no Fourier transform in bfloat16
+            spectrum = torch.fft.fft2(at_least_float32(x), norm="ortho")
+            if self.spectra == "real and imaginary":
+                changed = torch.complex(self.first(spectrum.real), self.second(spectrum.imag))
+            else:
+                # Four frequencies are real: a negative one's phase is pi, and not minus pi by a rounding error.
+                phase = torch.where(_real_frequencies(x), spectrum.angle().abs(), spectrum.angle())
+                amplitude, phase = self.first(spectrum.abs()), self.second(phase)
+                changed = torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
+            return F.relu(torch.fft.ifft2(changed, norm="ortho").real)
+
+
+def _real_frequencies(x: Tensor) -> Tensor:
+    """Which frequencies of pictures [B, C, H, W] are their own mirror images, [H, W]."""
+    height, width = (2 * torch.arange(count, device=x.device) % count == 0 for count in x.shape[-2:])
+    return height[:, None] & width

@@ -1,0 +1,35 @@
+"""SPSL: the phase of a picture's spectrum as a fourth channel (Liu et al., CVPR 2021)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
+from resproto_fd.detectors.parts.xception import XCEPTION
+from resproto_fd.detectors.registry import register
+
+
+@register("spsl")
+class SPSL(TimmClassifier):
+    """The picture that the phase of its spectrum gives, as a fourth channel (Liu et al., CVPR 2021).
+
+    The network is whole, as DeepfakeBench's is; the paper's is cut short.
+
+    Args:
+        pretrained, dropout, options: See `TimmClassifier`; timm spreads the weights of three channels over four.
+    """
+
+    def __init__(
+        self, pretrained: bool | str | None = True, dropout: float = 0.0, options: dict[str, Any] | None = None
+    ):
+        super().__init__(XCEPTION, pretrained, dropout, {"in_chans": 4, **(options or {})})
+
+    def encode(self, images: Tensor) -> Tensor:
+        return super().encode(torch.cat([images, phase_picture(images)], dim=1))
+
+
+def phase_picture(images: Tensor) -> Tensor:
+    """Inverse transform of exp(i phase) of the mean channel, its real part: [B, 3, H, W] -> [B, 1, H, W]."""
+    spectrum = torch.fft.fft2(images.float().mean(dim=1, keepdim=True))
+    return torch.fft.ifft2(torch.exp(1j * spectrum.angle())).real.to(images.dtype)

@@ -1,0 +1,50 @@
+"""Losses between and within data sets: GM-DF's classification, consistency and alignment."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+EPSILON = 1e-8
+
+
+def classification_loss(similar: Tensor, domain: Tensor, labels: Tensor, temperatures: Tensor) -> Tensor:
+    """L_cls, equation 12: cross-entropy over the two prompts of each image's domain, the mean over the batch.
+
+    Args:
+        similar: Cosines with the prompts, [B, D + 1, 2].
+        domain: Rows, [B].
+        labels: [B].
+        temperatures: tau_d, [D + 1].
+    """
+    own = similar[torch.arange(len(similar), device=similar.device), domain] / temperatures[domain][:, None]
+    return F.cross_entropy(own, labels)
+
+
+def consistency_loss(similar: Tensor, domain: Tensor, labels: Tensor, temperatures: Tensor) -> Tensor:
+    """L_sis, equation 11: each image's own prompt against those of all domains and classes under its temperature.
+
+    Args:
+        similar, domain, labels, temperatures: As `classification_loss`.
+    """
+    scaled = (similar / temperatures[domain][:, None, None]).flatten(1)
+    own = scaled.gather(1, (2 * domain + labels)[:, None])[:, 0]
+    # log(sum + epsilon), the sum taken relative to its largest term as log-sum-exp does
+    largest = scaled.amax(dim=1).detach()
+    every = ((scaled - largest[:, None]).exp().sum(dim=1) + EPSILON * largest.neg().exp()).log() + largest
+    return (every - own).mean()
+
+
+def alignment_loss(features: Tensor, domain: Tensor, count: int) -> Tensor:
+    """Squared distances of means and covariances (Sun & Saenko, Deep CORAL, 2016), the mean over pairs of domains
+    with two images or more; 0 without such a pair.
+
+    Args:
+        features: [B, E].
+        domain: Rows, [B].
+        count: D + 1.
+    """
+    parts = [features[domain == row] for row in range(count)]
+    moments = [(part.mean(dim=0), torch.cov(part.T)) for part in parts if len(part) > 1]
+    pairs = [(a, b) for i, a in enumerate(moments) for b in moments[i + 1 :]]
+    distances = [((a[0] - b[0]).square().sum() + (a[1] - b[1]).square().sum()) for a, b in pairs]
+    return torch.stack(distances).mean() if distances else features.sum() * 0
