@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from resproto_fd.training.board.leaderboard import build, collect, sections
+from resproto_fd.training.board.building import build
+from resproto_fd.training.board.collecting import collect
+from resproto_fd.training.board.table import sections
 from resproto_fd.training.board.ties import ties_with_best
 from resproto_fd.training.cli import main
 from resproto_fd.training.measures.comparisons import compare_tables

@@ -7,22 +7,15 @@ from html.parser import HTMLParser
 import pytest
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.training.board import leaderboard
+from resproto_fd.training.board import table
+from resproto_fd.training.board.building import build
 from resproto_fd.training.board.charts import Bar, Series, bar_chart, line_chart, tenths
+from resproto_fd.training.board.collecting import collect
+from resproto_fd.training.board.exports import MARKDOWN_METRICS, to_csv, to_markdown
 from resproto_fd.training.board.index_page import render
-from resproto_fd.training.board.leaderboard import (
-    MARKDOWN_METRICS,
-    METRICS,
-    Cell,
-    build,
-    collect,
-    number,
-    sections,
-    to_csv,
-    to_markdown,
-)
 from resproto_fd.training.board.page_parts import EXPORTS, INDEX, NOT_STORED, PUBLISHED, ROWS, row_page
 from resproto_fd.training.board.row_page import render_row
+from resproto_fd.training.board.table import METRICS, Cell, number, sections
 from resproto_fd.training.cli import main
 from resproto_fd.training.results import Estimate, MethodResult, Metrics, RunResult, Selection, TestResult
 
@@ -441,7 +434,7 @@ def test_the_warning_of_a_control_above_chance_looks_at_every_seed(monkeypatch):
     assert only([control(0.5, 0.4, 0), control(0.52, 0.45, 1)]).warnings == []
 
     def over_seeds(low):
-        monkeypatch.setattr(leaderboard, "_limits_over_seeds", lambda *_: {"frame_auc": (low, 0.9)})
+        monkeypatch.setattr(table, "_limits_over_seeds", lambda *_: {"frame_auc": (low, 0.9)})
 
     over_seeds(0.6)
     (warning,) = only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)]).warnings

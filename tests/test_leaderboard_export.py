@@ -7,8 +7,8 @@ import subprocess
 import pytest
 from test_evaluate import made_run
 
+from resproto_fd.training.board.building import build
 from resproto_fd.training.board.exports import latex
-from resproto_fd.training.board.leaderboard import build
 from resproto_fd.training.results import RunResult
 
 NASTY = r"<script> 50% of A_1 & {x} $y$ #~^ \input{/etc/passwd} – é 漢"

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from resproto_fd.training.board.leaderboard import build
+from resproto_fd.training.board.building import build
 from resproto_fd.training.results import RunResult, Selection, test_result
 from resproto_fd.training.scores import ScoreTable
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from resproto_fd.preprocessing.demo.data import make_demo
-from resproto_fd.training.board.leaderboard import build
+from resproto_fd.training.board.building import build
 from resproto_fd.training.cli import main
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable

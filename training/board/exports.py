@@ -1,9 +1,26 @@
-"""The leaderboard's tables for other programs (JSON) and for papers (LaTeX)."""
+"""The leaderboard's tables as files: CSV and JSON for other programs, Markdown and LaTeX for papers."""
 
+import csv
+import io
 import json
+from collections.abc import Iterable
 
-from resproto_fd.training.board.leaderboard import MARKDOWN_METRICS, METRICS, Cell, Problem, Section
+from resproto_fd.training.board.collecting import Problem
+from resproto_fd.training.board.table import (
+    LEVELS,
+    MEANINGS,
+    METRICS,
+    RANK_RULE,
+    TIE,
+    TIE_RULE,
+    Cell,
+    Section,
+    fingerprint_warnings,
+    number,
+)
+from resproto_fd.training.results import RunResult
 
+MARKDOWN_METRICS = ("frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc")
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -108,3 +125,97 @@ def latex(text: str) -> str:
     """
     text = " ".join(str(text).split())
     return "".join(_LATEX.get(mark, mark if mark.isprintable() and ord(mark) < 0x250 else "?") for mark in text)
+
+
+def to_csv(results: Iterable[RunResult]) -> str:
+    """One line a run and test set, numbers in full; an empty field is undefined, and `undefined` says why."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for run in results:
+        for name in sorted(run.tests):
+            test = run.tests[name]
+            values = run.model_dump(exclude={"tests", "config"}) | test.model_dump(
+                exclude={"per_method", "variants", "intervals"}
+            )
+            values |= {
+                "test_set": name,
+                "undefined": test.undefined,
+                "overrides": " ".join(run.overrides),
+                "selected_on": run.selected_on.text(),
+                "oracle": run.selected_on.oracle,
+            }
+            for metric in LIMITS:
+                estimate = test.intervals.get(metric)
+                values[f"{metric}_low"] = estimate and estimate.low
+                values[f"{metric}_high"] = estimate and estimate.high
+            writer.writerow([_field(values[column]) for column in CSV_COLUMNS])
+    return out.getvalue()
+
+
+LIMITS = ("frame_auc", "frame_ap", "frame_eer", "video_auc", "video_ap", "video_eer")
+"""Metrics whose 95 % limits the CSV holds."""
+CSV_COLUMNS = (
+    ["protocol", "fingerprint", "detector", "seed", "test_set", "source", "frames", "videos"]
+    + [f"{level}_{short}" for level in LEVELS for short in (*MEANINGS, "balanced_acc")]
+    + ["undefined", "selected_on", "oracle", "overrides", "title", "in_domain", "real_frames", "real_videos", "skipped"]
+    + ["frames_hash", "parameters", "trainable_parameters", "train_images", "commit", "dirty", "checkpoint_sha256"]
+    + ["role"]
+    + [f"{metric}_{end}" for metric in LIMITS for end in ("low", "high")]
+)
+
+
+def to_markdown(tables: list[Section], problems: list[Problem]) -> str:
+    """The tables of the five main metrics, ranked, best in bold."""
+    lines = [
+        "# Leaderboard",
+        "",
+        f"Rates in [0, 1]; ± is the standard deviation over seeds; {RANK_RULE} {TIE_RULE}",
+        "",
+    ]
+    for warning in fingerprint_warnings(tables):
+        lines += [f"**Note:** {_markdown(warning)}", ""]
+    for section in tables:
+        lines += [f"## {_markdown(section.protocol)}", "", f"Fingerprint {_markdown(section.fingerprint)}.", ""]
+        for metric in MARKDOWN_METRICS:
+            lines += _markdown_table(section, metric)
+        lines += [f"- {_markdown(note)}" for note in section.notes] + [""] * bool(section.notes)
+    if problems:
+        lines += ["## Left out", ""] + [f"- {_markdown(p.path)}: {_markdown(p.reason)}" for p in problems] + [""]
+    return "\n".join(lines)
+
+
+def _field(value):
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) and value[:1] in tuple("=+-@\t\r"):
+        return "'" + value  # a spreadsheet would run it as a formula
+    return value
+
+
+def _markdown_table(section: Section, metric: str) -> list[str]:
+    names = [f"{name} (in-domain)" if name in section.in_domain else name for name in section.test_sets]
+    headers = ["#", "Detector", *names, f"Mean of {', '.join(section.mean_sets) or 'none'}", "Seeds", "Checkpoint"]
+    lines = [f"### {METRICS[metric].title}", "", f"{METRICS[metric].meaning}.", ""]
+    lines.append("| " + " | ".join(map(_markdown, headers)) + " |")
+    lines.append("|---:|---|" + "---:|" * (len(names) + 2) + "---|")
+    for line in section.table(metric):
+        row = line.row
+        numbers = [number(cell) for cell in line.cells]
+        numbers = [f"**{text}**" if best else text for text, best in zip(numbers, line.best or [False] * len(numbers))]
+        tied = [*line.tied, False] if line.tied else [False] * len(numbers)
+        numbers = [f"{text} {TIE}" if tie else text for text, tie in zip(numbers, tied)]
+        title = _markdown(f"{row.first.title} ({row.name})")
+        fields = [str(line.rank or "–"), title, *numbers, str(len(row.runs)), _markdown(row.selection)]
+        lines.append("| " + " | ".join(fields) + " |")
+    return [*lines, ""]
+
+
+def _markdown(text: str) -> str:
+    """Text from outside, harmless in a Markdown table."""
+    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "\\`*_[]|#~":
+        text = text.replace(mark, "\\" + mark)
+    return text

@@ -5,18 +5,7 @@ Ranks, best values and order are decided in `leaderboard`; the page's script onl
 
 from html import escape
 
-from resproto_fd.training.board.leaderboard import (
-    DIGITS,
-    METRICS,
-    TIE_RULE,
-    Cell,
-    Line,
-    Problem,
-    Row,
-    Section,
-    fingerprint_warnings,
-    number,
-)
+from resproto_fd.training.board.collecting import Problem
 from resproto_fd.training.board.page_parts import (
     INDEX,
     NOT_STORED,
@@ -31,6 +20,17 @@ from resproto_fd.training.board.page_parts import (
     value_cell,
 )
 from resproto_fd.training.board.published_page import beside
+from resproto_fd.training.board.table import (
+    DIGITS,
+    METRICS,
+    TIE_RULE,
+    Cell,
+    Line,
+    Row,
+    Section,
+    fingerprint_warnings,
+    number,
+)
 
 FIRST_METRIC = "frame_auc"
 

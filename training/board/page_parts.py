@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
-from resproto_fd.training.board.leaderboard import DIGITS, METRICS, TIE, Cell, Row, Section, number
+from resproto_fd.training.board.table import DIGITS, METRICS, TIE, Cell, Row, Section, number
 from resproto_fd.training.results import RunResult
 
 INDEX, PUBLISHED, ROWS = "index.html", "published.html", "rows"

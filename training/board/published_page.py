@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from html import escape
 
-from resproto_fd.training.board.leaderboard import DIGITS, METRICS, Section
 from resproto_fd.training.board.page_parts import PUBLISHED, count, page, small_table, text_cell
 from resproto_fd.training.board.published_beside import published_lines
+from resproto_fd.training.board.table import DIGITS, METRICS, Section
 from resproto_fd.training.published import PublishedRow, PublishedSource
 
 

@@ -11,7 +11,6 @@ from statistics import NormalDist
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.board import charts, curves
-from resproto_fd.training.board.leaderboard import METRICS, Cell, Row, Section
 from resproto_fd.training.board.page_parts import (
     INDEX,
     NOT_STORED,
@@ -31,6 +30,7 @@ from resproto_fd.training.board.page_parts import (
     text_cell,
     value_cell,
 )
+from resproto_fd.training.board.table import METRICS, Cell, Row, Section
 from resproto_fd.training.board.ties import stored_scores
 from resproto_fd.training.measures.intervals import method_auc_intervals
 from resproto_fd.training.results import RunResult

@@ -80,10 +80,10 @@ def run(args: argparse.Namespace) -> int:
         remedy = "remove the folder, or give another --out"
         print(fit_trees(PROTOCOL, DataConfig(root=str(data)), out / "runs", remedy=remedy))
 
-    from resproto_fd.training.board import leaderboard
+    from resproto_fd.training.board.building import build
 
     folders = [out / "runs" / protocol for protocol in dict.fromkeys(protocol for protocol, _ in wanted)]
-    summary = leaderboard.build(folders, out / "leaderboard")
+    summary = build(folders, out / "leaderboard")
     for problem in summary.problems:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"leaderboard: {summary.page}  (made data: it shows the path, not which detector is better)")

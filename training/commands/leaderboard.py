@@ -12,9 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from resproto_fd.training.board import leaderboard
+    from resproto_fd.training.board.building import build
 
-    summary = leaderboard.build(args.runs, args.out)
+    summary = build(args.runs, args.out)
     for problem in summary.problems:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"{summary.page}: {summary.runs} runs")

@@ -1,24 +1,20 @@
-"""A leaderboard from result files, and the score tables beside them: a site, and its tables in four formats.
+"""The leaderboard as tables: one a protocol and fingerprint, a row for runs that differ in nothing but the seed.
 
 Rows of different fingerprints are never in one table. A checkpoint chosen on a test set (an oracle) is shown, marked,
-and never ranked. The same files give the same bytes.
+and never ranked.
 """
 
-import csv
-import io
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.files import atomic_file
 from resproto_fd.training.board.ties import stored_scores, ties_with_best
+from resproto_fd.training.measures.seeds import auc_over_seeds
 from resproto_fd.training.results import RunResult
 
-RESULT_FILE = "result.json"
 PROBE = "clip_probe"
 DIGITS = 3  # what pages print; rows that print the same number share a rank. The CSV holds every digit.
 
@@ -39,13 +35,13 @@ class Metric:
         return self.name.split("_")[0]
 
 
-_MEANINGS = {
+MEANINGS = {
     "auc": ("AUC", "Area under the ROC curve, the chance that a fake scores above a real one, ties counting half"),
     "ap": ("AP", "Average precision, fake being the positive class"),
     "eer": ("EER", "Equal error rate, where false alarms equal misses on the interpolated ROC curve; lower is better"),
     "acc": ("ACC", "Share of right answers with the threshold at 0.5; depends on how many fakes the set holds"),
 }
-_LEVELS = {"frame": "over frames", "video": "over videos, each scored by the mean of its frames"}
+LEVELS = {"frame": "over frames", "video": "over videos, each scored by the mean of its frames"}
 METRICS = {
     f"{level}_{short}": Metric(
         name=f"{level}_{short}",
@@ -54,21 +50,9 @@ METRICS = {
         higher_is_better=short != "eer",
         chance=0.5 if short in ("auc", "eer") else None,
     )
-    for level, where in _LEVELS.items()
-    for short, (title, meaning) in _MEANINGS.items()
+    for level, where in LEVELS.items()
+    for short, (title, meaning) in MEANINGS.items()
 }
-MARKDOWN_METRICS = ("frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A result file that is not in the leaderboard."""
-
-    path: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -303,57 +287,6 @@ class Section:
         return notes
 
 
-@dataclass
-class Summary:
-    """What `build` made."""
-
-    out_dir: Path
-    runs: int
-    sections: list[Section]
-    problems: list[Problem]
-
-    @property
-    def page(self) -> Path:
-        return self.out_dir / "index.html"
-
-
-def collect(paths: Iterable[str | Path]) -> tuple[list[RunResult], list[Problem]]:
-    """Read result files.
-
-    Args:
-        paths: Result files, run folders, or folders above run folders.
-
-    Returns:
-        (results in order of protocol, fingerprint, detector and seed; files that cannot be used, with the reason). Of
-        two files with one detector, protocol, selection and seed the second is left out, and named if it differs.
-
-    Raises:
-        UserError: A path does not exist, or there is no result file at all.
-    """
-    paths = [Path(path) for path in paths]
-    files = []
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path}: no such file or folder of runs")
-        files += path.rglob(RESULT_FILE) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"no {RESULT_FILE} under {', '.join(map(str, paths))}: train or test a detector first")
-    results, problems, seen = [], [], {}
-    for path in sorted(set(files)):
-        try:
-            result = RunResult.load(path)
-        except UserError as error:
-            problems.append(Problem(str(path), str(error).removeprefix(f"{path}: ")))
-            continue
-        twin_path, twin = seen.setdefault((*_table_key(result), *_row_key(result), result.seed), (path, result))
-        if twin is result:
-            results.append(result)
-        elif twin.tests != result.tests:
-            reason = f"same detector, protocol, selection and seed as {twin_path}, with other numbers; that one is kept"
-            problems.append(Problem(str(path), reason))
-    return sorted(results, key=lambda r: (*_table_key(r), *_row_key(r), r.seed)), problems
-
-
 def _above_chance(row: Row, test_set: str) -> str:
     """In words, by how much a row's frame AUC on a test set is above chance for sure; empty where it is not.
 
@@ -380,8 +313,6 @@ def _above_chance(row: Row, test_set: str) -> str:
 
 
 def _limits_over_seeds(runs: list[RunResult], test_set: str) -> dict[str, tuple[float, float]]:
-    from resproto_fd.training.measures.seeds import auc_over_seeds
-
     try:
         found = auc_over_seeds([stored_scores(run, test_set) for run in runs])
     except UserError:
@@ -394,121 +325,12 @@ def sections(results: Iterable[RunResult]) -> list[Section]:
     """Results as tables: one a protocol and fingerprint, with a row for runs that differ in nothing but the seed."""
     rows = defaultdict(list)
     for result in results:
-        rows[_table_key(result), _row_key(result)].append(result)
+        rows[table_key(result), row_key(result)].append(result)
     tables: dict[tuple, Section] = {}
     for (table, _), runs in sorted(rows.items()):
         section = tables.setdefault(table, Section(*table))
         section.rows.append(Row(sorted(runs, key=lambda run: run.seed)))
     return sorted(tables.values(), key=lambda section: (section.protocol, -len(section.rows), section.fingerprint))
-
-
-def build(runs: Iterable[str | Path], out_dir: str | Path) -> Summary:
-    """Write the site into a folder: index.html, published.html, a page a row under rows/, and the tables as
-    leaderboard.csv, .md, .tex and .json.
-
-    Args:
-        runs: Result files, run folders, or folders above run folders.
-        out_dir: Made when missing; files of these names in it are replaced, pages of rows that are no more removed.
-
-    Returns:
-        What was made. Broken result files are left out, named in `problems` and on the page.
-
-    Raises:
-        UserError: A path does not exist, or there is no result file that can be used; nothing is written then.
-    """
-    from resproto_fd.training.board.exports import to_json, to_latex
-    from resproto_fd.training.board.index_page import render
-    from resproto_fd.training.board.page_parts import EXPORTS, INDEX, PUBLISHED, ROWS, row_page
-    from resproto_fd.training.board.published_page import render_published
-    from resproto_fd.training.board.row_page import render_row
-    from resproto_fd.training.published import load_published, load_sources
-
-    results, problems = collect(runs)
-    if not results:
-        shown = [str(problem) for problem in problems[:5]] + ["..."] * (len(problems) > 5)
-        raise UserError(
-            f"no usable {RESULT_FILE} among {len(problems)}; mend them or train or test again (nothing is written to "
-            f"{out_dir}):\n  " + "\n  ".join(shown)
-        )
-    tables = sections(results)
-    out_dir = Path(out_dir)
-    files = {
-        EXPORTS["CSV"]: to_csv(results),
-        EXPORTS["Markdown"]: to_markdown(tables, problems),
-        EXPORTS["LaTeX"]: to_latex(tables),
-        EXPORTS["JSON"]: to_json(tables, problems),
-        PUBLISHED: render_published(load_published(), load_sources()),
-    }
-    files |= {row_page(section, row): render_row(section, row) for section in tables for row in section.rows}
-    files[INDEX] = render(tables, problems)  # last: it links to the others
-    for name, text in files.items():
-        with atomic_file(out_dir / name) as file:
-            file.write(text.encode())
-    for stale in sorted((out_dir / ROWS).glob("*.html")):
-        if f"{ROWS}/{stale.name}" not in files and _MADE in stale.read_text(encoding="utf-8", errors="replace")[:1000]:
-            stale.unlink()
-    return Summary(out_dir, len(results), tables, problems)
-
-
-_MADE = '<meta name="generator" content="resproto leaderboard">'
-
-
-def to_csv(results: Iterable[RunResult]) -> str:
-    """One line a run and test set, numbers in full; an empty field is undefined, and `undefined` says why."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for run in results:
-        for name in sorted(run.tests):
-            test = run.tests[name]
-            values = run.model_dump(exclude={"tests", "config"}) | test.model_dump(
-                exclude={"per_method", "variants", "intervals"}
-            )
-            values |= {
-                "test_set": name,
-                "undefined": test.undefined,
-                "overrides": " ".join(run.overrides),
-                "selected_on": run.selected_on.text(),
-                "oracle": run.selected_on.oracle,
-            }
-            for metric in LIMITS:
-                estimate = test.intervals.get(metric)
-                values[f"{metric}_low"] = estimate and estimate.low
-                values[f"{metric}_high"] = estimate and estimate.high
-            writer.writerow([_field(values[column]) for column in CSV_COLUMNS])
-    return out.getvalue()
-
-
-LIMITS = ("frame_auc", "frame_ap", "frame_eer", "video_auc", "video_ap", "video_eer")
-"""Metrics whose 95 % limits the CSV holds."""
-CSV_COLUMNS = (
-    ["protocol", "fingerprint", "detector", "seed", "test_set", "source", "frames", "videos"]
-    + [f"{level}_{short}" for level in _LEVELS for short in (*_MEANINGS, "balanced_acc")]
-    + ["undefined", "selected_on", "oracle", "overrides", "title", "in_domain", "real_frames", "real_videos", "skipped"]
-    + ["frames_hash", "parameters", "trainable_parameters", "train_images", "commit", "dirty", "checkpoint_sha256"]
-    + ["role"]
-    + [f"{metric}_{end}" for metric in LIMITS for end in ("low", "high")]
-)
-
-
-def to_markdown(tables: list[Section], problems: list[Problem]) -> str:
-    """The tables of the five main metrics, ranked, best in bold."""
-    lines = [
-        "# Leaderboard",
-        "",
-        f"Rates in [0, 1]; ± is the standard deviation over seeds; {RANK_RULE} {TIE_RULE}",
-        "",
-    ]
-    for warning in fingerprint_warnings(tables):
-        lines += [f"**Note:** {_markdown(warning)}", ""]
-    for section in tables:
-        lines += [f"## {_markdown(section.protocol)}", "", f"Fingerprint {_markdown(section.fingerprint)}.", ""]
-        for metric in MARKDOWN_METRICS:
-            lines += _markdown_table(section, metric)
-        lines += [f"- {_markdown(note)}" for note in section.notes] + [""] * bool(section.notes)
-    if problems:
-        lines += ["## Left out", ""] + [f"- {_markdown(p.path)}: {_markdown(p.reason)}" for p in problems] + [""]
-    return "\n".join(lines)
 
 
 TIE = "≈"
@@ -544,50 +366,16 @@ def number(cell: Cell) -> str:
     return f"{cell.mean:.{DIGITS}f}" + ("" if cell.sd is None else f" ± {cell.sd:.{DIGITS}f}")
 
 
-def _table_key(result: RunResult) -> tuple:
+def table_key(result: RunResult) -> tuple:
+    """What a table has in common: protocol and fingerprint."""
     return result.protocol, result.fingerprint
 
 
-def _row_key(result: RunResult) -> tuple:
+def row_key(result: RunResult) -> tuple:
+    """What a row has in common: all but the seed."""
     return result.detector, tuple(sorted(result.overrides)), result.source, _selection_key(result)
 
 
 def _selection_key(result: RunResult) -> tuple:
     chosen = result.selected_on
     return chosen.oracle, chosen.rule, chosen.dataset or "", chosen.split or "", chosen.metric or ""
-
-
-def _field(value):
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str) and value[:1] in tuple("=+-@\t\r"):
-        return "'" + value  # a spreadsheet would run it as a formula
-    return value
-
-
-def _markdown_table(section: Section, metric: str) -> list[str]:
-    names = [f"{name} (in-domain)" if name in section.in_domain else name for name in section.test_sets]
-    headers = ["#", "Detector", *names, f"Mean of {', '.join(section.mean_sets) or 'none'}", "Seeds", "Checkpoint"]
-    lines = [f"### {METRICS[metric].title}", "", f"{METRICS[metric].meaning}.", ""]
-    lines.append("| " + " | ".join(map(_markdown, headers)) + " |")
-    lines.append("|---:|---|" + "---:|" * (len(names) + 2) + "---|")
-    for line in section.table(metric):
-        row = line.row
-        numbers = [number(cell) for cell in line.cells]
-        numbers = [f"**{text}**" if best else text for text, best in zip(numbers, line.best or [False] * len(numbers))]
-        tied = [*line.tied, False] if line.tied else [False] * len(numbers)
-        numbers = [f"{text} {TIE}" if tie else text for text, tie in zip(numbers, tied)]
-        title = _markdown(f"{row.first.title} ({row.name})")
-        fields = [str(line.rank or "–"), title, *numbers, str(len(row.runs)), _markdown(row.selection)]
-        lines.append("| " + " | ".join(fields) + " |")
-    return [*lines, ""]
-
-
-def _markdown(text: str) -> str:
-    """Text from outside, harmless in a Markdown table."""
-    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for mark in "\\`*_[]|#~":
-        text = text.replace(mark, "\\" + mark)
-    return text
