@@ -15,7 +15,8 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import InputConfig
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.augment.deepfakebench_recipe import Drawn, carry_out, draw
-from resproto_fd.trainer.augment.transforms import View, look, plain_transform, train_transform, uniforms
+from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
+from resproto_fd.trainer.augment.views import View, look, uniforms
 from resproto_fd.trainer.distributed import World
 from resproto_fd.trainer.trainer import Trainer
 

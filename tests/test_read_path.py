@@ -19,7 +19,8 @@ from resproto_fd.preprocessing.store.frame_store import LmdbStore, LmdbWriter, M
 from resproto_fd.preprocessing.store.image_codec import encode_native, encode_png
 from resproto_fd.trainer import batch_memory as memories
 from resproto_fd.trainer.augment.device_transforms import Unaugmented
-from resproto_fd.trainer.augment.transforms import Viewing, plain_transform, train_transform
+from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
+from resproto_fd.trainer.augment.views import Viewing
 from resproto_fd.trainer.batch_memory import BLOCKS, BatchMemory, batch_memory
 from resproto_fd.trainer.data import EvaluationBatches, FrameDataset, Normaliser, TrainBatches, make_loader
 from resproto_fd.trainer.frame_list import FrameList

@@ -25,7 +25,7 @@ import torch
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.store.frame_store import FrameStore, landmark_path, mask_path
-from resproto_fd.trainer.augment.transforms import uniforms
+from resproto_fd.trainer.augment.views import uniforms
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import originals, side_records
 
@@ -200,7 +200,7 @@ def moved_mask(mask: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
 
     Args:
         mask: uint8, [H, W].
-        matrix: See `transforms.Transform.geometry`.
+        matrix: See `views.Transform.geometry`.
         size: Side S of what comes out.
 
     Returns:

@@ -21,7 +21,7 @@ from resproto_fd.preprocessing.faces.alignment import move_points
 from resproto_fd.preprocessing.store.frame_store import FrameStore
 from resproto_fd.trainer.augment.blending import Blend
 from resproto_fd.trainer.augment.device_transforms import OnDevice, Unaugmented
-from resproto_fd.trainer.augment.transforms import Transform
+from resproto_fd.trainer.augment.views import Transform
 from resproto_fd.trainer.batch_memory import BatchMemory, ByValue, batch_memory
 from resproto_fd.trainer.blended_pairs import BlendedPairs
 from resproto_fd.trainer.companions import LANDMARKS, MASK, PARTNER, SECOND_VIEW, Companions, as_tensors, moved_mask

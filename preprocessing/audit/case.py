@@ -1,13 +1,14 @@
 """What an audit knows of the data, and what it says of them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Literal
 
 from resproto_fd.preprocessing.audit.frame_facts import FrameFacts
 from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.side_file import SideRecord
+from resproto_fd.preprocessing.store.frame_store import FrameStore
 
 Severity = Literal["error", "warning"]
 
@@ -85,3 +86,38 @@ class Case:
     def rows(self, video: Video) -> list[int]:
         """Rows of those of a video's frames that were read."""
         return [self.row[frame] for frame in video.frames if frame in self.row]
+
+
+@dataclass
+class Audit:
+    """What was looked at, and what was found.
+
+    Attributes:
+        sets: A row for each manifest and split: data set, split, videos, frames, share of fake frames, people, sizes.
+        findings: The worst first.
+        notes: What could not be looked at, and why; how many frames were read.
+        store: Where the frames are; None if they were not looked at.
+    """
+
+    sets: list[dict] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    store: FrameStore | None = None
+
+    def count(self, severity: str) -> int:
+        """Findings of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def failed(self, fail_on: str) -> bool:
+        """Whether there is a finding of that severity or a worse one."""
+        return bool(self.count("error") or (fail_on == "warning" and self.count("warning")))
+
+    def as_json(self) -> dict:
+        """For a machine."""
+        return {
+            "sets": self.sets,
+            "findings": [asdict(finding) for finding in self.findings],
+            "notes": self.notes,
+            "errors": self.count("error"),
+            "warnings": self.count("warning"),
+        }

@@ -8,54 +8,17 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resproto_fd.configs.errors import UserError
 
 if TYPE_CHECKING:
-    from resproto_fd.preprocessing.audit.case import Case, Finding, Listed
-    from resproto_fd.preprocessing.store.frame_store import FrameStore
+    from resproto_fd.preprocessing.audit.case import Audit, Case, Listed
 
 SPLITS = ("train", "val", "test")
 LEVELS = ("c23", "c40", "raw")
 SAMPLE = 20_000
-
-
-@dataclass
-class Audit:
-    """What was looked at, and what was found.
-
-    Attributes:
-        sets: A row for each manifest and split: data set, split, videos, frames, share of fake frames, people, sizes.
-        findings: The worst first.
-        notes: What could not be looked at, and why; how many frames were read.
-        store: Where the frames are; None if they were not looked at.
-    """
-
-    sets: list[dict] = field(default_factory=list)
-    findings: list["Finding"] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    store: "FrameStore | None" = None
-
-    def count(self, severity: str) -> int:
-        """Findings of a severity."""
-        return sum(finding.severity == severity for finding in self.findings)
-
-    def failed(self, fail_on: str) -> bool:
-        """Whether there is a finding of that severity or a worse one."""
-        return bool(self.count("error") or (fail_on == "warning" and self.count("warning")))
-
-    def as_json(self) -> dict:
-        """For a machine."""
-        return {
-            "sets": self.sets,
-            "findings": [asdict(finding) for finding in self.findings],
-            "notes": self.notes,
-            "errors": self.count("error"),
-            "warnings": self.count("warning"),
-        }
 
 
 def audit(
@@ -68,7 +31,7 @@ def audit(
     seed: int = 0,
     jobs: int = 1,
     progress: bool = False,
-) -> Audit:
+) -> "Audit":
     """Look at some data sets together: what one trains on and another tests on must not be the same.
 
     Args:
@@ -84,7 +47,7 @@ def audit(
     Raises:
         UserError: A manifest, side file or store cannot be read at all.
     """
-    from resproto_fd.preprocessing.audit.case import Case
+    from resproto_fd.preprocessing.audit.case import Audit, Case
     from resproto_fd.preprocessing.audit.checks import CHECKS
     from resproto_fd.preprocessing.audit.frame_facts import read_facts
     from resproto_fd.preprocessing.store.frame_store import open_store

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from resproto_fd.configs.errors import UserError
 
 if TYPE_CHECKING:
-    from resproto_fd.preprocessing.audit.case import Finding
-    from resproto_fd.preprocessing.audit.check import Audit
+    from resproto_fd.preprocessing.audit.case import Audit, Finding
 
 SIDE = 112
 """Pixels of a thumbnail's longer side."""

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from resproto_fd.configs.schema import InputConfig
-from resproto_fd.trainer.augment.transforms import mirrored, plain_transform, uniforms
+from resproto_fd.trainer.augment.views import Viewing, mirrored, uniforms
 
 ANGLE = 10.0
 KERNELS = (3, 5, 5, 7, 7)
@@ -72,12 +72,12 @@ class DeepfakeBenchRecipe:
         return self.config.size
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
-        return carry_out(plain_transform(self.config)(image), draw(seed))
+        return carry_out(Viewing(self.config)(image), draw(seed))
 
     def geometry(self, seed: int, height: int, width: int) -> np.ndarray:
-        """See `transforms.Transform`."""
+        """See `views.Transform`."""
         drawn, size = draw(seed), self.config.size
-        matrix = np.vstack([plain_transform(self.config).geometry(0, height, width), (0, 0, 1)])
+        matrix = np.vstack([Viewing(self.config).geometry(0, height, width), (0, 0, 1)])
         if drawn.flipped:
             matrix = mirrored(size) @ matrix
         return matrix[:2] if drawn.angle is None else _rotation(size, size, drawn.angle) @ matrix

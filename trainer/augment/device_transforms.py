@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from resproto_fd.trainer.augment.transforms import View, Viewing
+from resproto_fd.trainer.augment.views import View, Viewing
 
 STORED_SIDE = 256
 """Usual side of a stored face crop; larger ones only travel more slowly between processes."""
@@ -79,9 +79,7 @@ class Unaugmented:
         """The pictures seen through their views: uint8 [B, 3, S, S]."""
         # Whatever precision the caller works in, bytes need eight bits and more.
         with torch.autocast(self.images.device.type, enabled=False):
-            views = {
-                name: self.views[:, i, None] for i, name in enumerate((*View._fields, "stored_height", "stored_width"))
-            }
+            views = {name: self.views[:, i, None] for i, name in enumerate(COLUMNS)}
             images = self.images.float()
             nought = torch.zeros_like(views["top"])
             if self.resized:
