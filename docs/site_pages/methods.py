@@ -7,7 +7,7 @@ from resproto_fd.configs import loading
 from resproto_fd.detectors.registry import describe_detectors
 from site_pages import published
 from site_pages.markdown import block, code_list, facts, table
-from site_pages.source import docstring, registered
+from site_pages.source import docstring, registered, source_of
 
 NEEDS = "../how_to/data_sets.md#what-detectors-may-ask-for-in-training"
 FIDELITY = {
@@ -17,7 +17,7 @@ FIDELITY = {
     None: "not rated: there is no paper, or this is a small copy for the demo data",
 }
 CHANNELS = {"clip": "mean and std of CLIP", "imagenet": "mean and std of ImageNet", "half": "mean = std = 0.5"}
-NEEDS_LORA = ("sd2", "sd2_probe", "clip_lora")
+LORA = re.compile(r"\badd_lora\b|detectors\.sd2 import")  # in the source of what needs the extra
 INDEX = """# Methods
 
 Each name is what `--detector` takes. *Fidelity* tells how close the code is to the paper: **faithful** in all that the
@@ -144,7 +144,9 @@ def _facts(name: str, preset) -> dict[str, str]:
         "Input": f"{fed.size} x {fed.size} pixels, {fit}; {_channels(fed)}",
         "Pretrained weights": row["pretrained"],
         "Needs in training": f"images, labels, [{needs}]({NEEDS})" if needs else "images and labels alone",
-        "Needs installed": '`pip install ".[lora]"`' if preset.detector in NEEDS_LORA else "",
+        "Needs installed": '`pip install ".[lora]"`'
+        if LORA.search(source_of(registered()[preset.detector][0]))
+        else "",
         "Fidelity": FIDELITY[preset.fidelity],
         "DeepfakeBench's checkpoints": "load" if preset.deepfakebench else "do not apply",
     }

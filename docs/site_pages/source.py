@@ -26,10 +26,14 @@ def module_name(path: Path) -> str:
     return ".".join(["resproto_fd", *(parts[:-1] if parts[-1] == "__init__" else parts)])
 
 
+def source_of(module: str) -> str:
+    """The text of a module."""
+    return (ROOT / (module.removeprefix("resproto_fd.").replace(".", "/") + ".py")).read_text(encoding="utf-8")
+
+
 def docstring(module: str, cls: str = "") -> str:
     """The docstring of a module, or of a class in it, read without importing it."""
-    path = ROOT / (module.removeprefix("resproto_fd.").replace(".", "/") + ".py")
-    node = ast.parse(path.read_text(encoding="utf-8"))
+    node = ast.parse(source_of(module))
     if cls:
         node = next(each for each in node.body if isinstance(each, ast.ClassDef) and each.name == cls)
     return ast.get_docstring(node) or ""
