@@ -6,8 +6,9 @@ from typing import Any
 import yaml
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import merged, names, nearest
+from resproto_fd.configs.loading import merged, names
 from resproto_fd.configs.schema import DetectorConfig, OptimizerConfig, TrainConfig
+from resproto_fd.configs.suggestions import nearest
 
 _OWN = """
 altfreezing capsule_net clip core efficientnetb4 effort f3net facexray ffd ftcn fwa i3d iid lrl lsda meso4

@@ -14,8 +14,13 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
-    """A binary file opened for writing that takes its name only when all is written and on the disk.
+def atomic_file(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[bytes]]:
+    """Opens a binary file for writing; the file takes its name only when it is whole.
+
+    Args:
+        path: The file; folders above it are made.
+        durable: Flush the file to the disk before it takes its name, so that it also survives a crash of the machine.
+            False is faster, for the many small files that can be made again.
 
     Raises:
         UserError: No space is left, or the folder cannot be written; what stood at `path` still does.
@@ -27,9 +32,11 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
@@ -42,7 +49,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings a folder's list of names to the disk, so that a rename in it outlives a crash (where the system can)."""
+    """Flushes a directory to the disk (fsync), so that a rename in it survives a crash; does nothing on Windows."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -62,7 +69,7 @@ def _os_error_code(error: BaseException | None) -> int | None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a text file, UTF-8, atomically."""
+    """Writes a UTF-8 text file that is whole or not there, see `atomic_file`."""
     with atomic_file(path) as file:
         file.write(text.encode())
 

@@ -1,6 +1,5 @@
 """Reads the YAML files and resolves a run's configuration: default < YAML < `key=value`."""
 
-import difflib
 import os
 import re
 from functools import cache
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import DatasetConfig, DetectorConfig, ProtocolConfig, RunConfig
+from resproto_fd.configs.suggestions import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -82,12 +82,6 @@ def load_yaml(path: str | os.PathLike, lenient: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: wants a mapping of keys to values, holds {type(value).__name__}")
     return value
-
-
-def nearest(name: str, names) -> str:
-    """'; the nearest is ...' for an error message, empty when nothing is near."""
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; the nearest is '{close[0]}'" if close else ""
 
 
 def validated(schema: type[Model], values: dict[str, Any], where: str, prefix: str = "") -> Model:

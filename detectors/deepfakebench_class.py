@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import load_yaml, nearest
+from resproto_fd.configs.loading import load_yaml
+from resproto_fd.configs.suggestions import nearest
 from resproto_fd.detectors.base import Detector, Output
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.precision import at_least_float32

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, create_model
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import load, names, nearest, validated
+from resproto_fd.configs.loading import load, names, validated
+from resproto_fd.configs.suggestions import nearest
 
 if TYPE_CHECKING:
     from resproto_fd.configs.schema import DetectorConfig

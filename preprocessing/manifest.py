@@ -17,7 +17,7 @@ from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import write_text
-from resproto_fd.configs.loading import nearest
+from resproto_fd.configs.suggestions import nearest
 from resproto_fd.preprocessing.taxonomy import Taxonomy, load_taxonomy
 
 SPLITS = ("train", "val", "test")

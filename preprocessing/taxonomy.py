@@ -10,7 +10,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import load_yaml, nearest, validated
+from resproto_fd.configs.loading import load_yaml, validated
+from resproto_fd.configs.suggestions import nearest
 
 ForgeryType = Literal["real", "face swap", "reenactment", "entire synthesis", "editing", "unknown"]
 

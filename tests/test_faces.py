@@ -237,7 +237,7 @@ def test_a_second_run_in_the_same_folder_is_refused(data, tmp_path):
 
 
 def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(data, tmp_path, monkeypatch):
-    write, left = Path.write_bytes, [13]
+    write, left = Path.write_bytes, [9]
 
     def limited(path, content):
         left[0] -= 1
@@ -251,6 +251,15 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(data, tmp_path, mon
     monkeypatch.setattr(Path, "write_bytes", write)
     report = faces.extract_faces([data], tmp_path / "out", **PLAIN)
     assert report.done_before == 2 and report.frames_kept == 16
+
+
+def test_a_record_that_cannot_be_written_ends_the_run(data, tmp_path, monkeypatch):
+    def full(source, place):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(UserError, match=r"records/.*cannot be written \(No space left.*free some space"):
+        faces.extract_faces([data], tmp_path / "out", **PLAIN)
 
 
 @pytest.mark.parametrize(

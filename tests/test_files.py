@@ -6,6 +6,7 @@ import pytest
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import atomic_file, sha256_of, write_text
+from resproto_fd.configs.locks import SoleLock
 
 
 def names(folder):
@@ -54,3 +55,20 @@ def test_a_folder_that_cannot_be_made_is_an_error_to_mend(tmp_path):
 def test_the_digest_is_the_known_value(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_one_holder_at_a_time_has_a_lock(tmp_path):
+    first, second = SoleLock(tmp_path / "lock"), SoleLock(tmp_path / "lock")
+    assert first.acquire()
+    assert not second.acquire()
+    first.release()
+    assert second.acquire()
+    second.release()
+
+
+def test_a_write_that_need_not_last_is_whole_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: pytest.fail("flushed"))
+    with atomic_file(tmp_path / "a.txt", durable=False) as file:
+        file.write(b"whole")
+        assert not (tmp_path / "a.txt").exists()
+    assert (tmp_path / "a.txt").read_bytes() == b"whole"

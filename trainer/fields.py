@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import nearest
+from resproto_fd.configs.suggestions import nearest
 from resproto_fd.detectors.base import Detector
 from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.side_file import generator_families

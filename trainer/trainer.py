@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.configs.files import DISK_FULL
+from resproto_fd.configs.locks import SoleLock
 from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors.base import Detector, Output
 from resproto_fd.trainer import checkpoint
@@ -66,16 +66,10 @@ def exclusive(run_folder: Path, world: World):
         UserError: Another process is at work in it.
     """
     run_folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run_folder / ".lock") if world.is_main else None
-    taken = False
-    try:
-        if lock:
-            lock.acquire(timeout=0)
-    except Timeout:
-        taken = True
-    if any_rank(world, taken):
+    lock = SoleLock(run_folder / ".lock") if world.is_main else None
+    if any_rank(world, lock is not None and not lock.acquire()):
         raise UserError(
-            f"{run_folder}: another process is at work in this run folder; wait for it, or name another run.out"
+            f"{run_folder}: another process is at work in this run folder; wait for it, or set another run.out"
         )
     try:
         if lock:

@@ -15,7 +15,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import load_yaml, nearest, validated
+from resproto_fd.configs.loading import load_yaml, validated
+from resproto_fd.configs.suggestions import nearest
 
 FRACTIONS = ("auc", "ap", "eer", "acc", "hter", "m_eer")
 SIZES = ("parameters_m", "flops_g")  # of the model: millions, billions; no test set

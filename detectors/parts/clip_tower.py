@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import nearest
+from resproto_fd.configs.suggestions import nearest
 from resproto_fd.detectors.weights import fetch, load_all, pretrained_skipped, read_state_dict
 
 Backbone = str | dict[str, Any]

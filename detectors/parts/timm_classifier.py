@@ -8,7 +8,7 @@ import timm
 from torch import Tensor, nn
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import nearest
+from resproto_fd.configs.suggestions import nearest
 from resproto_fd.detectors.base import Detector, Output, two_class_output
 from resproto_fd.detectors.parts import deepfakebench_names
 from resproto_fd.detectors.weights import fetch, load_all, pretrained_skipped, read_state_dict

@@ -2,7 +2,7 @@
 splits. A data set is a description; `arrange` is the same for all."""
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import nearest
+from resproto_fd.configs.suggestions import nearest
 from resproto_fd.preprocessing.arrangers import df40, faceforensics, pictures, videos
 from resproto_fd.preprocessing.arrangers.arranging import ALL_TEST, LEVELS, SPLIT_KINDS, Arranged, Arrangement, arrange
 from resproto_fd.preprocessing.arrangers.description import Description

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import nearest
+from resproto_fd.configs.suggestions import nearest
 from resproto_fd.preprocessing.arrangers.description import ALL, SPLIT_WORDS, Catalogue, Clip, Description, Said, Source
 from resproto_fd.preprocessing.arrangers.tree import Tree
 

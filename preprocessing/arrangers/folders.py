@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import nearest
+from resproto_fd.configs.suggestions import nearest
 from resproto_fd.preprocessing.arrangers.description import SPLIT_WORDS, Description, Source
 from resproto_fd.preprocessing.arrangers.tree import Tree
 from resproto_fd.preprocessing.taxonomy import ForgeryType, Taxonomy

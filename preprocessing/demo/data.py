@@ -27,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import write_text
 from resproto_fd.preprocessing.demo import faces as demo_faces
 from resproto_fd.preprocessing.demo import forgeries as demo_forgeries
 from resproto_fd.preprocessing.demo.faces import Camera, Frame, Identity, draw_identity, draw_take, film
@@ -156,7 +157,7 @@ def make_demo(out_dir: str | os.PathLike, seed: int = 0, size: Size = "default",
                         writer.put(path, data)
                     bar.update(len(frames))
             write_manifest(manifest, demo_set.name, videos)
-    stamp.write_text(json.dumps(made_of))
+    write_text(stamp, json.dumps(made_of))
 
 
 def plan(demo_set: DemoSet, seed: int, size: Size) -> list[Pair]:

@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import write_text
+from resproto_fd.configs.locks import SoleLock
 from resproto_fd.preprocessing.faces.job import KINDS, FaceJob, read_record
 from resproto_fd.preprocessing.faces.sources import STATE, Options, Source, find_sources
 from resproto_fd.preprocessing.faces.worker_pool import WorkerDied, run_tasks
@@ -333,32 +335,22 @@ def _cores() -> int:
 @contextmanager
 def _sole_run(out: Path):
     """Holds the output folder for this run, and clears what earlier ones left half done."""
+    lock = SoleLock(out / STATE / "lock")
     try:
         (out / STATE).mkdir(parents=True, exist_ok=True)
-        lock = open(out / STATE / "lock", "w")  # noqa: SIM115  (held until the run ends)
+        taken = not lock.acquire()
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror})") from error
-    with lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # no such locks on Windows
-        except BlockingIOError as error:
-            raise UserError(f"another run is at work in {out}: wait for it, or use another folder") from error
-        except OSError:
-            pass  # a file system without locks
+    if taken:
+        raise UserError(f"another run is at work in {out}: wait for it, or use another folder")
+    try:
         shutil.rmtree(out / STATE / "tmp", ignore_errors=True)
         yield
         shutil.rmtree(out / STATE / "tmp", ignore_errors=True)
+    finally:
+        lock.release()
 
 
 def _save_report(report: Report, out: Path) -> None:
-    try:
-        for name, text in (("json", json.dumps(asdict(report), indent=1) + "\n"), ("txt", report.as_text())):
-            new = out / f"faces_report.{name}.new"
-            new.write_text(text)
-            os.replace(new, out / f"faces_report.{name}")
-    except OSError as error:
-        raise UserError(f"the report cannot be written to {out} ({error.strerror})") from error
+    write_text(out / "faces_report.json", json.dumps(asdict(report), indent=1) + "\n")
+    write_text(out / "faces_report.txt", report.as_text())

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import atomic_file
 from resproto_fd.preprocessing.faces.sources import STATE, Options, Source
 from resproto_fd.preprocessing.faces.video_reader import PictureFile, PictureSequence, UnreadableMedia, VideoFile
 
@@ -277,9 +278,11 @@ def _batches(items, size: int):
 
 
 def _write_record(path: Path, record: dict) -> None:
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    _write(new, (json.dumps(record) + "\n").encode())
-    os.replace(new, path)
+    try:
+        with atomic_file(path, durable=False) as file:  # two for each source, and a lost one is made again
+            file.write((json.dumps(record) + "\n").encode())
+    except UserError as error:
+        raise CannotWrite(str(error)) from error
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -18,7 +18,7 @@ import lmdb
 import numpy as np
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import nearest
+from resproto_fd.configs.suggestions import nearest
 from resproto_fd.preprocessing.store import lmdb_files
 from resproto_fd.preprocessing.store.image_codec import UnreadableFrame, check_whole, decode_frame, decode_image
 from resproto_fd.preprocessing.store.lmdb_files import KEY_FORMS, MAP_SIZE, GrowingLmdb, close_all, failed, windows_key

@@ -15,10 +15,10 @@ from typing import Any
 
 import cv2
 import lmdb
-from filelock import FileLock, Timeout
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import sync_folder, write_text
+from resproto_fd.configs.locks import SoleLock
 from resproto_fd.preprocessing.store import lmdb_files
 from resproto_fd.preprocessing.store.frame_store import checked_key
 from resproto_fd.preprocessing.store.image_codec import (
@@ -88,7 +88,7 @@ class PackedWriter:
         """Results of the request, written into the statement beside it."""
         self._lmdb: GrowingLmdb | None = None
         self._digests: Any = None
-        self._lock: FileLock | None = None
+        self._lock: SoleLock | None = None
         self._batch: list[tuple[Any, bytes, bytes]] = []
         self._held = 0
         self._background = ThreadPoolExecutor(1)  # the next batch is read while one goes to the disk
@@ -119,11 +119,9 @@ class PackedWriter:
         return self
 
     def _take_lock(self) -> None:
-        self._lock = FileLock(self.partial / "packing.lock")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(f"{self.path}: another process is packing it") from None
+        self._lock = SoleLock(self.partial / "packing.lock")
+        if not self._lock.acquire():
+            raise UserError(f"{self.path}: another process is packing it; wait for it, or choose another --out")
 
     def _refuse_other_codec(self, statement: dict[str, Any] | None, where: Path) -> None:
         if statement is None:

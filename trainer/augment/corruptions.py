@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import nearest
+from resproto_fd.configs.suggestions import nearest
 
 SEVERITIES = (1, 2, 3, 4, 5)
 PARAMETERS: dict[str, tuple[float, ...]] = {

@@ -7,7 +7,7 @@ import yaml
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.loading import nearest
+from resproto_fd.configs.suggestions import nearest
 from resproto_fd.detectors.registry import describe_detectors
 
 KINDS = ("detectors", "datasets", "protocols")
