@@ -129,7 +129,10 @@ class DetectorConfig(Strict):
     detector of this name load, and give its numbers, with `deepfakebench_input` in the place of `input` if they were
     trained with another. `parameters` (all, trained or not) and `needs` (what it requires
     of a training batch beside images and labels) are what the built detector has, so that a list need not build it;
-    `backbone` names its network where `model.backbone` does not.
+    `trainable` counts the parameters that train, where these are not all. `backbone` names its network where
+    `model.backbone` does not. `tiny` holds keywords of the constructor that make the class small enough for the tests
+    that every detector must pass (`tests/tiny.py` knows the backbones tiny_vit and tiny_resnet); neither it nor
+    `trainable` is part of a run's configuration.
     """
 
     name: str = ""
@@ -145,8 +148,10 @@ class DetectorConfig(Strict):
     deepfakebench: bool = False
     deepfakebench_input: InputConfig | None = None
     parameters: NonNegative | None = None
+    trainable: Annotated[NonNegative | None, Field(exclude=True)] = None
     needs: list[str] = []
     backbone: str = ""
+    tiny: Annotated[dict[str, Any], Field(exclude=True)] = {}
     model: dict[str, Any] = {}
     input: InputConfig = InputConfig()
     train: TrainConfig = TrainConfig()

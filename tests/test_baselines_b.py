@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
-from test_detectors import IMAGES, LABELS
 from test_parity import apart, checkpoint, parity
 from test_parity import make as parity_make
+from tiny import IMAGES, LABELS
 from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError

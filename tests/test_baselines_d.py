@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from test_detectors import IMAGES, LABELS, TINY_ADAPTER, TINY_RESNET, TINY_VIT
+from tiny import IMAGES, LABELS, TINY_RESNET, TINY_VIT, tiny
 from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
@@ -279,7 +279,7 @@ def test_the_text_of_a_fake_wants_one_place_for_the_face():
 
 def adapter(**keywords):
     torch.manual_seed(0)
-    return create_detector("forensics_adapter", **{**TINY_VIT, **TINY_ADAPTER, **keywords})
+    return create_detector("forensics_adapter", **{**tiny("forensics_adapter"), "mask_weight": 200.0, **keywords})
 
 
 def test_copies_of_the_class_token_see_what_they_would_among_all_tokens():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_detectors import TINY_RESNET
+from tiny import TINY_RESNET
 
 from resproto_fd.detectors import create_detector
 from resproto_fd.preprocessing.demo.data import make_demo

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_detectors import CASES, shallow
+from tiny import CASES, shallow, trains
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.schema import DataConfig, RunConfig
@@ -32,9 +32,7 @@ WITH_NEEDS = {
     "gm_df": {"domains": ["Demo-A"], "mim": 0.0},
 }
 """Class -> keywords with which it asks for what its paper trains on."""
-CLASSES = [
-    name for name in dict.fromkeys(name for name, _ in CASES.values()) if name not in ("chance", "clip_zero_shot")
-]
+CLASSES = [case for case, (name, _) in CASES.items() if case == name and trains(case)]
 RATES = dict.fromkeys(("clip_lora", "c2p_clip", "repdfd", "clip_probe", "effort", "sd2", "sd2_probe", "gm_df"), 1e-2)
 RATES["uia_vit"] = 3e-3
 SIZES = {"ucf": 64, "lsda": 64}
@@ -52,7 +50,7 @@ def demo(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_class_trains_on_the_demo_and_its_loss_falls(name, demo, tmp_path):
-    keywords = {**next(given for class_name, given in CASES.values() if class_name == name), **WITH_NEEDS.get(name, {})}
+    keywords = {**CASES[name][1], **WITH_NEEDS.get(name, {})}
     frames = demo.train
     train = {
         "epochs": EPOCHS,

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 from made import made_config, made_dataset
-from test_detectors import IMAGES, LABELS, TINY_TIMM_CLIP, TINY_VIT
 from test_trainer import make_trainer
+from tiny import IMAGES, LABELS, TINY_TIMM_CLIP, TINY_VIT
 from torch import nn
 
 from resproto_fd.configs.errors import UserError

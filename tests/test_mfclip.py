@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from skimage.feature import graycomatrix, graycoprops
-from test_detectors import IMAGES, LABELS, TINY_CVIT, TINY_MFCLIP, TINY_VIT
+from tiny import IMAGES, LABELS, TINY_VIT, tiny
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
@@ -33,7 +33,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def make(**keywords):
     torch.manual_seed(0)
-    return create_detector("mfclip", **{**TINY_CVIT, **TINY_MFCLIP, **keywords})
+    return create_detector("mfclip", **{**tiny("mfclip"), **keywords})
 
 
 # --- texture ---------------------------------------------------------------------------------------------------------

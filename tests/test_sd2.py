@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_detectors import IMAGES, LABELS, TINY_RESNET, TINY_TIMM_CLIP, TINY_VIT
+from tiny import IMAGES, LABELS, TINY_RESNET, TINY_TIMM_CLIP, TINY_VIT
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector

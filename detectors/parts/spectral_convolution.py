@@ -1,5 +1,6 @@
 """High frequencies of pictures and maps, and convolution of their spectra (FreqNet)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,6 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resproto_fd.losses.precision import at_least_float32
+
+MARGIN = 1e-3
+"""Phases so close to -pi count as pi."""
 
 
 def high_pass(x: Tensor, axes: Sequence[int]) -> Tensor:
@@ -49,14 +53,16 @@ class SpectralConvolution(nn.Module):
             if self.spectra == "real and imaginary":
                 changed = torch.complex(self.first(spectrum.real), self.second(spectrum.imag))
             else:
-                # Four frequencies are real: a negative one's phase is pi, and not minus pi by a rounding error.
-                phase = torch.where(_real_frequencies(x), spectrum.angle().abs(), spectrum.angle())
-                amplitude, phase = self.first(spectrum.abs()), self.second(phase)
+                amplitude, phase = self.first(spectrum.abs()), self.second(_phase(spectrum))
                 changed = torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
             return F.relu(torch.fft.ifft2(changed, norm="ortho").real)
 
 
-def _real_frequencies(x: Tensor) -> Tensor:
-    """Which frequencies of pictures [B, C, H, W] are their own mirror images, [H, W]."""
-    height, width = (2 * torch.arange(count, device=x.device) % count == 0 for count in x.shape[-2:])
-    return height[:, None] & width
+def _phase(spectrum: Tensor) -> Tensor:
+    """Angle from just above -pi to pi.
+
+    A map with one place that is not nought has many negative real frequencies. Rounding, which differs with the batch
+    size, would make their phase pi or minus pi.
+    """
+    angle = spectrum.angle()
+    return torch.where(angle < MARGIN - math.pi, angle + 2 * math.pi, angle)
