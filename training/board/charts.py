@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 STYLES = 6
 WIDTH, HEIGHT = 300, 230
 LEFT, TOP = 54, 8
@@ -51,7 +53,7 @@ def tenths(title: str, low: float = 0.0, high: float = 1.0) -> Axis:
 
 def line_chart(
     title: str, series: Sequence[Series], x: Axis, y: Axis, *, diagonal: bool = False, dots: bool = False
-) -> str:
+) -> Markup:
     """A figure with a line a series and a legend; points are read with the pointer or the arrow keys.
 
     Args:
@@ -64,7 +66,7 @@ def line_chart(
     """
     series = [one for one in series if one.points]
     if not series:
-        return ""
+        return Markup()
 
     def at(px: float, py: float) -> tuple[float, float]:
         return round(LEFT + x.place(px) * WIDTH, 1), round(TOP + (1 - y.place(py)) * HEIGHT, 1)
@@ -91,7 +93,7 @@ def line_chart(
             f"y2='4'/></g></svg>{escape(one.name)}</li>"
         )
     label = escape(f"{title}. {y.title} by {x.title}. Arrow keys read its points.")
-    return (
+    return Markup(
         f"<figure class='chart'><figcaption>{escape(title)}</figcaption>"
         f"<svg class='lines' viewBox='0 0 {LEFT + WIDTH + 12} {TOP + HEIGHT + 36}' role='img' tabindex='0' "
         f"aria-label='{label}'>{''.join(out)}"
@@ -132,10 +134,10 @@ class Bar(NamedTuple):
         return f"{self.value:.3f}{limits}"
 
 
-def bar_chart(title: str, bars: Sequence[Bar], low: float = 0.0, chance: float | None = None) -> str:
+def bar_chart(title: str, bars: Sequence[Bar], low: float = 0.0, chance: float | None = None) -> Markup:
     """Horizontal bars from `low` to 1, each with its number in words and its interval as a line."""
     if not bars:
-        return ""
+        return Markup()
     left, right, pitch = 130, 320, 24
     low = min(low, *(bar.value for bar in bars))
     bottom = 6 + pitch * len(bars)
@@ -157,7 +159,64 @@ def bar_chart(title: str, bars: Sequence[Bar], low: float = 0.0, chance: float |
     if chance is not None and low <= chance <= 1:
         out.append(f"<line class='chance' x1='{x(chance)}' x2='{x(chance)}' y1='2' y2='{bottom}'/>")
     label = escape(f"{title}: " + "; ".join(f"{bar.name} {bar.words}" for bar in bars))
-    return (
+    return Markup(
         f"<figure class='chart'><figcaption>{escape(title)}</figcaption>"
         f"<svg viewBox='0 0 360 {bottom + 4}' role='img' aria-label='{label}'>{''.join(out)}</svg></figure>"
     )
+
+
+class Dots(NamedTuple):
+    """One row's values: a dot for their mean, a faint one for each.
+
+    Attributes:
+        label: The row's name.
+        tip: Shown when pointed at.
+        values: One a seed.
+        mean: Their mean; None if there is none.
+        words: Shown in the place of a mean that is missing.
+        hollow: Whether the dot is hollow.
+        search: What the page's search box looks through.
+    """
+
+    label: str
+    tip: str
+    values: Sequence[float]
+    mean: float | None
+    words: str
+    hollow: bool
+    search: str
+
+
+def dot_chart(label: str, rows: Sequence[Dots], low: float, high: float, chance: float | None) -> Markup:
+    """A line of dots a row, on one axis from `low` to `high`, `chance` dashed."""
+    left, right, pitch, top = 140, 348, 20, 6
+    bottom = top + pitch * len(rows)
+
+    def x(value: float) -> str:
+        return f"{left + (value - low) / (high - low) * (right - left):.1f}"
+
+    out = []
+    for tenth in range(round(low * 10), round(high * 10) + 1):
+        at = x(tenth / 10)
+        out.append(f"<line class='grid' x1='{at}' x2='{at}' y1='{top}' y2='{bottom}'/>")
+        if tenth % 2 == 0 or high - low <= 0.5:
+            out.append(f"<text x='{at}' y='{bottom + 13}' text-anchor='middle'>{tenth / 10:.1f}</text>")
+    if chance is not None and low <= chance <= high:
+        at = x(chance)
+        out.append(f"<line class='chance' x1='{at}' x2='{at}' y1='{top}' y2='{bottom}'><title>chance</title></line>")
+    for i, row in enumerate(rows):
+        y = top + pitch * (i + 0.5)
+        name = row.label if len(row.label) <= 21 else row.label[:20] + "…"
+        marks = [f"<text class='row' x='{left - 8}' y='{y + 4}' text-anchor='end'>{escape(name)}</text>"]
+        if row.mean is None:
+            marks.append(f"<text x='{left + 6}' y='{y + 4}'>{escape(row.words)}</text>")
+        else:
+            if len(row.values) > 1:
+                ends = f"x1='{x(min(row.values))}' x2='{x(max(row.values))}'"
+                marks.append(f"<line class='span' {ends} y1='{y}' y2='{y}'/>")
+                marks += [f"<circle class='seed' cx='{x(value)}' cy='{y}' r='2.5'/>" for value in row.values]
+            marks.append(f"<circle class='dot' cx='{x(row.mean)}' cy='{y}' r='5'/>")
+        kind = " class='oracle'" if row.hollow else ""
+        data = f" data-name='{escape(row.search)}'"
+        out.append(f"<g{kind}{data}><title>{escape(row.tip)}</title>{''.join(marks)}</g>")
+    return Markup(f"<svg viewBox='0 0 360 {bottom + 18}' role='img' aria-label='{escape(label)}'>{''.join(out)}</svg>")

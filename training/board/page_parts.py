@@ -1,6 +1,6 @@
-"""What the leaderboard's pages share: the shell with its policy, names of pages, tables, the facts of a run.
+"""What the leaderboard's pages share: templates, the shell with its policy, names of pages, tables, facts of a run.
 
-Everything that came from outside is escaped here or where it is put together.
+The templates escape every value; charts, style and script alone come as `Markup`.
 """
 
 import base64
@@ -8,10 +8,15 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
+from typing import Any
 
-from resproto_fd.training.board.table import DIGITS, METRICS, TIE, Cell, Row, Section, number
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from resproto_fd.training.board.table import DIGITS, METRICS, TIE, TIE_RULE, Cell, Row, Section, number
 from resproto_fd.training.results import RunResult
 
 INDEX, PUBLISHED, ROWS = "index.html", "published.html", "rows"
@@ -25,35 +30,40 @@ NOT_STORED = "not stored"
 _EARLY = 'document.documentElement.classList.add("js");'
 
 
-def page(title: str, body: str, here: str) -> str:
+def render_page(template: str, title: str, here: str, **content: Any) -> str:
     """A whole page.
 
     Args:
-        title: Its name, from outside.
-        body: HTML from the first heading on, with an element of id "content".
-        here: Its own path from the site's root.
+        template: File in `templates/`.
+        title: The page's title.
+        here: The page's own path from the site's root.
+        content: What the template shows.
     """
     up = "../" * here.count("/")
     links = {"Leaderboard": INDEX, "Published numbers": PUBLISHED, **EXPORTS}
-    here_too = {name: " aria-current='page'" if path == here else "" for name, path in links.items()}
-    style, script = _asset("leaderboard.css"), _asset("leaderboard.js")
-    parts = {
+    style, script = _asset("board.css"), _asset("board.js")
+    shell = {
         "policy": _policy(_EARLY, "\n" + script),
-        "title": escape(title),
-        "style": style,
-        "early": _EARLY,
-        "script": script,
-        "pages": "".join(f"<a href='{up}{path}'{here_too[name]}>{name}</a>" for name, path in links.items()),
-        "body": body,
-        "footer": "<p>Made by <code>resproto leaderboard</code> from result files and the score tables "
-        "beside them; the "
-        "same files give the same pages. Every digit is in <code>leaderboard.csv</code>.</p>",
+        "title": title,
+        "style": Markup(style),
+        "early": Markup(_EARLY),
+        "script": Markup(script),
+        "links": [{"name": name, "path": up + path, "here": path == here} for name, path in links.items()],
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("leaderboard.html"))
+    return _environment().get_template(template).render(shell=shell, **content) + "\n"
 
 
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("resproto_fd.training.board", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment.globals |= {"count": count, "DIGITS": DIGITS, "INDEX": INDEX, "TIE": TIE, "TIE_RULE": TIE_RULE}
+    return environment
+
+
+@cache
 def _asset(name: str) -> str:
-    return files("resproto_fd.training.board").joinpath(name).read_text(encoding="utf-8")
+    return (files("resproto_fd.training.board") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _policy(*scripts: str) -> str:
@@ -70,35 +80,88 @@ def row_page(section: Section, row: Row) -> str:
     return f"{ROWS}/{words}-{digest[:8]}.html"
 
 
-def note(html: str, identity: str = "") -> str:
-    """A box that a reader should not miss."""
-    return f"<div class='note' role='note'{f' id={identity}' if identity else ''}>{html}</div>"
+@dataclass(frozen=True)
+class Td:
+    """One table cell, as the macro `td` shows it.
+
+    Attributes:
+        text: What it says.
+        sort: What sorting goes by; None for the text.
+        kind: CSS class.
+        title: Shown when pointed at.
+        best, tied: Marks.
+        strong: Whether the text is bold.
+        doubt: Why the number is doubtful; empty if it is not.
+        small: Beside the text; None for nothing.
+        limits: The 95 % interval in words.
+        test_set: The test set that the filter goes by; None where it does not.
+    """
+
+    text: str
+    sort: str | None = None
+    kind: str = ""
+    title: str = ""
+    best: bool = False
+    tied: bool = False
+    strong: bool = False
+    doubt: str = ""
+    small: str | None = None
+    limits: str = ""
+    test_set: str | None = None
 
 
-def value_cell(
-    cell: Cell, best: bool = False, test_set: str | None = None, tied: bool = False, limits: str = "", beside: str = ""
-) -> str:
+@dataclass(frozen=True)
+class Head:
+    """A column's title in a small table; `tip` is shown when pointed at."""
+
+    text: str
+    tip: str = ""
+
+
+@dataclass(frozen=True)
+class TableLine:
+    """A row of a small table: texts that start it, then cells."""
+
+    start: Sequence[Any]
+    cells: Sequence[Td]
+
+
+@dataclass(frozen=True)
+class SmallTable:
+    """A sortable table; `label` is its caption, and the first `texts` columns are left-aligned."""
+
+    heads: Sequence[Head]
+    lines: Sequence[TableLine]
+    label: str
+    texts: int = 2
+
+
+def small_table(heads: Sequence[str], lines: Sequence[tuple], label: str, texts: int = 2) -> SmallTable:
+    """A sortable table from (texts that start a row, further cells); heads that name a metric explain it."""
+    meanings = {metric.title: metric.meaning for metric in METRICS.values()}
+    shown = [Head(text, meanings.get(text, "")) for text in heads]
+    return SmallTable(shown, [TableLine(*line) for line in lines], label, texts)
+
+
+def value_cell(cell: Cell, best: bool = False, test_set: str | None = None, tied: bool = False, limits: str = "") -> Td:
     """A number as a table cell, with its spread over seeds, 95 % limits and marks."""
-    data = "" if test_set is None else f" data-set='{escape(test_set)}'"
     if cell.mean is None:
-        return f"<td class='none' data-v='' title='{escape(cell.reason)}'{data}>{number(cell)}</td>"
+        return Td(number(cell), sort="", kind="none", title=cell.reason, test_set=test_set)
     spread = "" if cell.sd is None else f"± {cell.sd:.{DIGITS}f}"
     values = ", ".join(f"{value:.6f}" for value in cell.values)
-    mark = "<abbr class='star' title='best of this column'>★</abbr>" if best else ""
-    return (
-        f"<td{' class=best' if best else ''} data-v='{cell.mean!r}' title='by seed: {values}'{data}>"
-        f"{mark}{_TIED if tied else ''}{cell.mean:.{DIGITS}f}<small>{spread}</small>"
-        f"{f'<small class=ci>{limits}</small>' if limits else ''}{beside}</td>"
+    return Td(
+        f"{cell.mean:.{DIGITS}f}",
+        sort=repr(cell.mean),
+        title=f"by seed: {values}",
+        best=best,
+        tied=tied,
+        small=spread,
+        limits=limits,
+        test_set=test_set,
     )
 
 
-_TIED = (
-    f"<abbr class='tie' title='not distinguishable from the best of this test set'>{TIE}"
-    "<span class='unseen'> not distinguishable from the best</span></abbr>"
-)
-
-
-def metric_cell(found: list, metric: str) -> str:
+def metric_cell(found: list, metric: str) -> Td:
     """One metric over seeds, as a table cell."""
     values = [getattr(metrics, metric) for metrics in found]
     if None in values:
@@ -106,63 +169,22 @@ def metric_cell(found: list, metric: str) -> str:
     return value_cell(Cell(tuple(values)))
 
 
-def rate_cell(value: float | None, reason: str = "not defined", strong: bool = False) -> str:
+def rate_cell(value: float | None, reason: str = "not defined", strong: bool = False) -> Td:
     """A single rate as a table cell."""
     if value is None:
         return value_cell(Cell(reason=reason))
-    text = f"{value:.{DIGITS}f}"
-    return f"<td data-v='{value!r}'>{f'<b>{text}</b>' if strong else text}</td>"
+    return Td(f"{value:.{DIGITS}f}", sort=repr(value), strong=strong)
 
 
-def text_cell(text: str) -> str:
-    """Text from outside as a table cell."""
-    return f"<td class='t'>{escape(text)}</td>"
-
-
-def small_table(heads: Sequence[str], lines: Sequence[tuple[list, list[str]]], label: str, texts: int = 2) -> str:
-    """A sortable table.
-
-    Args:
-        heads: Titles of its columns.
-        lines: (texts that start a row, HTML of its further cells).
-        label: What it shows: its caption.
-        texts: How many of the first columns are left-aligned.
-    """
-    meanings = {metric.title: metric.meaning for metric in METRICS.values()}
-    head = "".join(
-        f"<th scope='col' class='{'t' if i < texts else ''}' title='{escape(meanings.get(text, ''))}'>"
-        f"<button type='button'>{escape(text)}</button></th>"
-        for i, text in enumerate(heads)
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<th scope='row'>{escape(str(text))}</th>"
-            if i == 0
-            else f"<td class='{'t' if i < texts else ''}'>{escape(str(text))}</td>"
-            for i, text in enumerate(start)
-        )
-        + "".join(cells)
-        + "</tr>"
-        for start, cells in lines
-    )
-    return (
-        f"<div class='scroll' role='region' tabindex='0' aria-label='{escape(label)}'>"
-        f"<table class='sortable'><caption class='unseen'>{escape(label)}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def facts(items: dict[str, str]) -> str:
-    """A list of facts, those without text left out."""
-    found = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in items.items() if value)
-    return f"<dl>{found}</dl>"
+def text_cell(text: str) -> Td:
+    """Text as a table cell."""
+    return Td(text, kind="t")
 
 
 def search_text(row: Row) -> str:
-    """What the search box looks through, escaped."""
+    """What the search box looks through."""
     run = row.first
-    return escape(f"{run.title} {row.name} {run.detector_class} {run.paper} {row.selection} {run.source}".lower())
+    return f"{run.title} {row.name} {run.detector_class} {run.paper} {row.selection} {run.source}".lower()
 
 
 def count(amount: int, noun: str) -> str:

@@ -6,57 +6,47 @@ frames, other crops, often a checkpoint chosen on the test set.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from html import escape
+from typing import Any
 
-from resproto_fd.training.board.page_parts import PUBLISHED, count, page, small_table, text_cell
+from resproto_fd.training.board.page_parts import PUBLISHED, SmallTable, Td, render_page, small_table, text_cell
 from resproto_fd.training.board.published_beside import published_lines
 from resproto_fd.training.board.table import DIGITS, METRICS, Section
 from resproto_fd.training.published import PublishedRow, PublishedSource
 
+_NOT_PRINTED = Td("–", sort="", kind="none", title="not printed")
+
 
 def render_published(rows: Sequence[PublishedRow], sources: dict[str, PublishedSource]) -> str:
     """The page of all published numbers, a table a table of the paper."""
-    parts = [
-        "<main id='content'><h1>Published numbers</h1><p class='soft'>"
-        f"{len(rows):,} numbers as {len(sources)} sources print them, none of them measured here. Rates are in [0, 1] "
-        "with the printed digits. Frames, crops, compression and the choice of the checkpoint differ between "
-        "sources: a "
-        "difference between two tables is not one between two detectors.</p>"
-        "<div class='bar'><div class='bar-in'><label class='field'>Search <input type='search' id='search' "
-        "placeholder='method, data set'></label><span class='count' id='count' role='status' aria-live='polite'></span>"
-        "</div></div>"
-    ]
-    for key, source in sources.items():
-        facts = ", ".join(filter(None, (source.authors, source.venue)))
-        parts.append(f"<section><h2>{escape(source.title)}</h2><p class='soft'>{escape(facts)}</p>")
-        if source.note:
-            parts.append(f"<p class='soft'>{escape(source.note)}</p>")
-        for name, table in source.tables.items():
-            found = [row for row in rows if (row.source, row.table) == (key, name)]
-            about = [
-                f"{table.content}, printed in {table.unit}s"
-                if table.unit == "fraction"
-                else f"{table.content}, printed in percent",
-                "" if table.level_stated else "the source does not say whether frames or videos are counted",
-                table.note,
-            ]
-            wrong = [d for d in source.discrepancies if d.table == name]
-            listed = "".join(f"<li>{escape(f'{d.method}, {d.test_set}: {d.note}')}</li>" for d in wrong)
-            listed = listed and f"<p>It contradicts itself or another source:</p><ul>{listed}</ul>"
-            parts.append(
-                f"<details class='published' open><summary>{escape(name)} <small>{count(len(found), 'number')}; "
-                f"{escape('; '.join(filter(None, about)))}</small></summary><div class='inside'>"
-                f"{_pivot(found, f'{source.title}, {name}')}"
-                f"{listed}</div></details>"
-            )
-        parts.append("</section>")
-    return page("Published numbers", "".join(parts) + "</main>", PUBLISHED)
+    shown = [_source(key, source, rows) for key, source in sources.items()]
+    return render_page("published.html", "Published numbers", PUBLISHED, numbers=len(rows), sources=shown)
 
 
-_NOT_PRINTED = "<td class='none' data-v='' title='not printed'>–</td>"
+def _source(key: str, source: PublishedSource, rows: Sequence[PublishedRow]) -> dict[str, Any]:
+    tables = []
+    for name, table in source.tables.items():
+        found = [row for row in rows if (row.source, row.table) == (key, name)]
+        unit = f"{table.unit}s" if table.unit == "fraction" else "percent"
+        about = [
+            f"{table.content}, printed in {unit}",
+            "" if table.level_stated else "the source does not say whether frames or videos are counted",
+            table.note,
+        ]
+        wrong = [d for d in source.discrepancies if d.table == name]
+        tables.append(
+            {
+                "name": name,
+                "numbers": len(found),
+                "about": "; ".join(filter(None, about)),
+                "pivot": _pivot(found, f"{source.title}, {name}"),
+                "discrepancies": [f"{d.method}, {d.test_set}: {d.note}" for d in wrong],
+            }
+        )
+    facts = ", ".join(filter(None, (source.authors, source.venue)))
+    return {"title": source.title, "facts": facts, "note": source.note, "tables": tables}
 
 
-def _pivot(rows: list[PublishedRow], label: str) -> str:
+def _pivot(rows: list[PublishedRow], label: str) -> SmallTable:
     """A line a method, training set and setting; a column a test set, level and metric."""
     columns = list(dict.fromkeys((row.test_set, row.level, row.metric) for row in rows))
     lines: dict[tuple, dict[tuple, PublishedRow]] = defaultdict(dict)
@@ -74,18 +64,18 @@ def _word(metric: str) -> str:
     return {"m_eer": "M_EER", "parameters_m": "million parameters", "flops_g": "GFLOPs"}.get(metric, metric.upper())
 
 
-def _number(row: PublishedRow | None) -> str:
+def _number(row: PublishedRow | None) -> Td:
     if row is None:
         return _NOT_PRINTED
-    mark = "<abbr title='could not be read with certainty'>?</abbr>" if row.is_doubtful else ""
-    return f"<td data-v='{row.value!r}' title='{escape(row.note or row.method_printed)}'>{row.printed}{mark}</td>"
+    doubt = "could not be read with certainty" if row.is_doubtful else ""
+    return Td(str(row.printed), sort=repr(row.value), title=row.note or row.method_printed, doubt=doubt)
 
 
-def beside(section: Section, metric: str) -> str:
+def beside(section: Section, metric: str) -> dict[str, Any] | None:
     """Published numbers of the same training and test sets, with what our own run of a method of that title gave."""
     lines = published_lines(section.train, section.test_sets, metric)
     if not lines:
-        return ""
+        return None
     sets = [name for name in section.test_sets if any(name in line.values for line in lines)]
     measured = {row.first.title: row for row in section.rows if row.ranks}
     body = []
@@ -94,18 +84,13 @@ def beside(section: Section, metric: str) -> str:
         cells = [_beside(line.values.get(name), own.cell(name, metric).mean if own else None) for name in sets]
         body.append(([line.method, line.venue], [*cells, text_cell(f"{line.source}, {line.table}")]))
     title = f"Published, not measured here: {METRICS[metric].title}"
-    table = small_table(["Method", "Venue", *sets, "Source"], body, f"{title}, {section.protocol}")
-    return (
-        f"<details class='published'><summary>{title} <small>{count(len(lines), 'row')}</small></summary>"
-        "<div class='inside'><p class='soft'>As their papers print them, trained on the same sets: frames, checkpoints "
-        "and how these were chosen are theirs. Small: our own run of the method minus the paper's number.</p>"
-        f"{table}</div></details>"
-    )
+    heads = ["Method", "Venue", *sets, "Source"]
+    return {"title": title, "table": small_table(heads, body, f"{title}, {section.protocol}")}
 
 
-def _beside(row: PublishedRow | None, own: float | None) -> str:
+def _beside(row: PublishedRow | None, own: float | None) -> Td:
     if row is None:
         return _NOT_PRINTED
-    apart = "" if own is None else f"<small>ours {own - row.value:+.{DIGITS}f}</small>"
-    about = escape(f"{row.test_set_printed}; {row.note}".strip("; "))
-    return f"<td data-v='{row.value!r}' title='{about}'>{row.printed}{apart}</td>"
+    apart = None if own is None else f"ours {own - row.value:+.{DIGITS}f}"
+    about = f"{row.test_set_printed}; {row.note}".strip("; ")
+    return Td(str(row.printed), sort=repr(row.value), title=about, small=apart)

@@ -6,24 +6,25 @@ missing or of other frames the page is made without, and says so.
 
 import json
 from collections.abc import Sequence
-from html import escape
 from statistics import NormalDist
+from typing import Any
+
+from markupsafe import Markup
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.board import charts, curves
 from resproto_fd.training.board.page_parts import (
-    INDEX,
     NOT_STORED,
+    SmallTable,
+    Td,
     backbone,
     count,
-    facts,
     fidelity,
     input_size,
     metric_cell,
-    note,
-    page,
     rate_cell,
     recipe,
+    render_page,
     row_page,
     search_text,
     small_table,
@@ -32,6 +33,7 @@ from resproto_fd.training.board.page_parts import (
 )
 from resproto_fd.training.board.table import METRICS, Cell, Row, Section
 from resproto_fd.training.board.ties import stored_scores
+from resproto_fd.training.measures.deepfakebench import explained
 from resproto_fd.training.measures.intervals import method_auc_intervals
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
@@ -57,21 +59,12 @@ def render_row(section: Section, row: Row) -> str:
     """The page of one row."""
     run = row.first
     tables = stored_tables(row)
-    missing = [name for name in section.test_sets if name in run.tests and name not in tables]
-    warning = ""
-    if missing:
-        warning = note(
-            f"No score table of {escape(', '.join(missing))} beside the result file of seed {run.seed}, or "
-            "one of other "
-            "frames or weights: curves, histograms, calibration and score shift are drawn without."
-        )
-    sub = f"{row.name} · {section.protocol} · {count(len(row.runs), 'seed')} · {row.selection}"
     parts = [
         ("facts", "What it is", _facts(section, row)),
         ("numbers", "Numbers with 95 % intervals", _estimates(section, row)),
         ("curves", "ROC and DET curves", _curves(tables, run)),
         ("scores", "Scores of real and fake frames", _histograms(tables)),
-        ("methods", "Forgery methods", _method_bars(tables) + _methods(section, row)),
+        ("methods", "Forgery methods", _methods(section, row, tables)),
         ("shift", "Score shift", _shift(section, run)),
         ("calibration", "Calibration", _reliability(tables)),
         ("robustness", "Robustness", _robustness(row)),
@@ -80,28 +73,18 @@ def render_row(section: Section, row: Row) -> str:
         ("runs", "Every run", _runs_table(section, row)),
         ("config", "Configuration", _config(row)),
     ]
-    parts = [part for part in parts if part[2]]
-    contents = "".join(f"<li><a href='#{name}'>{title}</a></li>" for name, title, _ in parts)
-    body = "".join(
-        f"<section id='{name}' aria-labelledby='h-{name}'><h2 id='h-{name}'>{title}</h2>{html}</section>"
-        for name, title, html in parts
-    )
-    tags = "".join(
-        f"<span class='tag'>{escape(text)}</span>"
-        for text in (
-            "oracle" if row.oracle else "",
-            "control" if row.control else "",
-            run.source if run.source != "measured" else "",
-        )
-        if text
-    )
-    return page(
+    return render_page(
+        "row.html",
         f"{run.title}: {section.protocol}",
-        f"<main id='content' class='row' data-name='{search_text(row)}'><p class='soft'><a "
-        f"href='../{INDEX}'>Leaderboard"
-        f"</a> › {escape(section.protocol)}</p><h1>{escape(run.title)}{tags}</h1><p class='soft'>{escape(sub)}</p>"
-        f"{warning}<nav aria-label='On this page'><ul class='contents'>{contents}</ul></nav>{body}</main>",
         row_page(section, row),
+        search=search_text(row),
+        protocol=section.protocol,
+        heading=run.title,
+        row_tags=["oracle" * row.oracle, "control" * row.control, run.source if run.source != "measured" else ""],
+        sub=f"{row.name} · {section.protocol} · {count(len(row.runs), 'seed')} · {row.selection}",
+        seed=run.seed,
+        missing=[name for name in section.test_sets if name in run.tests and name not in tables],
+        parts=[{"name": name, "title": title, "data": data} for name, title, data in parts if data],
     )
 
 
@@ -116,41 +99,40 @@ def stored_tables(row: Row) -> dict[str, ScoreTable]:
     return tables
 
 
-def _facts(section: Section, row: Row) -> str:
+def _facts(section: Section, row: Row) -> list[tuple[str, str]]:
     run = row.first
     badge, deviations = fidelity(run)
     size = input_size(run)
-    return facts(
-        {
-            "Detector": f"{run.detector}{f' (class {run.detector_class})' if run.detector_class else ''}",
-            "Paper": run.paper,
-            "Fidelity to the paper": badge or "not stated",
-            "Deviations": "; ".join(deviations),
-            "Changed from the preset": ", ".join(run.overrides),
-            "Checkpoint": row.selection,
-            "Chosen at": "; ".join(filter(None, (_chosen(run) for run in row.runs))),
-            "Backbone": backbone(run),
-            "Parameters": NOT_STORED
-            if run.parameters is None
-            else f"{run.parameters:,}"
-            + ("" if run.trainable_parameters is None else f", {run.trainable_parameters:,} of them trained"),
-            "FLOPs of one frame": NOT_STORED
-            if run.compute.gflops is None
-            else f"{run.compute.gflops:.3g} billion, two a multiply-add",
-            "Input": f"{size} x {size} pixels" if size else NOT_STORED,
-            "Training sets": _training_sets(run, section.train),
-            "Training images seen": NOT_STORED if run.train_images is None else f"{run.train_images:,}",
-            "Recipe": recipe(run),
-            "Timing": "; ".join(_timing(run) for run in row.runs if run.timing),
-            "Commit": ", ".join(dict.fromkeys(_commit(run) for run in row.runs)),
-            "Versions": ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items())),
-            "Fingerprint of the protocol": run.fingerprint,
-            "Weights (SHA-256)": "; ".join(
-                f"seed {run.seed}: {run.checkpoint_sha256}" for run in row.runs if run.checkpoint_sha256
-            ),
-            "Note": "; ".join(dict.fromkeys(run.note for run in row.runs if run.note)),
-        }
-    )
+    found = {
+        "Detector": f"{run.detector}{f' (class {run.detector_class})' if run.detector_class else ''}",
+        "Paper": run.paper,
+        "Fidelity to the paper": badge or "not stated",
+        "Deviations": "; ".join(deviations),
+        "Changed from the preset": ", ".join(run.overrides),
+        "Checkpoint": row.selection,
+        "Chosen at": "; ".join(filter(None, (_chosen(run) for run in row.runs))),
+        "Backbone": backbone(run),
+        "Parameters": NOT_STORED
+        if run.parameters is None
+        else f"{run.parameters:,}"
+        + ("" if run.trainable_parameters is None else f", {run.trainable_parameters:,} of them trained"),
+        "FLOPs of one frame": NOT_STORED
+        if run.compute.gflops is None
+        else f"{run.compute.gflops:.3g} billion, two a multiply-add",
+        "Input": f"{size} x {size} pixels" if size else NOT_STORED,
+        "Training sets": _training_sets(run, section.train),
+        "Training images seen": NOT_STORED if run.train_images is None else f"{run.train_images:,}",
+        "Recipe": recipe(run),
+        "Timing": "; ".join(_timing(run) for run in row.runs if run.timing),
+        "Commit": ", ".join(dict.fromkeys(_commit(run) for run in row.runs)),
+        "Versions": ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items())),
+        "Fingerprint of the protocol": run.fingerprint,
+        "Weights (SHA-256)": "; ".join(
+            f"seed {run.seed}: {run.checkpoint_sha256}" for run in row.runs if run.checkpoint_sha256
+        ),
+        "Note": "; ".join(dict.fromkeys(run.note for run in row.runs if run.note)),
+    }
+    return list(found.items())
 
 
 def _training_sets(run: RunResult, of_protocol: Sequence[str]) -> str:
@@ -175,7 +157,7 @@ def _commit(run: RunResult) -> str:
     return (run.commit or "not run from a git checkout")[:40] + (" with uncommitted changes" if run.dirty else "")
 
 
-def _estimates(section: Section, row: Row) -> str:
+def _estimates(section: Section, row: Row) -> dict[str, Any]:
     """Every metric with its interval, of the first run; a column a test set."""
     run = row.first
     sets = [name for name in section.test_sets if name in run.tests]
@@ -186,37 +168,33 @@ def _estimates(section: Section, row: Row) -> str:
             if any(each is not None for each in found):
                 lines.append(([f"{level.capitalize()} {title}"], list(map(_estimate_cell, found))))
     if not lines:
-        return "<p class='soft'>Not stored in this result file: it is from an older version.</p>"
+        return {"seed": run.seed, "table": None}
     if len(row.runs) > 1:
         over = [row.limits(name, "frame_auc") for name in sets]
         lines.insert(0, (["Frame AUC, mean over seeds"], [_pair_cell(row.cell(n, "frame_auc").mean, o)
                                                            for n, o in zip(sets, over)]))  # fmt: skip
-    about = (
-        f"<p class='soft'>Of seed {run.seed}. Intervals respect that frames of one video, and videos of one "
-        "source, are "
-        "not independent; that of a mean over seeds also holds what other seeds would give.</p>"
-    )
-    return about + small_table(["Metric", *sets], lines, "Every metric with its 95 % interval", texts=1)
+    table = small_table(["Metric", *sets], lines, "Every metric with its 95 % interval", texts=1)
+    return {"seed": run.seed, "table": table}
 
 
-def _estimate_cell(found) -> str:
+def _estimate_cell(found) -> Td:
     if found is None or found.value is None:
         return rate_cell(None)
     return _pair_cell(found.value, None if found.low is None else (found.low, found.high))
 
 
-def _pair_cell(value: float | None, limits: tuple[float, float] | None) -> str:
+def _pair_cell(value: float | None, limits: tuple[float, float] | None) -> Td:
     if value is None:
         return rate_cell(None)
-    small = "" if limits is None else f"<small class='ci'>{limits[0]:.3f}–{limits[1]:.3f}</small>"
-    return f"<td data-v='{value!r}'>{value:.3f}{small}</td>"
+    shown = "" if limits is None else f"{limits[0]:.3f}–{limits[1]:.3f}"
+    return Td(f"{value:.3f}", sort=repr(value), limits=shown)
 
 
-def _curves(tables: dict[str, ScoreTable], run: RunResult) -> str:
+def _curves(tables: dict[str, ScoreTable], run: RunResult) -> dict[str, Any] | None:
     found = {name: curves.curves(table).roc for name, table in tables.items()}
     found = {name: points for name, points in found.items() if points}
     if not found:
-        return ""
+        return None
     roc = [
         charts.Series(name, points, [f"FPR {x:.3f}, TPR {y:.3f}" for x, y in points]) for name, points in found.items()
     ]
@@ -229,17 +207,16 @@ def _curves(tables: dict[str, ScoreTable], run: RunResult) -> str:
     def probit(title: str):
         return charts.Axis(title, rates, 0.001, 0.95, _PROBIT)
 
-    drawn = charts.line_chart(
-        "ROC", roc, charts.tenths("false positive rate"), charts.tenths("true positive rate"), diagonal=True
-    ) + charts.line_chart("DET", det, probit("false alarms (FPR)"), probit("misses (1 − TPR)"))
-    return (
-        f"<p class='soft'>Frames of seed {run.seed}, a line a test set. Both axes of the DET curve are in normal "
-        f"deviates, which makes straight lines of normally distributed scores.</p><div class='charts'>{drawn}</div>"
-    )
+    fpr, tpr = charts.tenths("false positive rate"), charts.tenths("true positive rate")
+    drawn = [
+        charts.line_chart("ROC", roc, fpr, tpr, diagonal=True),
+        charts.line_chart("DET", det, probit("false alarms (FPR)"), probit("misses (1 − TPR)")),
+    ]
+    return {"seed": run.seed, "charts": drawn}
 
 
-def _histograms(tables: dict[str, ScoreTable]) -> str:
-    out = ""
+def _histograms(tables: dict[str, ScoreTable]) -> list[Markup]:
+    out = []
     for name, table in tables.items():
         found = curves.curves(table)
         width = 1 / curves.HISTOGRAM_BINS
@@ -258,12 +235,12 @@ def _histograms(tables: dict[str, ScoreTable]) -> str:
         high = -(-high // 0.2) * 0.2
         ticks = [(i * high / 4, f"{i * high / 4:.2f}") for i in range(5)]
         axis = charts.Axis("share of frames", ticks, 0, high)
-        out += charts.line_chart(name, series, charts.tenths("score, P(fake)"), axis)
-    return f"<div class='charts'>{out}</div>" if out else ""
+        out.append(charts.line_chart(name, series, charts.tenths("score, P(fake)"), axis))
+    return out
 
 
-def _method_bars(tables: dict[str, ScoreTable]) -> str:
-    out = ""
+def _methods(section: Section, row: Row, tables: dict[str, ScoreTable]) -> dict[str, Any] | None:
+    drawn, shown = [], []
     for name, table in tables.items():
         found = {method: each["frame_auc"] for method, each in method_auc_intervals(table).items()}
         bars = [
@@ -271,40 +248,32 @@ def _method_bars(tables: dict[str, ScoreTable]) -> str:
             for method, each in found.items()
             if each.value is not None
         ]
-        out += charts.bar_chart(f"Frame AUC by forgery method on {name}", bars, low=0.4, chance=0.5)
-    if not out:
-        return ""
-    legend = "<p class='soft'>The line is the 95 % interval, dashed is chance. Bars begin at 0.4, or below.</p>"
-    return f"<div class='charts'>{out}</div>{legend}"
-
-
-def _methods(section: Section, row: Row) -> str:
-    out = []
+        drawn.append(charts.bar_chart(f"Frame AUC by forgery method on {name}", bars, low=0.4, chance=0.5))
+    drawn = [chart for chart in drawn if chart]
     for name in section.test_sets:
-        tests = [run.tests[name] for run in row.runs if name in run.tests]
-        methods = sorted({method for test in tests for method in test.per_method})
-        lines = []
-        for method in methods:
-            found = [test.per_method[method] for test in tests if method in test.per_method]
-            fakes = found[0].frames - found[0].real_frames
-            start = [method, found[0].forgery_type, f"{fakes:,}", f"{found[0].real_frames:,}"]
-            lines.append((start, [metric_cell(found, metric) for metric in DETAIL_METRICS]))
-        if lines:
+        if lines := _method_lines(row, name):
             heads = ["Method", "Type", "Fake frames", "Real frames", *(METRICS[m].title for m in DETAIL_METRICS)]
-            table = small_table(heads, lines, f"By forgery method on {name}")
-            out.append(f"<h3>By forgery method on {escape(name)}</h3>{table}")
-    if out:
-        out.insert(0, "<p class='soft'>Each method's fakes against all reals of the same test set, over seeds.</p>")
-    return "".join(out)
+            shown.append(small_table(heads, lines, f"By forgery method on {name}"))
+    return {"charts": drawn, "tables": shown} if drawn or shown else None
+
+
+def _method_lines(row: Row, test_set: str) -> list[tuple]:
+    tests = [run.tests[test_set] for run in row.runs if test_set in run.tests]
+    lines = []
+    for method in sorted({method for test in tests for method in test.per_method}):
+        found = [test.per_method[method] for test in tests if method in test.per_method]
+        fakes = found[0].frames - found[0].real_frames
+        start = [method, found[0].forgery_type, f"{fakes:,}", f"{found[0].real_frames:,}"]
+        lines.append((start, [metric_cell(found, metric) for metric in DETAIL_METRICS]))
+    return lines
 
 
 _RULES = {"eer": "as many false alarms as misses", "fpr_5": "5 % false alarms"}
 
 
-def _shift(section: Section, run: RunResult) -> str:
+def _shift(section: Section, run: RunResult) -> dict[str, Any]:
     """How one threshold fares on other sets, and whether scores of different sets can be compared."""
-    out = []
-    sets = [name for name in section.test_sets if name in run.tests]
+    sets, thresholds = [name for name in section.test_sets if name in run.tests], []
     for rule, words in _RULES.items():
         found = {name: run.tests[name].transfer[rule] for name in sets if rule in run.tests[name].transfer}
         if found:
@@ -312,26 +281,19 @@ def _shift(section: Section, run: RunResult) -> str:
             lines = [([name], [rate_cell(each.fpr), rate_cell(each.tpr)]) for name, each in found.items()]
             title = f"Threshold {threshold:.3f}, fixed at {words} on the split of the selection"
             heads = ["Test set", "False positive rate", "True positive rate"]
-            out.append(f"<h3>{escape(title)}</h3>{small_table(heads, lines, title, texts=1)}")
-    if not out:
-        out.append("<p class='soft'>Thresholds carried over from the split of the selection: not stored.</p>")
+            thresholds.append(small_table(heads, lines, title, texts=1))
+    cross, pooled = None, "undefined" if run.pooled_auc is None else f"{run.pooled_auc:.3f}"
     if len(run.cross_auc) > 1:
         names = [name for name in sets if any(name in by for by in run.cross_auc.values())]
         lines = [
             ([f"reals of {real}"], [rate_cell(by.get(name), strong=name == real) for name in names])
             for real, by in sorted(run.cross_auc.items())
         ]
-        pooled = "undefined" if run.pooled_auc is None else f"{run.pooled_auc:.3f}"
-        heads = ["", *(f"fakes of {name}" for name in names)]
-        out.append(
-            f"<h3>Reals of one set against fakes of another</h3><p>Frame AUC of all test sets as one: <b>{pooled}</b>. "
-            "Where a number below is far from the bold ones, scores of the two sets do not mean the same.</p>"
-            + small_table(heads, lines, "Cross AUC", texts=1)
-        )
-    return "".join(out)
+        cross = small_table(["", *(f"fakes of {name}" for name in names)], lines, "Cross AUC", texts=1)
+    return {"thresholds": thresholds, "cross": cross, "pooled": pooled}
 
 
-def _reliability(tables: dict[str, ScoreTable]) -> str:
+def _reliability(tables: dict[str, ScoreTable]) -> list[Markup]:
     series = []
     for name, table in tables.items():
         bins = curves.curves(table).reliability
@@ -345,71 +307,73 @@ def _reliability(tables: dict[str, ScoreTable]) -> str:
         diagonal=True,
         dots=True,
     )
-    if not chart:
-        return ""
-    about = "Scores that are probabilities lie on the dashed line; a test set's share of fakes moves its line."
-    return f"<p class='soft'>{about}</p><div class='charts'>{chart}</div>"
+    return [chart] if chart else []
 
 
-def _robustness(row: Row) -> str:
-    """Frame AUC under corruptions by severity, the mean over seeds, with the mean over corruptions as a last line."""
-    out = []
-    for name in sorted({name for run in row.runs for name in run.robustness}):
-        runs = [run for run in row.runs if name in run.robustness]
-        clean = [run.tests[name].frame_auc for run in runs]
-        levels = sorted({level for run in runs for by in run.robustness[name].values() for level in by})
-        lines, curves = [], {}
-        for corruption in sorted({each for run in runs for each in run.robustness[name]}):
-            cells = [Cell(tuple(clean)) if None not in clean else Cell(reason="undefined")]
-            for level in levels:
-                found = [run.robustness[name].get(corruption, {}).get(level) for run in runs]
-                values = [each.frame_auc for each in found if each is not None and each.frame_auc is not None]
-                cells.append(Cell(tuple(values)) if len(values) == len(runs) else Cell(reason="not run"))
-            curves[corruption] = [cell.mean for cell in cells]
-            lines.append(([corruption], [value_cell(cell) for cell in cells]))
-        mean = [sum(column) / len(column) if None not in column else None for column in zip(*curves.values())]
-        lines.append((["mean"], [value_cell(Cell(() if value is None else (value,), "not run")) for value in mean]))
-        title = f"Frame AUC under corruptions on {name}"
-        heads = ["Corruption", "clean", *(f"severity {level}" for level in levels)]
-        series = [
-            charts.Series(
-                corruption,
-                points := [(i, value) for i, value in enumerate(values) if value is not None],
-                [f"severity {['clean', *levels][i]}: {value:.3f}" for i, value in points],
-            )
-            for corruption, values in [*curves.items(), ("mean", mean)]
-        ]
-        low = min([0.4, *(int(y * 10) / 10 for one in series for _, y in one.points)])
-        x = charts.Axis("severity", list(enumerate(["0", *levels])), 0, max(len(levels), 1))
-        chart = charts.line_chart(title, series, x, charts.tenths("frame AUC", low, 1.0), dots=True)
-        out.append(f"<div class='charts'>{chart}</div>{small_table(heads, lines, title, texts=1)}")
-    return "".join(out)
+def _robustness(row: Row) -> list[tuple[Markup, SmallTable]]:
+    """Frame AUC under corruptions by severity, as a chart and a table for each test set."""
+    return [_robust(row, name) for name in sorted({name for run in row.runs for name in run.robustness})]
 
 
-def _old_metrics(tables: dict[str, ScoreTable]) -> str:
+def _robust(row: Row, test_set: str) -> tuple[Markup, SmallTable]:
+    """The mean over seeds, with the mean over corruptions as a last line."""
+    runs = [run for run in row.runs if test_set in run.robustness]
+    levels = sorted({level for run in runs for by in run.robustness[test_set].values() for level in by})
+    lines, means = [], {}
+    for corruption in sorted({each for run in runs for each in run.robustness[test_set]}):
+        cells = _severity_cells(runs, test_set, corruption, levels)
+        means[corruption] = [cell.mean for cell in cells]
+        lines.append(([corruption], [value_cell(cell) for cell in cells]))
+    mean = [sum(column) / len(column) if None not in column else None for column in zip(*means.values())]
+    lines.append((["mean"], [value_cell(Cell(() if value is None else (value,), "not run")) for value in mean]))
+    title = f"Frame AUC under corruptions on {test_set}"
+    heads = ["Corruption", "clean", *(f"severity {level}" for level in levels)]
+    series = [
+        charts.Series(
+            corruption,
+            points := [(i, value) for i, value in enumerate(values) if value is not None],
+            [f"severity {['clean', *levels][i]}: {value:.3f}" for i, value in points],
+        )
+        for corruption, values in [*means.items(), ("mean", mean)]
+    ]
+    low = min([0.4, *(int(y * 10) / 10 for one in series for _, y in one.points)])
+    x = charts.Axis("severity", list(enumerate(["0", *levels])), 0, max(len(levels), 1))
+    chart = charts.line_chart(title, series, x, charts.tenths("frame AUC", low, 1.0), dots=True)
+    return chart, small_table(heads, lines, title, texts=1)
+
+
+def _severity_cells(runs: list[RunResult], test_set: str, corruption: str, levels: list[str]) -> list[Cell]:
+    """Frame AUC on clean frames, then at each severity."""
+    clean = [run.tests[test_set].frame_auc for run in runs]
+    cells = [Cell(tuple(clean)) if None not in clean else Cell(reason="undefined")]
+    for level in levels:
+        found = [run.robustness[test_set].get(corruption, {}).get(level) for run in runs]
+        values = [each.frame_auc for each in found if each is not None and each.frame_auc is not None]
+        cells.append(Cell(tuple(values)) if len(values) == len(runs) else Cell(reason="not run"))
+    return cells
+
+
+def _old_metrics(tables: dict[str, ScoreTable]) -> SmallTable | None:
     """DeepfakeBench's numbers beside ours, with what makes them differ."""
     if not tables:
-        return ""
-    from resproto_fd.training.measures.deepfakebench import explained
-
+        return None
     lines = []
     for name, table in tables.items():
         for found in explained(table)[1]:
             cells = [rate_cell(found.deepfakebench), rate_cell(found.corrected), _difference_cell(found)]
             lines.append(([name, found.metric], [*cells, text_cell(found.cause or "the same")]))
-    about = "What its evaluation would print for these scores, for comparison with old tables alone."
     heads = ["Test set", "Metric", "DeepfakeBench", "Corrected", "Difference", "Cause"]
-    return f"<p class='soft'>{about}</p>" + small_table(heads, lines, "DeepfakeBench's metrics and ours")
+    return small_table(heads, lines, "DeepfakeBench's metrics and ours")
 
 
-def _difference_cell(found) -> str:
+def _difference_cell(found) -> Td:
     if found.deepfakebench is None or found.corrected is None:
         return rate_cell(None)
     difference = found.deepfakebench - found.corrected
-    return f"<td data-v='{difference!r}'>{difference:+.4f}</td>"
+    return Td(f"{difference:+.4f}", sort=repr(difference))
 
 
-def _variants(section: Section, row: Row) -> str:
+def _variants(section: Section, row: Row) -> SmallTable | None:
     lines = []
     for name in section.test_sets:
         tests = [run.tests[name] for run in row.runs if name in run.tests]
@@ -420,12 +384,12 @@ def _variants(section: Section, row: Row) -> str:
             found = [test.variants[variant] for test in tests if variant in test.variants]
             lines.append(([name, variant], [metric_cell(found, metric) for metric in DETAIL_METRICS]))
     if not lines:
-        return ""
+        return None
     heads = ["Test set", "Score", *(METRICS[m].title for m in DETAIL_METRICS)]
     return small_table(heads, lines, "Other scores of the same frames")
 
 
-def _runs_table(section: Section, row: Row) -> str:
+def _runs_table(section: Section, row: Row) -> SmallTable:
     heads = ["Seed", "Test set", "Frames", "Videos", "Skipped", *(m.title for m in METRICS.values())]
     lines = []
     for run in row.runs:
@@ -437,16 +401,12 @@ def _runs_table(section: Section, row: Row) -> str:
     return small_table(heads, lines, "Every run of this row")
 
 
-def _config(row: Row) -> str:
+def _config(row: Row) -> dict[str, Any]:
     flat = [_flat(run.config) for run in row.runs]
     keys = sorted({key for config in flat for key in config})
     differing = [key for key in keys if len({config.get(key) for config in flat}) > 1]
-    differs = f"<p class='soft'>Differs between these runs: {escape(', '.join(differing))}.</p>" if differing else ""
     text = json.dumps(row.first.config, indent=2, sort_keys=True, ensure_ascii=False)
-    return (
-        f"<details><summary>Resolved configuration of seed {row.first.seed}</summary>{differs}"
-        f"<pre tabindex='0'>{escape(text)}</pre></details>"
-    )
+    return {"seed": row.first.seed, "differing": ", ".join(differing), "text": text}
 
 
 def _flat(value, prefix: str = "") -> dict[str, str]:
