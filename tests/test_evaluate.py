@@ -142,7 +142,7 @@ def test_rows_that_a_test_set_cannot_tell_from_its_best_are_marked(runs, tmp_pat
     }
     assert "≈" in lines["good"]
     assert "≈" not in lines["poor"]
-    assert page.count("class='tie'") >= 4
+    assert page.count('class="tie"') >= 4
     low = results[0].tests["D"].intervals["frame_auc"].low
     assert f"{low:.3f}–" in page
     header, first = (tmp_path / "leaderboard.csv").read_text().splitlines()[:2]

@@ -155,9 +155,9 @@ def test_an_oracle_is_last_marked_never_ranked_never_best_and_takes_no_rank_from
     assert len(markdown) == len(MARKDOWN_METRICS)
     assert all(text.startswith("| – |") and "oracle (chosen on test)" in text for text in markdown)
     assert not any("**" in text for text in markdown)
-    body = render(sections(results), []).split("<tbody class='oracles'>")[1].split("</tbody>")[0]
+    body = render(sections(results), []).split('<tbody class="oracles">')[1].split("</tbody>")[0]
     assert "oracle (chosen on test)" in body
-    assert "class=best" not in body
+    assert 'class="best"' not in body
 
 
 def test_different_fingerprints_are_never_in_one_table_and_the_reader_is_told():
@@ -179,7 +179,7 @@ def test_an_absent_class_is_shown_as_undefined_with_its_reason_and_kept_out_of_t
     assert any("C: no real frames" in note for note in section.notes)
     assert "| undefined |" in to_markdown([section], [])
     page = render([section], [])
-    assert "title='no real frames in this test set'" in page
+    assert 'title="no real frames in this test set"' in page
     assert ">undefined<" in page
 
 

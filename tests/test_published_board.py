@@ -76,7 +76,7 @@ def test_the_page_shows_them_apart_with_the_difference_to_our_own_run(tmp_path):
     assert "Published, not measured here: Frame AUC" in page
     assert f"{cell.printed}<small>ours +0.050</small>" in page
     assert "<script>alert" not in page
-    board = page[page.index("class='board") : page.index("</table>")]
+    board = page[page.index('class="board') : page.index("</table>")]
     assert "EfficientB4" not in board
 
 
