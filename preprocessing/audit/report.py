@@ -1,15 +1,12 @@
 """An audit for a reader: as text, and as one HTML file that needs nothing else."""
 
 import base64
-from html import escape
-from importlib.resources import files
-from string import Template
-from typing import TYPE_CHECKING
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from resproto_fd.configs.errors import UserError
-
-if TYPE_CHECKING:
-    from resproto_fd.preprocessing.audit.case import Audit, Finding
+from resproto_fd.preprocessing.audit.case import Audit, Finding
 
 SIDE = 112
 """Pixels of a thumbnail's longer side."""
@@ -18,7 +15,7 @@ OPEN = 3
 HEADS = ("data set", "split", "videos", "frames", "frames a video", "fake", "methods", "people", "frame sizes")
 
 
-def as_text(audit: "Audit") -> str:
+def as_text(audit: Audit) -> str:
     """The report for a terminal."""
     rows = [HEADS, *(_cells(row) for row in audit.sets)]
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -32,43 +29,39 @@ def as_text(audit: "Audit") -> str:
     return "\n".join(lines)
 
 
-def as_html(audit: "Audit") -> str:
-    """The report as a page. Everything that came from the data is escaped; nothing is loaded from anywhere."""
-    template = Template((files("resproto_fd.preprocessing.audit") / "audit_report.html").read_text(encoding="utf-8"))
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(row))}</tr>" for row in audit.sets)
-    return template.substitute(
-        title=escape(", ".join(dict.fromkeys(row["dataset"] for row in audit.sets)) or "nothing"),
-        verdict=escape(_verdict(audit)),
+def as_html(audit: Audit) -> str:
+    """The report as a page. The template escapes all that came from the data; nothing is loaded from anywhere."""
+    loader = PackageLoader("resproto_fd.preprocessing.audit", ".")
+    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("report.html")
+    return template.render(
+        title=", ".join(dict.fromkeys(row["dataset"] for row in audit.sets)) or "nothing",
+        verdict=_verdict(audit),
         state="error" if audit.count("error") else "warning" if audit.count("warning") else "clean",
-        heads="".join(f"<th>{head}</th>" for head in HEADS),
-        rows=rows,
-        findings="".join(_section(audit, finding) for finding in audit.findings),
-        notes="".join(f"<li>{escape(note)}</li>" for note in audit.notes),
+        heads=HEADS,
+        rows=[_cells(row) for row in audit.sets],
+        findings=[_shown(audit, finding) for finding in audit.findings],
+        notes=audit.notes,
     )
 
 
-def _section(audit: "Audit", finding: "Finding") -> str:
-    figures = "".join(_figure(audit, path, caption) for path, caption in finding.pictures)
-    names = "".join(f"<li>{escape(name)}</li>" for name in finding.names)
-    more = finding.count - len(finding.names)
-    state = " open" if finding.count <= OPEN else ""
-    listed = f"<details{state}><summary>{finding.count} in all</summary><ul>{names}" if names else ""
-    closing = ("<li>...</li>" if more > 0 else "") + "</ul></details>" if names else ""
-    return (
-        f'<section class="{finding.severity}"><h2><span>{finding.severity}</span> {escape(finding.check)} '
-        f"<small>{escape(finding.where)}</small></h2><p>{escape(finding.text)}</p>"
-        f'<div class="pictures">{figures}</div>{listed}{closing}</section>'
-    )
+def _shown(audit: Audit, finding: Finding) -> dict[str, Any]:
+    figures = [
+        {"path": path, "caption": caption, "picture": _thumbnail(audit, path)} for path, caption in finding.pictures
+    ]
+    return {
+        "severity": finding.severity,
+        "check": finding.check,
+        "where": finding.where,
+        "text": finding.text,
+        "figures": figures,
+        "names": finding.names,
+        "count": finding.count,
+        "more": finding.count > len(finding.names),
+        "open": finding.count <= OPEN,
+    }
 
 
-def _figure(audit: "Audit", path: str, caption: str) -> str:
-    picture = _thumbnail(audit, path)
-    shown = f'<img alt="" src="data:image/jpeg;base64,{picture}">' if picture else '<div class="none">no picture</div>'
-    said = f"<b>{escape(caption)}</b> " if caption else ""
-    return f'<figure title="{escape(path)}">{shown}<figcaption>{said}{escape(path)}</figcaption></figure>'
-
-
-def _thumbnail(audit: "Audit", path: str) -> str:
+def _thumbnail(audit: Audit, path: str) -> str:
     import cv2
 
     try:
@@ -100,7 +93,7 @@ def _cells(row: dict) -> tuple[str, ...]:
     )
 
 
-def _verdict(audit: "Audit") -> str:
+def _verdict(audit: Audit) -> str:
     errors, warnings = audit.count("error"), audit.count("warning")
     if not errors and not warnings:
         return "nothing found"
