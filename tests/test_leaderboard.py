@@ -166,7 +166,7 @@ def test_different_fingerprints_are_never_in_one_table_and_the_reader_is_told():
     assert [[row.name for row in section.rows] for section in found] == [["a"], ["b"]]
     assert [section.table("frame_auc")[0].rank for section in found] == [1, 1]
     for text in (render(found, []), to_markdown(found, [])):
-        assert "appears with 2 fingerprints" in text
+        assert "has 2 fingerprints" in text
     assert "fingerprints" not in to_markdown(sections(results[:1]), [])
 
 
@@ -346,7 +346,7 @@ def test_cells_that_a_spreadsheet_would_run_are_made_text():
 def test_configurations_that_differ_between_seeds_are_named():
     results = [run("a", {"B": 0.7}, seed, config={"model": {"k": seed, "m": 1}}) for seed in (0, 1)]
     (section,) = sections(results)
-    assert "Differs between these runs: model.k." in render_row(section, section.rows[0])
+    assert "These settings differ between the runs: model.k." in render_row(section, section.rows[0])
 
 
 def test_building_writes_the_site_and_the_same_bytes_again(tmp_path):

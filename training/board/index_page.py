@@ -26,8 +26,11 @@ from resproto_fd.training.board.table import DIGITS, METRICS, Line, Row, Section
 FIRST_METRIC = "frame_auc"
 _GROUPS = {
     "ranked": ("", lambda row: row.ranks),
-    "controls": ("Controls: to compare with, not ranked", lambda row: row.control and not row.oracle),
-    "oracles": ("Oracles: chosen on a test set, not ranked", lambda row: row.oracle),
+    "controls": (
+        "Controls: not ranked",
+        lambda row: row.control and not row.oracle,
+    ),
+    "oracles": ("Oracles: checkpoints chosen on a test set, not ranked", lambda row: row.oracle),
 }
 
 
@@ -79,6 +82,7 @@ def _section(section: Section) -> dict[str, Any]:
         "protocol": section.protocol,
         "fingerprint": section.fingerprint,
         "test_sets": section.test_sets,
+        "about": section.about,
         "warnings": section.warnings,
         "notes": [text for text in section.notes if text not in section.warnings],
         "boards": [_board(section, name) for name in METRICS],

@@ -168,11 +168,24 @@ class Section:
     _ties: dict[str, dict[str, set[str]]] = field(default_factory=dict)
 
     @cached_property
-    def train(self) -> list[str]:
-        """The protocol's training sets, as the first result that tells them has them."""
+    def _config(self) -> dict:
+        """The protocol's content, as the first result that has it stores it."""
         known = (run.config.get("protocol") for row in self.rows for run in row.runs)
-        found = next((protocol.get("train") for protocol in known if isinstance(protocol, dict)), None)
+        return next((protocol for protocol in known if isinstance(protocol, dict) and "train" in protocol), {})
+
+    @cached_property
+    def train(self) -> list[str]:
+        """The protocol's training sets; empty if no result tells them."""
+        found = self._config.get("train")
         return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+    @cached_property
+    def about(self) -> list[str]:
+        """The protocol in words: its title, training sets, and what its YAML says of source and purpose."""
+        title, source, note = (str(self._config.get(key) or "") for key in ("title", "source", "note"))
+        trained = f"Training sets: {', '.join(self.train)}." if self.train else ""
+        first = ". ".join(filter(None, (title.rstrip("."), trained)))
+        return [text for text in (first, note, f"Source: {source}" if source else "") if text]
 
     @cached_property
     def in_domain(self) -> set[str]:
@@ -335,12 +348,12 @@ def sections(results: Iterable[RunResult]) -> list[Section]:
 
 TIE = "≈"
 TIE_RULE = (
-    "≈ marks what the test set cannot tell from its best (paired test of AUCs on the same frames, videos of one source "
-    "taken as one cluster, Holm's correction over the table, 5 %)."
+    "≈ marks values that this test set cannot tell from the best one (paired test of AUCs on the same frames, videos "
+    "of one source as one cluster, Holm's correction over the table, level 5 %)."
 )
 RANK_RULE = (
-    "ranked by the mean over the test sets nobody was trained on; numbers that print the same share a rank; "
-    "a checkpoint chosen on a test set (oracle) is never ranked, nor is a control."
+    "rows are ranked by the mean over the test sets that no row was trained on; means that print the same share a "
+    "rank; checkpoints chosen on a test set (oracles) and controls are never ranked."
 )
 
 
@@ -348,8 +361,8 @@ def fingerprint_warnings(tables: list[Section]) -> list[str]:
     """One sentence for each protocol name that stands for more than one set of rules or frames."""
     counts = Counter(section.protocol for section in tables)
     return [
-        f"{protocol} appears with {count} fingerprints: its rules or its frames were not the same, so its rows are in "
-        f"{count} tables and must not be compared between them."
+        f"{protocol} has {count} fingerprints: its rules or its frames differed between runs. Its rows are in "
+        f"{count} tables; do not compare rows of different tables."
         for protocol, count in counts.items()
         if count > 1
     ]
