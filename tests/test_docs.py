@@ -236,9 +236,15 @@ def test_python_blocks_compile_and_import_what_exists():
     assert blocks
 
 
-def test_yaml_blocks_are_read_by_the_package_s_own_reader():
+def test_yaml_blocks_fit_the_schemas():
+    kinds = {"detector": "detectors", "json": "datasets", "train": "protocols"}
+    checked = set()
     for block in all_blocks("yaml"):
-        loading.parse_yaml(block.text, str(block))
+        values = loading.parse_yaml(block.text, str(block))
+        kind = next(kind for key, kind in kinds.items() if key in values)
+        loading.validated(loading.KINDS[kind], values, str(block))
+        checked.add(kind)
+    assert checked == {*kinds.values()}
 
 
 # Running them

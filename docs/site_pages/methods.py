@@ -141,6 +141,7 @@ def _facts(name: str, preset) -> dict[str, str]:
         "Recipe from": preset.source,
         "Network": row["backbone"],
         "Parameters": f"{preset.parameters:,}" if preset.parameters else "",
+        "Parameters that train": f"{preset.trainable:,}" if preset.trainable is not None else "",
         "Input": f"{fed.size} x {fed.size} pixels, {fit}; {_channels(fed)}",
         "Pretrained weights": row["pretrained"],
         "Needs in training": f"images, labels, [{needs}]({NEEDS})" if needs else "images and labels alone",
