@@ -24,6 +24,41 @@ def shared():
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def parity(shared):
+    """The folder of DeepfakeBench's numbers, and the module that makes the weights and pictures they are of."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    folder = shared / "parity"
+    spec = spec_from_file_location("recipe", folder / "recipe.py")
+    recipe = module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    return folder, recipe
+
+
+@pytest.fixture(scope="session")
+def parity_detector(parity):
+    """DeepfakeBench's numbers by detector, and its detectors loaded with the weights they are of."""
+    import json
+
+    import numpy as np
+    import torch
+
+    from resproto_fd.detectors import create_detector
+    from resproto_fd.detectors.weights import without_pretrained
+
+    folder, recipe = parity
+
+    def load(name: str, **keywords):
+        keys = json.loads((folder / "keys" / f"{name}.json").read_text())
+        state = {key: torch.from_numpy(np.array(value)) for key, value in recipe.fill(keys, 1).items()}
+        with without_pretrained():
+            detector = create_detector(name, pretrained=None, **keywords).load_deepfakebench(state)
+        return detector, json.loads((folder / "golden" / f"{name}_seed1.json").read_text()), recipe
+
+    return load
+
+
 def pytest_collection_modifyitems(config, items):
     """Mark by fixture, and leave out the slow and gpu tiers unless they are asked for with -m."""
     import importlib.util

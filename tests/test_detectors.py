@@ -69,6 +69,7 @@ def test_every_trainable_parameter_gets_a_finite_gradient(trained_case):
     assert any(p.grad.any() for _, p in trainable)
 
 
+@pytest.mark.slow  # in the default tier each class, without its variants, trains on the demo
 def test_the_loss_falls_when_trained_on_one_batch(trained_case):
     detector = make(trained_case).train()
     parameters = [p for p in detector.parameters() if p.requires_grad]
@@ -137,11 +138,12 @@ def test_head_on_detached_features_then_encode_gives_the_gradients_of_forward(tr
     output = detector(images, LABELS)
     output.losses["total"].backward()
 
-    leaf = twin.encode(images).detach().requires_grad_()
+    features = twin.encode(images)
+    leaf = features.detach().requires_grad_()
     in_two = twin.head(leaf, LABELS)
     in_two.losses["total"].backward()
-    if output.features.requires_grad:  # a probe's encoder is frozen
-        twin.encode(images).backward(leaf.grad)
+    if features.requires_grad:  # a probe's encoder is frozen
+        features.backward(leaf.grad)
     torch.testing.assert_close(in_two.losses["total"], output.losses["total"], atol=1e-9, rtol=0)
     for (name, one), (_, two) in zip(detector.named_parameters(), twin.named_parameters()):
         if one.requires_grad:
@@ -259,8 +261,8 @@ def test_timm_weights_of_another_model_or_none_are_named(imagenet_file):
 
 
 def test_published_timm_weights_come_from_the_cache_or_are_asked_for(imagenet_file, monkeypatch, tmp_path):
-    from resproto_fd.detectors import timm as timm_backbone
     from resproto_fd.detectors import weights
+    from resproto_fd.detectors.parts import timm_classifier
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
@@ -270,6 +272,6 @@ def test_published_timm_weights_come_from_the_cache_or_are_asked_for(imagenet_fi
     ):
         create_detector("timm", backbone="test_efficientnet")
     path, model = imagenet_file
-    monkeypatch.setattr(timm_backbone, "fetch", lambda *words: path)
+    monkeypatch.setattr(timm_classifier, "fetch", lambda *words: path)
     detector = create_detector("timm", backbone="test_efficientnet").eval()
     torch.testing.assert_close(detector.backbone.conv_stem.weight, model.conv_stem.weight)

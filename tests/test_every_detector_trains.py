@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny import CASES, shallow, trains
+from tiny import CASES, shallow, thin, trains
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.schema import DataConfig, RunConfig
@@ -72,7 +72,8 @@ def test_a_class_trains_on_the_demo_and_its_loss_falls(name, demo, tmp_path):
         }
     )
     torch.manual_seed(0)
-    detector = shallow(registry.build_detector(config.detector))
+    with thin():
+        detector = shallow(registry.build_detector(config.detector))
     data = FrameDataset(
         frames,
         demo.stores,

@@ -318,6 +318,7 @@ def _gradient(rank: int, world: int, rendezvous: str, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_gradients_of_one(tmp_path):
     for world in (1, 2):
         mp.spawn(_gradient, (world, str(tmp_path / f"meet{world}"), str(tmp_path)), nprocs=world)

@@ -1,6 +1,5 @@
 """DeepfakeBench's checkpoints: every key loads, and the numbers are those of its own code (made weights, seed 1)."""
 
-import importlib.util
 import json
 
 import numpy as np
@@ -58,15 +57,6 @@ def test_the_presets_that_promise_it_are_those_tested_here():
     }
 
 
-@pytest.fixture(scope="module")
-def parity(shared):
-    folder = shared / "parity"
-    spec = importlib.util.spec_from_file_location("recipe", folder / "recipe.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    return folder, recipe
-
-
 def checkpoint(parity, name: str, seed: int = 1) -> dict[str, torch.Tensor]:
     folder, recipe = parity
     keys = json.loads((folder / "keys" / f"{name}.json").read_text())
@@ -90,8 +80,16 @@ def make(name: str, **keywords):
         return create_detector(name, pretrained=None, **keywords)
 
 
+QUICK = {"xception", "efficientnetb4", "resnet34", "meso4", "meso4Inception"}
+"""Detectors that are compared in the default tier; the others are in the slow one."""
+
+
+def quick_and_slow(names):
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 @pytest.mark.real
-@pytest.mark.parametrize("name", TOLERANCES)
+@pytest.mark.parametrize("name", quick_and_slow(TOLERANCES))
 def test_a_checkpoint_loads_whole_and_gives_deepfakebenchs_numbers(parity, name):
     folder, recipe = parity
     golden = json.loads((folder / "golden" / f"{name}_seed1.json").read_text())
@@ -138,13 +136,8 @@ STEP_TOLERANCES = {"srm": (9e-5, 2e-2)}
 """Detector -> relative differences of loss and gradient norm, where float32 noise is larger than elsewhere."""
 
 
-LONG_STEPS = {"effort", "lrl", "srm", "uia_vit"}
-
-
 @pytest.mark.real
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG_STEPS else name for name in STEPS]
-)
+@pytest.mark.parametrize("name", quick_and_slow(STEPS))
 def test_a_training_step_has_deepfakebenchs_loss_and_gradient(parity, name):
     folder, recipe = parity
     golden = json.loads((folder / "golden" / f"{name}_seed1.json").read_text())
@@ -166,12 +159,17 @@ def test_a_training_step_has_deepfakebenchs_loss_and_gradient(parity, name):
 
 
 @pytest.mark.real
-def test_prefixes_and_index_tables_of_older_files_are_taken_off(parity):
+def test_prefixes_of_parallel_training_are_taken_off(parity):
     state = checkpoint(parity, "meso4")
     images = torch.from_numpy(parity[1].images(1, 2, 256))
     expected = make("meso4").load_deepfakebench(state).eval()(images).logits
     wrapped = {f"module.{key}": value for key, value in state.items()}
     assert torch.equal(make("meso4").load_deepfakebench(wrapped).eval()(images).logits, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_the_index_table_of_older_clip_files_is_taken_off(parity):
     clip = checkpoint(parity, "clip")
     clip["backbone.embeddings.position_ids"] = torch.arange(197)
     make("clip").load_deepfakebench(clip)
@@ -180,7 +178,7 @@ def test_prefixes_and_index_tables_of_older_files_are_taken_off(parity):
 @pytest.mark.real
 def test_a_checkpoint_of_another_detector_or_with_a_key_too_few_is_refused_by_name(parity):
     state = checkpoint(parity, "meso4")
-    with pytest.raises(UserError, match="does not fit TimmClassifier"):
+    with pytest.raises(UserError, match="does not fit Timm: "):
         make("xception").load_deepfakebench(state)
     del state["backbone.fc1.bias"]
     with pytest.raises(UserError, match=r"fc1\.bias is missing"):

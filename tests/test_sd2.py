@@ -283,6 +283,7 @@ def _loss_and_gradient(rank: int, world: int, rendezvous: str, folder: str) -> N
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_and_the_gradients_of_one(tmp_path):
     for world in (1, 2):
         mp.spawn(_loss_and_gradient, (world, str(tmp_path / f"meet{world}"), str(tmp_path)), nprocs=world)

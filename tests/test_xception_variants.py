@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
+from tiny import thin_detector
 
-from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.core import cosine_penalty
 from resproto_fd.detectors.pcl_xception import consistency_target, pair_logits
 from resproto_fd.detectors.rfm import erased
@@ -19,7 +19,7 @@ MASKS = (torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(2)) > 
 
 def make(name, **keywords):
     torch.manual_seed(0)
-    return create_detector(name, pretrained=None, **keywords)
+    return thin_detector(name, pretrained=None, **keywords)
 
 
 def test_the_penalty_of_core_is_the_loop():

@@ -1,14 +1,17 @@
 """Every registered detector in the small form of its preset, and further forms of some, for the tests that all pass."""
 
 import copy
+from contextlib import contextmanager
 from functools import lru_cache
+from inspect import signature
+from unittest import mock
 
 import torch
 from timm.models.efficientnet import EfficientNet
 from timm.models.xception import Xception
 
 from resproto_fd.configs import loading
-from resproto_fd.detectors import registry
+from resproto_fd.detectors import create_detector, registry
 
 TEXT = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VIT = {"embed_dim": 12, "vision_cfg": {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}}
@@ -81,7 +84,30 @@ def build(case: str, seed: int = 0):
     """The detector of a case, without most of the blocks that its network repeats."""
     name, keywords = CASES[case]
     torch.manual_seed(seed)
-    return shallow(registry._construct(name, keywords, case))
+    with thin():
+        return shallow(registry._construct(name, keywords, case))
+
+
+def thin_detector(name: str, **keywords):
+    """A detector of any class whose network is thin and shallow."""
+    with thin():
+        return shallow(create_detector(name, **keywords))
+
+
+@contextmanager
+def thin():
+    """Convolutions of many channels that are built within have eight groups, so an eighth of their weights."""
+    whole = torch.nn.Conv2d.__init__
+
+    def grouped(self, *args, **keywords):
+        given = signature(whole).bind(self, *args, **keywords).arguments
+        channels = given["in_channels"], given["out_channels"]
+        if min(channels) >= 64 and not any(count % 8 for count in channels) and given.get("groups", 1) == 1:
+            given["groups"] = 8
+        whole(**given)
+
+    with mock.patch.object(torch.nn.Conv2d, "__init__", grouped):
+        yield
 
 
 def shallow(detector):

@@ -1,26 +1,24 @@
-"""Capsule-Forensics, multi-attention, SIA, LRL: their equations against slow loops, what differs in DeepfakeBench."""
+"""Capsule-Forensics, multi-attention and SIA: against slow loops, and what differs in DeepfakeBench."""
 
 import json
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import scipy.fft
 import torch
-from test_parity import apart, checkpoint, parity
+from test_parity import apart, checkpoint
 from test_parity import make as parity_make
-from tiny import IMAGES, LABELS
+from tiny import IMAGES, LABELS, thin_detector
 from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
-from resproto_fd.detectors.lrl import likeness, mask_likeness
 from resproto_fd.detectors.parts import efficientnet_b4
 from resproto_fd.detectors.parts.attention_maps import degraded
 from resproto_fd.detectors.sia import self_information
 from resproto_fd.losses.region_independence import region_independence_loss
 
-__all__ = ["parity"]  # a fixture
+# --- Capsule-Forensics -----------------------------------------------------------------------------------------------
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -29,10 +27,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def make(name: str, **keywords):
     torch.manual_seed(0)
-    return create_detector(name, pretrained=None, **keywords)
-
-
-# --- Capsule-Forensics -----------------------------------------------------------------------------------------------
+    return thin_detector(name, pretrained=None, **keywords)
 
 
 def squash(vector: np.ndarray) -> np.ndarray:
@@ -74,13 +69,13 @@ def test_noise_and_dropout_of_the_routing_act_in_training_alone():
 
 
 def test_vgg_takes_a_file_in_torchvisions_naming_and_stays_as_it_is_unless_asked(tmp_path):
-    vgg = make("capsule_net").vgg.state_dict()
+    vgg = create_detector("capsule_net", pretrained=None).vgg.state_dict()
     state = {f"features.{key}": value + 1 for key, value in vgg.items()}
     torch.save({**state, "classifier.0.weight": torch.zeros(3)}, tmp_path / "vgg.pth")
     detector = create_detector("capsule_net", pretrained=str(tmp_path / "vgg.pth"))
     assert torch.equal(detector.vgg[0].weight, vgg["0.weight"] + 1)
     assert not any(p.requires_grad for p in detector.vgg.parameters())
-    assert all(p.requires_grad for p in make("capsule_net", train_vgg=True).parameters())
+    assert all(p.requires_grad for p in create_detector("capsule_net", pretrained=None, train_vgg=True).parameters())
     torch.save({"features.0.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match=r"other\.pth: no VGG-19 of torchvision's, features\.0\.bias is missing"):
         create_detector("capsule_net", pretrained=str(tmp_path / "other.pth"))
@@ -137,6 +132,7 @@ def test_degrading_takes_part_in_training_alone():
         assert torch.equal(detector.encode(IMAGES), detector.encode(IMAGES))
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_both_scores_of_deepfakebenchs_multi_attention_and_its_second_loss_are_its_own(parity):
     folder, recipe = parity
@@ -187,6 +183,7 @@ def test_self_information_compares_with_neighbours_and_with_the_next_five_channe
         assert found[b, c, row, column].item() == pytest.approx(within + 0.5 * abs(between), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_a_picture_among_others_scores_as_deepfakebenchs_sia_scores_it_alone(parity):
     folder, recipe = parity
@@ -198,72 +195,9 @@ def test_a_picture_among_others_scores_as_deepfakebenchs_sia_scores_it_alone(par
 
 
 def test_scores_of_sia_depend_on_the_batch_where_that_is_asked_for():
-    detector = make("sia", batch_coupled=True).eval()
+    detector = create_detector("sia", pretrained=None, batch_coupled=True).eval()
     with torch.no_grad():
         assert not torch.allclose(detector(IMAGES).logits[:1], detector(IMAGES[:1]).logits, atol=1e-4)
-
-
-# --- LRL -------------------------------------------------------------------------------------------------------------
-
-
-def test_high_frequencies_are_what_the_inverse_transform_of_the_grey_frame_leaves():
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3))
-    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
-    found = make("lrl", size=32, segmentation=0.0).high_frequencies(images)
-    assert found.shape == (2, 1, 32, 32)
-    for picture, output in zip(pixels, found, strict=True):
-        grey = (picture @ [0.299, 0.587, 0.114]).round()
-        spectrum = scipy.fft.dctn(grey, norm="ortho")
-        for row, column in np.ndindex(32, 32):
-            if row + column < 0.33 * 32:
-                spectrum[row, column] = 0
-        high = scipy.fft.idctn(spectrum, norm="ortho")
-        np.testing.assert_allclose(output[0], (high / 255 - 0.5) / 0.5, atol=1e-4)
-
-
-def test_the_likeness_of_patches_is_their_cosine_and_that_of_a_mask_its_share():
-    maps, mask = draw(2, 3, 8, 8), draw(2, 1, 16, 16, seed=1).sigmoid()
-    found, wanted = likeness(maps), mask_likeness(mask, torch.float64)
-    for b in range(2):
-        places = [(row, column) for row in range(4) for column in range(4)]
-        patches = [maps[b, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].flatten().numpy() for i, j in places]
-        shares = [mask[b, 0, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4].mean().item() for i, j in places]
-        for one, two in np.ndindex(16, 16):
-            a, c = patches[one], patches[two]
-            cosine = (a * c).sum() / np.sqrt((a * a).sum() * (c * c).sum())
-            assert found[b, one, two].item() == pytest.approx((cosine + 1) / 2, abs=1e-12)
-            assert wanted[b, one, two].item() == pytest.approx(1 - abs(shares[one] - shares[two]), abs=1e-12)
-
-
-def test_lrl_adds_up_its_three_losses_where_there_are_masks_and_teaches_all_its_parts():
-    detector = make("lrl", size=32, similarity=2.0, segmentation=3.0).train()
-    assert detector.requires == {"mask"}
-    mask = (draw(6, 1, 32, 32) > 0).float() * LABELS.view(6, 1, 1, 1)
-    losses = detector(IMAGES, LABELS, mask=mask).losses
-    expected = losses["cross_entropy"] + 2 * losses["similarity"] + 3 * losses["segmentation"]
-    torch.testing.assert_close(losses["total"], expected)
-    losses["total"].backward()
-    assert all(p.grad is not None for p in detector.parameters())
-    assert set(detector(IMAGES, LABELS).losses) == {"total"}
-    assert make("lrl", size=32, similarity=0.0, segmentation=0.0).requires == frozenset()
-
-
-@pytest.mark.real
-def test_the_decoded_mask_of_lrl_and_its_losses_are_deepfakebenchs(parity):
-    folder, recipe = parity
-    golden = json.loads((folder / "golden" / "lrl_seed1.json").read_text())
-    images, labels = torch.from_numpy(recipe.images(1, 4, 256)), torch.tensor(golden["labels"])
-    frequencies = torch.from_numpy(recipe.images(1001, 4, 256))[:, :1]
-    mask = (torch.from_numpy(recipe.images(2001, 4, 256))[:, :1] > 0.5).float()
-    detector = parity_make("lrl").load_deepfakebench(checkpoint(parity, "lrl")).eval()
-    with torch.no_grad():
-        losses = detector(images, labels, mask=mask, frequencies=frequencies).losses
-        found = detector.decoder(detector._maps(images, frequencies)).sigmoid()
-    theirs = {"total": "overall", "cross_entropy": "ce_loss", "similarity": "sim_loss", "segmentation": "seg_loss"}
-    for name, value in losses.items():
-        assert value.item() == pytest.approx(golden["eval_loss"][theirs[name]], rel=1e-5)
-    assert apart(found.flatten()[:8], golden["other"]["mask_pred"]["first"]) < 4e-6
-    assert found.mean().item() == pytest.approx(golden["other"]["mask_pred"]["mean"], rel=1e-6)
 
 
 # --- the EfficientNet that three of them share -----------------------------------------------------------------------

@@ -1,8 +1,4 @@
-"""Effort, UIA-ViT, Face X-ray, IID, LSDA: their losses against slow loops in float64, and what is theirs alone."""
-
-import copy
-import json
-from importlib.util import module_from_spec, spec_from_file_location
+"""Face X-ray, IID and LSDA: their losses against slow loops in float64, and what is theirs alone."""
 
 import numpy as np
 import pytest
@@ -14,218 +10,15 @@ from resproto_fd.detectors import create_detector, lsda
 from resproto_fd.detectors.iid import class_loss, identity_contrast, identity_loss
 from resproto_fd.detectors.parts import latent_augmentation
 from resproto_fd.detectors.parts.iresnet import FaceEmbedding
-from resproto_fd.detectors.parts.shrunk_gaussian import ShrunkGaussian
-from resproto_fd.detectors.parts.singular_residual import SingularResidual
-from resproto_fd.detectors.weights import without_pretrained
 from resproto_fd.losses.boundary import blending_boundary
-from resproto_fd.trainer.optimizers import memory_kept
-
-TEXT = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-VIT = {"embed_dim": 12, "vision_cfg": {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 32}}
-TINY_VIT = {"backbone": {**VIT, "text_cfg": TEXT}, "pretrained": None}
-IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-LABELS = torch.tensor([0, 1, 1, 0, 1, 1])
-
-
-@pytest.fixture(scope="module")
-def parity(shared):
-    """DeepfakeBench's numbers by detector, and its detectors loaded with the weights they are of."""
-    folder = shared / "parity"
-    spec = spec_from_file_location("recipe", folder / "recipe.py")
-    recipe = module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-
-    def load(name: str, **keywords):
-        keys = json.loads((folder / "keys" / f"{name}.json").read_text())
-        state = {key: torch.from_numpy(np.array(value)) for key, value in recipe.fill(keys, 1).items()}
-        with without_pretrained():
-            detector = create_detector(name, pretrained=None, **keywords).load_deepfakebench(state)
-        return detector, json.loads((folder / "golden" / f"{name}_seed1.json").read_text()), recipe
-
-    return load
-
-
-def gradient_norm(detector) -> float:
-    return torch.sqrt(sum(p.grad.square().sum() for p in detector.parameters() if p.grad is not None)).item()
-
-
-# --- Effort ----------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def test_effort_starts_as_clip_and_at_no_constraint():
-    torch.manual_seed(3)
-    effort = create_detector("effort", **TINY_VIT).eval()
-    torch.manual_seed(3)
-    plain = create_detector("clip", **TINY_VIT).eval()
-    plain.clip.visual.proj = None
-    torch.testing.assert_close(effort.encode(IMAGES), plain.encode(IMAGES), atol=1e-5, rtol=1e-5)
-    losses = effort(IMAGES, LABELS).losses
-    assert losses["orthogonality"] < 1e-8
-    assert losses["energy"] < 1e-3
-
-
-@pytest.mark.parametrize("rank", [1, 3])
-@torch.no_grad()
-def test_efforts_constraints_are_those_of_all_singular_vectors(rank):
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(9, 9).double()
-    layer = SingularResidual(linear, rank)
-    u, _, v = np.linalg.svd(linear.weight.numpy())
-    for parameter in (layer.S_residual, layer.U_residual, layer.V_residual):
-        parameter.add_(torch.randn_like(parameter) * 0.3)
-    expected = 0.0
-    for frozen, now in ((u[:, :-rank].T, layer.U_residual.numpy().T), (v[:-rank], layer.V_residual.numpy())):
-        rows = np.concatenate([frozen, now])
-        for i in range(9):
-            for j in range(9):
-                expected += (sum(rows[i] * rows[j]) - (i == j)) ** 2
-    assert layer.orthogonality().item() == pytest.approx(expected, rel=1e-9)
-    residual = layer.U_residual.numpy() @ np.diag(layer.S_residual.numpy()) @ layer.V_residual.numpy()
-    whole = layer.weight_main.numpy() + residual
-    change = abs((whole**2).sum() - (linear.weight.numpy() ** 2).sum())
-    assert layer.energy_change().item() == pytest.approx(change, rel=1e-9)
-
-
-def test_effort_leaves_clip_as_it_is():
-    detector = create_detector("effort", **TINY_VIT)
-    trains = {name.rpartition(".")[2] for name, p in detector.named_parameters() if p.requires_grad}
-    assert trains == {"S_residual", "U_residual", "V_residual", "weight", "bias"}
-    assert all("residual" in n or "classifier" in n for n, p in detector.named_parameters() if p.requires_grad)
-    resnet = {"embed_dim": 12, "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32}, "text_cfg": TEXT}
-    with pytest.raises(UserError, match="ModifiedResNet has no attention projections"):
-        create_detector("effort", backbone=resnet, pretrained=None)
-
-
-# --- UIA-ViT ---------------------------------------------------------------------------------------------------------
-
-TINY_UIA_VIT = {"options": {"img_size": 32, "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2}}
-TINY_UIA_VIT |= {"pretrained": None, "middle": 1, "last": 2}
-
-
-def test_a_shrunk_gaussian_is_scikit_learns_of_the_samples_in_portions():
-    from sklearn.covariance import LedoitWolf
-
-    samples = torch.randn(50, 9, generator=torch.Generator().manual_seed(0)).double() @ torch.randn(9, 9).double() + 3
-    gaussian = ShrunkGaussian(9)
-    for part in samples.split(20):
-        counts = torch.ones(len(part) + 2, dtype=torch.bool)
-        counts[:2] = False
-        gaussian.add(torch.cat([torch.full((2, 9), 77.0), part]), counts)
-    gaussian.fit()
-    expected = LedoitWolf().fit(samples.numpy())
-    np.testing.assert_allclose(gaussian.mean, expected.location_, rtol=1e-10)
-    np.testing.assert_allclose(gaussian.precision, expected.precision_, rtol=1e-7)
-    np.testing.assert_allclose(gaussian.distance(samples) ** 2, expected.mahalanobis(samples.numpy()), rtol=1e-3)
-    assert gaussian.fitted
-    assert not gaussian.count
-    before = gaussian.mean.clone()
-    gaussian.fit()  # of nothing
-    assert torch.equal(gaussian.mean, before)
-
-
-def uia_vit_at_work(**keywords):
-    """A tiny UIA-ViT past its first epoch of 12 images, with Gaussians."""
-    torch.manual_seed(0)
-    detector = create_detector("uia_vit", **TINY_UIA_VIT, **keywords).train()
-    detector.start_training(torch.tensor([4, 8]))
-    for _ in range(2):
-        detector(IMAGES, LABELS)
-    return detector
-
-
-def test_uia_vits_consistency_is_that_of_a_loop_over_pairs():
-    detector = uia_vit_at_work()
-    with torch.no_grad():
-        detector.levels.copy_(torch.tensor([0.7, 0.5, 0.1]))
-        _, patches, attention = detector._read(IMAGES)
-        forged = detector.forged_patches(patches, LABELS)
-        assert 0 < forged[LABELS == 1].float().mean() < 1
-        assert not forged[LABELS == 0].any()
-        found = detector.consistency(attention, patches, LABELS).item()
-    sums = {0: [], 1: []}
-    for image, label in enumerate(LABELS.tolist()):
-        total = 0.0
-        for i in range(64):
-            for j in range(64):
-                wanted = (0.7, 0.1, 0.5)[int(forged[image, i]) + int(forged[image, j])]
-                total += abs(attention[image, i, j].item() - (1.0 if label == 0 and i == j else wanted))
-        sums[label].append(total / (64 * 63))
-    assert found == pytest.approx(np.mean(sums[0]) + np.mean(sums[1]), rel=1e-5)
-
-
-def test_uia_vit_teaches_after_the_first_epoch_and_every_parameter_learns():
-    detector = uia_vit_at_work()
-    assert detector.progress == pytest.approx(0.1)
-    assert all(gaussian.fitted for gaussian in detector.gaussians)
-    output = detector(IMAGES, LABELS)
-    losses = output.losses
-    expected = F.cross_entropy(output.logits, LABELS) + 0.06 * losses["consistency"] + losses["levels"]
-    torch.testing.assert_close(losses["total"], expected)
-    losses["total"].backward()
-    assert all(p.grad is not None for p in detector.parameters() if p.requires_grad)
-    assert detector.levels.grad.all()
-    one_class = detector.train()(IMAGES, torch.ones(6, dtype=torch.long)).losses["total"]
-    assert one_class.isfinite()
-
-
-def test_uia_vits_progress_and_gaussians_survive_a_resume_and_testing():
-    detector = uia_vit_at_work()
-    state = {key: value.clone() for key, value in detector.state_dict().items()}
-    other = create_detector("uia_vit", **TINY_UIA_VIT)
-    other.load_state_dict(state)
-    detector.eval()(IMAGES, LABELS)
-    assert detector.progress == 1.0
-    assert all(torch.equal(value, state[key]) for key, value in detector.state_dict().items())
-    one, two = (each.train()(IMAGES, LABELS).losses["total"] for each in (detector, other))
-    assert torch.equal(one, two)
-
-
-def test_a_second_look_at_a_batch_does_not_count_for_uia_vits_progress():
-    detector = uia_vit_at_work().train()
-    before, state = detector.progress, {key: value.clone() for key, value in detector.state_dict().items()}
-    with memory_kept(detector):
-        detector(IMAGES, LABELS)
-        assert detector.progress > before
-    assert detector.progress == before
-    assert all(torch.equal(value, state[key]) for key, value in detector.state_dict().items())
-
-
-def test_uia_vits_activations_can_be_checkpointed_without_changing_gradients():
-    detector = create_detector("uia_vit", **TINY_UIA_VIT, warm_up=0.0).double().train()
-    twin = copy.deepcopy(detector)
-    twin.checkpoint_activations()
-    for one in (detector, twin):
-        one(IMAGES.double(), LABELS).losses["total"].backward()
-    for one, two in zip(detector.parameters(), twin.parameters()):
-        if one.requires_grad:
-            torch.testing.assert_close(two.grad, one.grad, atol=1e-12, rtol=0)
-
-
-@pytest.mark.slow
-@pytest.mark.real
-def test_uia_vits_second_phase_has_deepfakebenchs_loss_with_its_gaussians(parity):
-    from sklearn.covariance import LedoitWolf
-
-    detector, golden, recipe = parity("uia_vit", warm_up=0.0, epochs=1)
-    images, labels = torch.from_numpy(recipe.images(1, 4, 224)), torch.tensor(golden["labels"])
-    detector.train().start_training(torch.tensor([0, 17960]))
-    detector._seen = 2694
-    with torch.no_grad():
-        grid = detector._read(images)[1].unflatten(1, (14, 14))
-    for gaussian, part in zip(detector.gaussians, (grid[:2], grid[2:, 3:11, 3:11])):
-        fit = LedoitWolf().fit(part.reshape(-1, 768).numpy())  # in float32, as DeepfakeBench does
-        gaussian.mean.copy_(torch.from_numpy(fit.location_))
-        gaussian.precision.copy_(torch.from_numpy(fit.precision_))
-        gaussian.fitted.fill_(True)
-    losses = detector(images, labels).losses
-    losses["total"].backward()
-    assert losses["consistency"].item() == pytest.approx(golden["train_phase2"]["pcl_loss"], rel=1e-5)
-    assert losses["total"].item() == pytest.approx(golden["train_phase2"]["overall"], rel=1e-5)
-    assert gradient_norm(detector) == pytest.approx(golden["train_phase2"]["grad_norm"], rel=1e-4)
-
 
 # --- Face X-ray ------------------------------------------------------------------------------------------------------
+
+
+IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+LABELS = torch.tensor([0, 1, 1, 0, 1, 1])
 
 
 @pytest.mark.parametrize("paper", [True, False])
@@ -260,10 +53,14 @@ def test_facexray_makes_boundaries_of_regions_and_asks_for_masks_where_they_coun
     torch.testing.assert_close(found, expected)
 
 
+def gradient_norm(detector) -> float:
+    return torch.sqrt(sum(p.grad.square().sum() for p in detector.parameters() if p.grad is not None)).item()
+
+
 @pytest.mark.slow
 @pytest.mark.real
-def test_facexrays_loss_and_gradient_with_masks_are_deepfakebenchs(parity):
-    detector, golden, recipe = parity("facexray")
+def test_facexrays_loss_and_gradient_with_masks_are_deepfakebenchs(parity_detector):
+    detector, golden, recipe = parity_detector("facexray")
     images, labels = torch.from_numpy(recipe.images(1, 4, 256)), torch.tensor(golden["labels"])
     mask = torch.from_numpy(recipe.images(2001, 4, 256)[:, :1] > 0.5).float()
     losses = detector.train()(images, labels, mask=mask).losses
@@ -275,8 +72,6 @@ def test_facexrays_loss_and_gradient_with_masks_are_deepfakebenchs(parity):
 
 
 # --- IID -------------------------------------------------------------------------------------------------------------
-
-TINY_IID = {"pretrained": None, "blocks": [1, 1, 1, 1], "widths": [8, 8, 16, 16], "identities": 5}
 
 
 def test_iids_losses_are_those_of_loops():
@@ -301,6 +96,9 @@ def test_iids_losses_are_those_of_loops():
     assert identity_contrast(implicit, explicit, LABELS).item() == pytest.approx(np.mean(means[1]) - np.mean(means[0]))
     assert class_loss(logits, LABELS).item() == pytest.approx(entropy, rel=1e-9)
     assert identity_loss(implicit, kernel, identity).item() == pytest.approx(own_entropy, rel=1e-6)
+
+
+TINY_IID = {"pretrained": None, "blocks": [1, 1, 1, 1], "widths": [8, 8, 16, 16], "identities": 5}
 
 
 def test_iid_with_one_class_alone_or_no_identities_still_trains():
@@ -328,9 +126,10 @@ def test_iids_recogniser_is_given_and_rests(tmp_path):
     assert all(torch.equal(value, before[key]) for key, value in detector.explicit.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.real
-def test_iids_training_with_identities_is_deepfakebenchs(parity):
-    detector, golden, recipe = parity("iid", train_identity=True)
+def test_iids_training_with_identities_is_deepfakebenchs(parity_detector):
+    detector, golden, recipe = parity_detector("iid", train_identity=True)
     images, labels = torch.from_numpy(recipe.images(1, 4, 256)), torch.tensor(golden["labels"])
     with torch.no_grad():  # a score is that of the batch, whatever the batch
         assert detector.eval()(images[:1]).logits.tolist()[0] == pytest.approx(golden["eval"]["cls"][0], rel=1e-5)
@@ -342,10 +141,6 @@ def test_iids_training_with_identities_is_deepfakebenchs(parity):
 
 
 # --- LSDA ------------------------------------------------------------------------------------------------------------
-
-TINY_LSDA = {"pretrained": None, "methods": ["real", "a", "b"], "blocks": [1, 1, 1, 1], "widths": [8, 8, 8, 512]}
-PICTURES = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-MADE_BY = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
 @pytest.mark.parametrize("channel_maps", [False, True])
@@ -387,6 +182,15 @@ def test_lsda_mixes_across_methods_and_turns_maps_about_their_centre(monkeypatch
     monkeypatch.setattr(latent_augmentation, "ANGLE", 0.0)
     monkeypatch.setattr(latent_augmentation, "ZOOM", 0.0)
     torch.testing.assert_close(latent_augmentation._turned(maps), maps, atol=1e-6, rtol=0)
+
+
+TINY_LSDA = {"pretrained": None, "methods": ["real", "a", "b"], "blocks": [1, 1, 1, 1], "widths": [8, 8, 8, 512]}
+
+
+PICTURES = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+MADE_BY = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
 def test_lsdas_losses_are_those_of_loops(monkeypatch):
@@ -441,7 +245,7 @@ def test_lsda_trains_all_that_is_not_given_whatever_kinds_the_batch_has(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.real
-def test_lsdas_training_losses_and_gradient_are_deepfakebenchs(parity, monkeypatch):
+def test_lsdas_training_losses_and_gradient_are_deepfakebenchs(parity_detector, monkeypatch):
     def towards_the_farthest(maps, channel_maps):
         points = maps.flatten(0, 1).flatten(1)
         mean = points.mean(dim=0)
@@ -454,7 +258,7 @@ def test_lsdas_training_losses_and_gradient_are_deepfakebenchs(parity, monkeypat
 
     monkeypatch.setattr(lsda, "within_method", towards_the_farthest)
     monkeypatch.setattr(lsda, "across_methods", with_the_mirrored_method)
-    detector, golden, recipe = parity("lsda", train_real=True)
+    detector, golden, recipe = parity_detector("lsda", train_real=True)
     images, methods = torch.from_numpy(recipe.images(3001, 10, 256)), torch.arange(5).repeat(2)
     losses = detector.train()(images, (methods > 0).long(), method=methods).losses
     for ours, theirs in (("domain", "domain"), ("binary", "deepfake"), ("distillation", "distillation")):
