@@ -34,9 +34,10 @@ import torch
 from measure import make_parser, report
 
 from resproto_fd.configs.schema import InputConfig
-from resproto_fd.preprocessing.manifest import Video, read_manifest, write_manifest
+from resproto_fd.preprocessing.manifest import read_manifest, write_manifest
 from resproto_fd.preprocessing.store.frame_store import close_all, open_store
 from resproto_fd.preprocessing.store.pack import pack
+from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
 from resproto_fd.trainer.data import EvaluationBatches, FrameDataset, Normaliser, TrainBatches, make_loader
 from resproto_fd.trainer.frame_list import FrameList

@@ -23,7 +23,7 @@ from measure import Seconds, add_model_arguments, autocast, backbone, clock, mak
 
 from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors import create_detector
-from resproto_fd.preprocessing.manifest import Video
+from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer.augment.transforms import plain_transform
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.distributed import World

@@ -41,7 +41,7 @@ class InputConfig(Strict):
         if isinstance(value, str) and value not in NORMALISATIONS:
             raise ValueError(f"'{value}' is not one of {', '.join(NORMALISATIONS)}, nor three numbers")
         if isinstance(value, list) and len(value) != 3:
-            raise ValueError(f"wants three numbers, one a channel, got {len(value)}")
+            raise ValueError(f"expected three numbers, one a channel, got {len(value)}")
         return value
 
     def channel_mean(self) -> list[float]:
@@ -114,7 +114,7 @@ class TrainConfig(Strict):
         if self.samples != "frames" and self.batch_size // self.accumulate % 2:
             raise ValueError(
                 f"batch_size {self.batch_size} with accumulate {self.accumulate}: samples '{self.samples}' come in "
-                "pairs, which wants an even number of pictures each time"
+                "pairs, which needs an even number of pictures each time"
             )
         return self
 

@@ -1,74 +1,35 @@
-"""DeepfakeBench's dataset JSONs: the videos and frames of a data set, in every form in which they are met.
+"""DeepfakeBench's dataset JSONs: reads, writes and lists the videos and frames of a data set.
 
-A JSON is `{key: {label: {split: {video: entry}}}}`, for the FaceForensics++ family with one more level,
-`{split: {compression: {video: entry}}}`; an entry is `{"label": str, "frames": [path, ...]}`. Paths are relative with
-backslashes and the data set folder first (as released), begin with `./datasets/rgb/` or
-`deepfakes_detection_datasets/` (made on Linux, DF40), or are absolute. Here every path becomes canonical:
-"/" between parts, the data set folder first.
+A JSON is `{key: {label: {split: {video: entry}}}}`; the FaceForensics++ family has one more level,
+`{split: {compression: {video: entry}}}`. An entry is `{"label": str, "frames": [path, ...]}`. Released JSONs have
+relative paths with backslashes and the data set folder first. JSONs made on Linux have paths below `./datasets/rgb/`,
+DF40's have paths below `deepfakes_detection_datasets/`, and others have absolute paths. All are read; `frame_paths`
+makes them canonical.
 """
 
 import json
 import os
-import posixpath
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import write_text
-from resproto_fd.configs.suggestions import nearest
+from resproto_fd.preprocessing.frame_paths import CanonicalPaths, video_id
+from resproto_fd.preprocessing.manifest_layout import entries_of, filled_splits, labels_of, load_manifest
 from resproto_fd.preprocessing.taxonomy import Taxonomy, load_taxonomy
-
-SPLITS = ("train", "val", "test")
-COMPRESSIONS = ("raw", "c23", "c40")
+from resproto_fd.preprocessing.video import COMPRESSIONS, SPLITS, Video, by_number
 
 
-@dataclass(frozen=True, slots=True)
-class Video:
-    """One video of one split of a data set.
+class EmptySplit(UserError):
+    """A split has no video with frames.
 
-    Attributes:
-        dataset: The data set as a protocol names it ("Celeb-DF-v2", "FF-DF").
-        split: "train", "val" or "test".
-        id: Data set folder, source and name, "FaceForensics++/manipulated_sequences/Deepfakes/c23/000_003":
-            the folder of its frames without the part "frames". The name alone, "000_003", is that of four videos.
-            Where one folder holds frames of several videos, the JSON's name of the video is its last part.
-        label: 0 real, 1 fake.
-        label_name: The JSON's label string ("FF-DF", "CelebDFv2_real").
-        method: What made it ("Deepfakes"), "real" for real videos.
-        forgery_type: "real", "face swap", "reenactment", "entire synthesis", "editing" or "unknown".
-        frames: Canonical paths by frame number. Where a name is no number they are in natural order
-            ("seed2" before "seed10").
+    Args:
+        message: The error's text.
+        empty: "LABEL/NAME" of each video whose list of frames is empty.
     """
 
-    dataset: str
-    split: str
-    id: str
-    label: int
-    label_name: str
-    method: str
-    forgery_type: str
-    frames: tuple[str, ...]
-
-    def frame_numbers(self) -> tuple[int, ...]:
-        """Number of each frame: its place in the source video where every file is named by a number ("027.png"),
-        else its position in `frames`, counted from 0. Unique within the video either way.
-
-        >>> frames = ("D/frames/a/000.png", "D/frames/a/027.png")
-        >>> Video("D", "test", "D/a", 0, "real", "real", "real", frames).frame_numbers()
-        (0, 27)
-        """
-        stems = [_stem(path) for path in self.frames]
-        if all(map(_is_number, stems)):
-            numbers = tuple(map(int, stems))
-            if len(set(numbers)) == len(numbers):
-                return numbers
-        return tuple(range(len(self.frames)))
-
-    def frame_number(self, path: str) -> int:
-        """Number of one of this video's frames, as in `frame_numbers`."""
-        return self.frame_numbers()[self.frames.index(path)]
+    def __init__(self, message: str, empty: Sequence[str] = ()):
+        super().__init__(message)
+        self.empty = tuple(empty)
 
 
 class Manifest(list[Video]):
@@ -85,65 +46,6 @@ class Manifest(list[Video]):
         self.repeated = tuple(repeated)
 
 
-def evenly_spaced(n: int, wanted: int | None) -> list[int]:
-    """Positions of `wanted` frames spread over `n`, first and last among them.
-
-    Position i is floor(i (n - 1) / (wanted - 1)), in whole numbers, so that it is the same everywhere; a single frame
-    is the middle one. All positions when `wanted` is None or at least `n`. The positions count the frames that exist:
-    where a face was missed, the neighbours are as far apart as the gap.
-
-    Raises:
-        ValueError: `wanted` is less than 1.
-
-    >>> evenly_spaced(10, 4), evenly_spaced(10, 1), evenly_spaced(3, 8)
-    ([0, 3, 6, 9], [4], [0, 1, 2])
-    """
-    if wanted is not None and wanted < 1:
-        raise ValueError(f"wants at least one frame a video, got {wanted}")
-    if wanted is None or wanted >= n:
-        return list(range(n))
-    if wanted == 1:
-        return [(n - 1) // 2]
-    return [i * (n - 1) // (wanted - 1) for i in range(wanted)]
-
-
-def canonical_path(raw: str, folder: str | Sequence[str] | None = None) -> str:
-    """A JSON's path with "/" between its parts and the data set folder first.
-
-    Args:
-        raw: Relative or absolute, of Linux or Windows, separators mixed or doubled.
-        folder: Name of the data set folder, or names where a list borrows frames of another data set (DF40 takes its
-            real videos from FaceForensics++ and Celeb-DF-v2). The path is cut before the last part so called.
-            None: the path must be relative and have the folder first already.
-
-    Raises:
-        UserError: The path does not go through the folder, climbs up from it, or names no file in it.
-
-    >>> canonical_path(r"C:\\data\\Celeb-DF-v2\\YouTube-real\\frames/00000/000.png", "Celeb-DF-v2")
-    'Celeb-DF-v2/YouTube-real/frames/00000/000.png'
-    """
-    slashed = raw.replace("\\", "/")
-    parts = [part for part in slashed.split("/") if part not in ("", ".")]
-    if folder is None:
-        if slashed.startswith(("/", ".")) or re.match(r"[A-Za-z]:", slashed):
-            raise UserError(
-                f"path '{raw}' does not begin with its data set folder; name that folder (`folder:` in the data set's "
-                "YAML)"
-            )
-    else:
-        names = (folder,) if isinstance(folder, str) else tuple(folder)
-        places = [i for i, part in enumerate(parts[:-1]) if part in names]
-        if not places:
-            raise UserError(
-                f"path '{raw}' does not go through a folder {' or '.join(map(repr, names))}; correct `folder:` in the "
-                "data set's YAML"
-            )
-        parts = parts[places[-1] :]
-    if ".." in parts or len(parts) < 2:
-        raise UserError(f"path '{raw}' names no file inside its data set folder")
-    return "/".join(parts)
-
-
 def read_manifest(
     json_path: str | os.PathLike,
     dataset: str,
@@ -154,9 +56,10 @@ def read_manifest(
     folder: str | Sequence[str] | None = None,
     taxonomy: Taxonomy | None = None,
 ) -> Manifest:
-    """The videos of one split of a dataset JSON. Other splits are not looked at, so that a broken one does no harm.
+    """Reads the videos of one split of a dataset JSON; the other splits are not checked and may be broken.
 
-    A frame or a whole video named twice alike is kept once (`repeated`); one that contradicts itself is an error.
+    A frame or a video that is named twice in the same way is kept once and listed in `Manifest.repeated`. Entries that
+    contradict each other are an error.
 
     Args:
         json_path: The JSON.
@@ -169,17 +72,18 @@ def read_manifest(
         taxonomy: What label strings mean; the installed one if None.
 
     Raises:
-        UserError: Missing or unreadable file, no such key, split or compression level, a split without videos, a label
+        EmptySplit: The split has no video with frames.
+        UserError: Missing or unreadable file, no such key, split or compression level, a label
             outside the taxonomy, a path outside the data set folder, a video id with two lists of frames, or a frame
             in two videos. File, key, choices and remedy are named.
     """
     taxonomy = load_taxonomy() if taxonomy is None else taxonomy
-    key, tables = _labels_of(_load(json_path), key, dataset, json_path)
-    paths = _Paths(folder, key)
+    key, tables = labels_of(load_manifest(json_path), key, dataset, json_path)
+    paths = CanonicalPaths(folder, key)
     videos: dict[str, Video] = {}
     owner: dict[str, str] = {}
     empty, repeated = [], []
-    for label, name, entry in _entries_of(tables, split, compression, str(json_path)):
+    for label, name, entry in entries_of(tables, split, compression, str(json_path)):
         where = f"{json_path}: {label}, {split}, video '{name}'"
         frames = _frames_of(entry, paths, where)
         if not frames:
@@ -190,32 +94,24 @@ def read_manifest(
         video = _video(dataset, split, name, str(entry.get("label", label)), frames, taxonomy, where)
         if videos.get(video.id) == video:
             repeated.append(f"{label}/{name}")
-            continue
-        if video.id in videos:
-            raise UserError(
-                f"{where}: '{video.id}' is named twice with other frames or another label "
-                f"('{videos[video.id].label_name}', '{video.label_name}'); a video has one entry"
-            )
-        videos[video.id] = video
-        for frame in frames:
-            other = owner.setdefault(frame, video.id)
-            if other != video.id:
-                raise UserError(f"{where}: frame '{frame}' belongs to '{other}' already; a frame has one video")
+        else:
+            _enter(video, videos, owner, where)
     if not videos:
         emptied = f" ({len(empty)} lists of frames are empty)" if empty else ""
-        raise UserError(
+        raise EmptySplit(
             f"{json_path}: split '{split}' has no video with frames{emptied}; splits with videos: "
-            f"{_filled_splits(tables)}"
+            f"{filled_splits(tables)}",
+            empty,
         )
-    return Manifest((videos[video_id] for video_id in sorted(videos)), empty, repeated)
+    return Manifest((videos[key] for key in sorted(videos)), empty, repeated)
 
 
 def write_manifest(
     json_path: str | os.PathLike, dataset: str, videos: Iterable[Video], compression: str | None = None
 ) -> None:
-    """Write a dataset JSON that DeepfakeBench reads: its nesting, and its released form of paths (backslashes).
+    """Writes a dataset JSON that DeepfakeBench reads: its nesting and its released form of paths (backslashes).
 
-    The file appears whole or not at all. Every label gets all three splits, empty ones too, because DeepfakeBench
+    The file appears whole or not at all. Every label gets all three splits, even empty ones, because DeepfakeBench
     asks for each by name.
 
     Args:
@@ -253,7 +149,7 @@ def listed_frames(
     compressions: Sequence[str] | None = None,
     folder: str | Sequence[str] | None = None,
 ) -> list[str]:
-    """Every frame that a dataset JSON names, whatever its labels mean and however it is nested, each once, sorted.
+    """Lists every frame that a dataset JSON names, each once, sorted; labels need no meaning, any nesting is read.
 
     Args:
         json_path: The JSON.
@@ -270,8 +166,8 @@ def listed_frames(
         3: set() if compressions is None else set(COMPRESSIONS) - set(compressions),
     }
     found: set[str] = set()
-    for key, tables in _load(json_path).items():
-        paths, waiting = _Paths(folder, key), [(key, 1, tables)]
+    for key, tables in load_manifest(json_path).items():
+        paths, waiting = CanonicalPaths(folder, key), [(key, 1, tables)]
         while waiting:
             where, depth, table = waiting.pop()
             if not isinstance(table, dict):
@@ -289,139 +185,12 @@ def listed_frames(
     return sorted(found)
 
 
-def _load(json_path: str | os.PathLike) -> Mapping:
-    path = Path(json_path)
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        there = sorted(other.name for other in path.parent.glob("*.json")) if path.parent.is_dir() else []
-        hint = f"; the folder has {', '.join(there[:20])}" if there else "; the folder has no JSON"
-        raise UserError(f"{path}: no such dataset JSON{nearest(path.name, there)}{hint}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not a whole JSON ({error}); copy or make it again") from error
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: wants {{data set: {{label: {{split: ...}}}}}}, holds {type(content).__name__}")
-    return content
-
-
-def _labels_of(content: Mapping, key: str | None, dataset: str, json_path) -> tuple[str, Mapping]:
-    if key is None:
-        key = dataset if dataset in content or len(content) > 1 else next(iter(content))
-    if key not in content:
-        raise UserError(
-            f"{json_path}: no data set '{key}' in it{nearest(key, content)}; it has {', '.join(map(repr, content))} "
-            "(`key:` in the data set's YAML says which is meant)"
-        )
-    if not isinstance(content[key], dict) or not content[key]:
-        raise UserError(f"{json_path}: '{key}' holds no labels")
-    return key, content[key]
-
-
-def _entries_of(tables: Mapping, split: str, compression: str | None, where: str) -> list[tuple[str, str, Mapping]]:
-    """(label, video name, entry) of a split."""
-    found, levels, flat = [], set(), []
-    for label, splits in tables.items():
-        if not isinstance(splits, dict):
-            raise UserError(f"{where}: label '{label}' holds no splits")
-        if not splits:
-            continue
-        if split not in splits:
-            raise UserError(
-                f"{where}: label '{label}' has no split '{split}'{nearest(split, splits)}; it has "
-                f"{', '.join(map(repr, splits))}"
-            )
-        table, place = splits[split], f"{where}: {label}, {split}"
-        if _is_nested(table, place):
-            levels.update(table)
-            table = _level(table, compression, place)
-        elif table:
-            flat.append(label)
-        found.extend((label, name, entry) for name, entry in table.items())
-    if flat and not levels and compression is not None:
-        raise UserError(
-            f"{where}: compression '{compression}' is asked for, but the JSON has no compression levels; "
-            "set `compression: null` in the data set's YAML"
-        )
-    return found
-
-
-def _is_nested(table, where: str) -> bool:
-    """Whether a split's table has compression levels above its videos."""
-    broken = (
-        f"{where}: is not a table of videos; DeepfakeBench's script writes the split 'val' of DFDC so. "
-        "Use another split, or make the JSON again"
-    )
-    if not isinstance(table, dict) or not all(isinstance(value, dict) for value in table.values()):
-        raise UserError(broken)
-    videos = ["frames" in value for value in table.values()]
-    if not videos or all(videos):
-        return False
-    entries = [entry for value in table.values() for entry in value.values()]
-    if any(videos) or not all(isinstance(entry, dict) and "frames" in entry for entry in entries):
-        raise UserError(broken)
-    return True
-
-
-def _level(table: Mapping, compression: str | None, where: str) -> Mapping:
-    if compression is None and len(table) == 1:
-        return next(iter(table.values()))
-    if compression not in table:
-        asked = f"no compression level '{compression}'" if compression else "several compression levels"
-        raise UserError(
-            f"{where}: {asked}; it has {', '.join(map(repr, table))}; name one under `compression:` in the data set's "
-            "YAML"
-        )
-    return table[compression]
-
-
-def _filled_splits(tables: Mapping) -> str:
-    def holds(table) -> bool:
-        return isinstance(table, dict) and any(isinstance(value, dict) and value for value in table.values())
-
-    splits = dict.fromkeys(
-        split
-        for by_split in tables.values()
-        if isinstance(by_split, dict)
-        for split, table in by_split.items()
-        if holds(table)
-    )
-    return ", ".join(map(repr, splits)) or "none"
-
-
-class _Paths:
-    """Canonical paths of one JSON. Folders are few and frames many, so each folder is worked out once."""
-
-    def __init__(self, folder: str | Sequence[str] | None, key: str):
-        self.folder, self.key = folder, key
-        self.folders: dict[str, str] = {}
-
-    def canonical(self, raw: str) -> str:
-        cut = max(raw.rfind("/"), raw.rfind("\\")) + 1
-        folder, name = raw[:cut], raw[cut:]
-        if name in ("", ".", ".."):
-            raise UserError(f"path '{raw}' names no file")
-        if folder not in self.folders:
-            self.folders[folder] = self._canonical(raw)[: -len(name)]
-        return self.folders[folder] + name
-
-    def _canonical(self, raw: str) -> str:
-        try:
-            return canonical_path(raw, self.folder)
-        except UserError:
-            if self.folder is None and self.key in re.split(r"[\\/]", raw):
-                return canonical_path(raw, self.key)
-            raise
-
-
-def _frames_of(entry: Mapping, paths: _Paths, where: str) -> tuple[str, ...]:
+def _frames_of(entry: Mapping, paths: CanonicalPaths, where: str) -> tuple[str, ...]:
     frames = entry["frames"]
     if not isinstance(frames, list) or not all(isinstance(frame, str) for frame in frames):
-        raise UserError(f"{where}: wants a list of paths under 'frames'")
+        raise UserError(f"{where}: expected a list of paths under 'frames', got {type(frames).__name__}")
     try:
-        return _by_number({paths.canonical(frame) for frame in frames})
+        return by_number({paths.canonical(frame) for frame in frames})
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
 
@@ -436,7 +205,7 @@ def _video(
     return Video(
         dataset=dataset,
         split=split,
-        id=_video_id(frames, name),
+        id=video_id(frames, name),
         label=meaning.label,
         label_name=label_name,
         method=meaning.method,
@@ -445,28 +214,15 @@ def _video(
     )
 
 
-def _video_id(frames: Sequence[str], name: str) -> str:
-    folder = posixpath.commonpath({frame.rpartition("/")[0] for frame in frames})
-    base = "/".join(part for part in folder.split("/") if part != "frames")
-    name = name.replace("\\", "/").strip("/")
-    return base if base.rpartition("/")[2] == name else f"{base}/{name}"
-
-
-def _stem(path: str) -> str:
-    name = path.rpartition("/")[2]
-    return name.rpartition(".")[0] or name
-
-
-def _is_number(stem: str) -> bool:
-    return stem.isascii() and stem.isdigit()
-
-
-def _by_number(frames: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(frames, key=lambda path: (_natural(_stem(path)), path)))
-
-
-def _natural(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key in which runs of digits count as numbers: "seed2" before "seed10"."""
-    return tuple(
-        (0, int(run), "") if _is_number(run) else (1, 0, run) for run in re.split(r"([0-9]+)", text) if run
-    )  # fmt: skip
+def _enter(video: Video, videos: dict[str, Video], owner: dict[str, str], where: str) -> None:
+    """Adds a video to `videos` and its frames to `owner`, the id of each frame's video."""
+    if video.id in videos:
+        raise UserError(
+            f"{where}: '{video.id}' is named twice with other frames or another label "
+            f"('{videos[video.id].label_name}', '{video.label_name}'); a video has one entry"
+        )
+    videos[video.id] = video
+    for frame in video.frames:
+        other = owner.setdefault(frame, video.id)
+        if other != video.id:
+            raise UserError(f"{where}: frame '{frame}' belongs to '{other}' already; a frame has one video")

@@ -21,7 +21,6 @@ from resproto_fd.configs.loading import load, names
 from resproto_fd.preprocessing.arrangers import (
     ALL_TEST,
     DESCRIPTIONS,
-    LEVELS,
     SPLIT_KINDS,
     Arranged,
     Arrangement,
@@ -30,7 +29,7 @@ from resproto_fd.preprocessing.arrangers import (
     find,
 )
 from resproto_fd.preprocessing.arrangers.adopt import adopt
-from resproto_fd.preprocessing.manifest import SPLITS, Video, read_manifest
+from resproto_fd.preprocessing.manifest import read_manifest
 from resproto_fd.preprocessing.side_file import (
     SideRecord,
     generator_families,
@@ -40,6 +39,7 @@ from resproto_fd.preprocessing.side_file import (
     write_side,
 )
 from resproto_fd.preprocessing.taxonomy import Taxonomy, load_taxonomy
+from resproto_fd.preprocessing.video import COMPRESSIONS, SPLITS, Video
 
 PATH_FORMS = ("released", "files")
 FILES_ROOT = "./datasets/rgb/"
@@ -143,8 +143,8 @@ def check_names(arrangement: Arrangement) -> None:
         plain = name.isprintable() and not name.startswith(".") and not set(name) & set("/\\")
         if not name or not plain or len(name.encode()) > 200:
             raise UserError(
-                f"data set name {name!r}: wants a plain file name, for its files are called so (of DATASET folders "
-                "--name gives another; of DATASET adopt it is the list's top key)"
+                f"data set name {name!r}: expected a plain file name, since its files carry it (with DATASET folders "
+                "set --name; with DATASET adopt change the list's top key)"
             )
 
 
@@ -211,7 +211,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the draws of the two (default: %(default)s)")
     parser.add_argument(
-        "--compression", nargs="+", default=LEVELS, metavar="LEVEL", help=f"of {', '.join(LEVELS)} (default: all)"
+        "--compression",
+        nargs="+",
+        default=COMPRESSIONS,
+        metavar="LEVEL",
+        help=f"levels to list, of {', '.join(COMPRESSIONS)} (default: all)",
     )
     parser.add_argument(
         "--paths",
@@ -247,7 +251,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("DATASET adopt and --list JSON belong together")
     if args.dataset == "adopt":
         if shares:
-            raise UserError("--shares: adopt keeps the splits of its lists; leave the option away")
+            raise UserError("--shares: adopt keeps the splits of its lists; remove --shares")
         arrangements = [adopt(path, args.root) for path in args.lists]
         made = {}
     elif args.dataset == "folders":

@@ -110,7 +110,7 @@ def read_side(path: str | os.PathLike) -> SideFile:
         if number == 1:
             header = line
             if line.get("format") != FORMAT:
-                raise UserError(f"{where}: format {line.get('format')!r}, wants {FORMAT!r}: make it again")
+                raise UserError(f"{where}: format {line.get('format')!r}, expected {FORMAT!r}: make it again")
             continue
         if unknown := sorted(set(line) - known):
             raise UserError(f"{where}: unknown key '{unknown[0]}'; known: {', '.join(sorted(known))}")
@@ -122,7 +122,7 @@ def read_side(path: str | os.PathLike) -> SideFile:
             raise UserError(f"{where}: video '{record.id}' a second time")
         records[record.id] = record
     if not header:
-        raise UserError(f"{path}: is empty, wants a line with the format {FORMAT!r}")
+        raise UserError(f"{path}: is empty, expected a line with the format {FORMAT!r}")
     return SideFile(header, records)
 
 
@@ -139,7 +139,7 @@ def read_captions(path: str | os.PathLike) -> dict[str, dict[str, str]]:
         strange = set(line) - {"frame", "video", *CAPTIONS}
         if not isinstance(key, str) or not said or strange or not all(isinstance(text, str) for text in said.values()):
             raise UserError(
-                f'{path}:{number}: wants {{"frame": path or "video": id, "facial": text, "environmental": text}}'
+                f'{path}:{number}: expected {{"frame": path or "video": id, "facial": text, "environmental": text}}'
             )
         found[key.replace("\\", "/")] = said
     return found
@@ -168,7 +168,7 @@ def _lines(path: str | os.PathLike) -> Iterable[dict]:
                 except json.JSONDecodeError as error:
                     raise UserError(f"{path}:{number}: not a whole line of JSON ({error})") from error
                 if not isinstance(line, dict):
-                    raise UserError(f"{path}:{number}: wants {{...}}, holds {type(line).__name__}")
+                    raise UserError(f"{path}:{number}: expected {{...}}, got {type(line).__name__}")
                 yield line
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None

@@ -11,8 +11,8 @@ from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors.base import Detector, Output, two_class_output
 from resproto_fd.detectors.parts.prototype_memory import PrototypeMemory
 from resproto_fd.losses.residual import ResidualLoss
-from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.store.frame_store import FrameStore
+from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.frame_list import FrameList

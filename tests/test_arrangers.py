@@ -568,11 +568,11 @@ def test_captions_find_their_frame_or_their_video(tmp_path, capsys):
     ("lines", "message"),
     [
         ("", "is empty"),
-        ('{"format": "other"}', r"side\.jsonl:1: format 'other', wants 'resproto side 1'"),
+        ('{"format": "other"}', r"side\.jsonl:1: format 'other', expected 'resproto side 1'"),
         ('{"format": "resproto side 1"}\n{"id": "a"}', "side.jsonl:2: not a whole record"),
         ('{"format": "resproto side 1"}\n{"id": "a", "colour": 1}', "unknown key 'colour'"),
         ('{"format": "resproto side 1"}\n{"id":', "side.jsonl:2: not a whole line"),
-        ('{"format": "resproto side 1"}\n[]', "holds list"),
+        ('{"format": "resproto side 1"}\n[]', "got list"),
     ],
 )
 def test_a_broken_side_file_is_refused_by_line(tmp_path, lines, message):
@@ -648,20 +648,20 @@ CELEB_LIST, DFDC_PART = f"{CELEB}/List_of_testing_videos.txt", "DFDC/train/dfdc_
     [
         (FF, f"{FF}/val.json", None, r"val\.json: missing; put .*pairs"),
         (FF, f"{FF}/val.json", "[[", r"val\.json: not a whole JSON"),
-        (FF, f"{FF}/val.json", {}, r"val\.json: wants a list of pairs"),
+        (FF, f"{FF}/val.json", {}, r"val\.json: expected a list of pairs"),
         (FF, f"{FF}/test.json", [["000", "111"]], "'000' is in train.json"),
         (CELEB, CELEB_LIST, None, "testing_videos.txt: missing"),
-        (CELEB, CELEB_LIST, "id0", "txt:1: wants '1 YouTube"),
+        (CELEB, CELEB_LIST, "id0", "txt:1: expected '1 YouTube"),
         ("simswap_cdf", CELEB_LIST, None, "testing_videos.txt: missing"),
         ("DFDC", "DFDC/test/labels.csv", None, r"labels\.csv: missing"),
-        ("DFDC", "DFDC/test/labels.csv", "a.mp4,2", r"labels\.csv:1: wants 'VIDEO.mp4,1'"),
-        ("DFDC", DFDC_PART, {"a": 1}, "wants label REAL or FAKE"),
+        ("DFDC", "DFDC/test/labels.csv", "a.mp4,2", r"labels\.csv:1: expected 'VIDEO.mp4,1'"),
+        ("DFDC", DFDC_PART, {"a": 1}, "expected label REAL or FAKE"),
         ("DFDCP", "DFDCP/dataset.json", None, r"dataset\.json: missing"),
         ("DFDCP", "DFDCP/dataset.json", {"a/b.mp4": {"set": "training set"}}, "has set 'training set'"),
         ("DFDCP", "DFDCP/dataset.json", {"a/b.mp4": {"set": "train", "label": "?"}}, "has label '\\?'"),
         ("DeeperForensics-1.0", f"{DEEPER}/val.txt", None, r"val\.txt: missing"),
         ("DeeperForensics-1.0", f"{DEEPER}/val.txt", "000_M009", "has one split"),
-        ("ForgeryNet", "ForgeryNet/Training/image_list.txt", "a 1 1 16", "list.txt:1: wants 'PATH"),
+        ("ForgeryNet", "ForgeryNet/Training/image_list.txt", "a 1 1 16", "list.txt:1: expected 'PATH"),
     ],
 )
 def test_a_missing_or_broken_list_is_named_with_what_is_wanted(tmp_path, name, path, content, message):
@@ -708,7 +708,7 @@ def test_shares_where_the_splits_are_given_are_an_error_not_ignored(tmp_path, sp
 @pytest.mark.parametrize("name", ["a/b", "../a", ".a", "a\\b", "a\nb", "n" * 201])
 def test_a_name_that_is_none_of_a_file_is_refused_before_anything_is_written(tmp_path, name):
     frames(tmp_path, "Mine/real/a", "Mine/fake/b")
-    with pytest.raises(UserError, match=r"wants a plain file name.*--name"):
+    with pytest.raises(UserError, match=r"expected a plain file name.*--name"):
         resproto("folders", tmp_path / "Mine", tmp_path / "out", "--name", name)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob("*.json"))
@@ -826,7 +826,7 @@ def test_pictures_may_be_videos_of_their_own_and_classes_explained(tmp_path, cap
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--class", "real"], "wants FOLDER=real"),
+        (["--class", "real"], "expected FOLDER=real"),
         (["--class", "reel=real"], "no folder of a class 'reel'; the nearest is 'real'"),
         (["--class", "fake=SimSwop"], "nearest is 'SimSwap'"),
     ],
@@ -867,9 +867,9 @@ def test_a_list_made_elsewhere_is_adopted_without_what_is_missing(tmp_path, caps
     ("content", "message"),
     [
         ("{", "not a readable JSON"),
-        ({"a": {}, "b": {}}, "wants one top key"),
-        ({"a": {"FF-real": {"test": []}}}, "is not a table of videos"),
-        ({"a": {"FF-real": {"test": {"x": {"frames": "y"}}}}}, "wants a list of paths"),
+        ({"a": {}, "b": {}}, "expected one top key"),
+        ({"a": {"FF-real": {"test": []}}}, "expected a table of videos"),
+        ({"a": {"FF-real": {"test": {"x": {"frames": "y"}}}}}, "expected a list of paths"),
         ({"a": {"FF-real": {"test": {"x": {"frames": ["Elsewhere/x/0.png"]}}}}}, "does not go through"),
         ({"a": {"FF-real": {"test": {"x": {"frames": ["UADFV/x/0.png"]}}}}}, "none of its 1 frames"),
     ],

@@ -16,9 +16,10 @@ from resproto_fd.preprocessing.audit.frame_facts import gradient_signs, jpeg_qua
 from resproto_fd.preprocessing.audit.label_leaks import cramers_v, ranked_auc
 from resproto_fd.preprocessing.audit.near_duplicates import near_pairs, thumb_difference
 from resproto_fd.preprocessing.audit.report import as_html, as_text
-from resproto_fd.preprocessing.manifest import SPLITS, read_manifest
+from resproto_fd.preprocessing.manifest import read_manifest
 from resproto_fd.preprocessing.side_file import SideRecord, side_path, write_side
 from resproto_fd.preprocessing.store.frame_store import LmdbWriter, open_store
+from resproto_fd.preprocessing.video import SPLITS
 
 VIDEOS, FRAMES, SIDE = 10, 4, 64
 MEDIA = {"width": 640, "height": 480, "fps": 25.0, "codec": "h264"}
@@ -562,7 +563,7 @@ def test_exit_codes_tell_clean_from_found(made, tmp_path, capsys):
     [
         (["none.json"], "no such dataset JSON"),
         (["Made.json", "--store", "nowhere"], "no such frame store"),
-        (["Made.json", "--sample", "-1"], "wants a number of frames"),
+        (["Made.json", "--sample", "-1"], "expected a number of frames"),
         (["empty.json"], "has no video in train, val or test"),
         (["broken.json"], "not a whole JSON"),
     ],

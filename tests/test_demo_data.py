@@ -14,9 +14,10 @@ from resproto_fd.preprocessing.demo import data as demo
 from resproto_fd.preprocessing.demo.data import DEMO_SETS, make_demo, make_pair, plan
 from resproto_fd.preprocessing.demo.faces import FRAME, Frame, draw_identity, draw_take, film
 from resproto_fd.preprocessing.demo.forgeries import METHODS, face_mask
-from resproto_fd.preprocessing.manifest import SPLITS, read_manifest
+from resproto_fd.preprocessing.manifest import read_manifest
 from resproto_fd.preprocessing.store.frame_store import landmark_path, mask_path, open_store
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
+from resproto_fd.preprocessing.video import SPLITS
 
 NAMES = [demo_set.name for demo_set in DEMO_SETS]
 

@@ -14,9 +14,9 @@ from test_trainer import CPU, make_trainer, same_bits, state_of
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import InputConfig
-from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.side_file import SideRecord, write_side
 from resproto_fd.preprocessing.store.frame_store import FileStore, landmark_path, mask_path
+from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
 from resproto_fd.trainer.companions import COMPANIONS, Partners, find_companions
 from resproto_fd.trainer.data import FrameDataset, TrainBatches, make_loader

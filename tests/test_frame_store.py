@@ -252,10 +252,13 @@ def deep(image):
         (b"GIF, or so it says", "no whole image"),
         (WHOLE[".png"][:8] + WHOLE[".png"][-12:], "colour type"),
         (bytes(1000), "no whole image"),
-        (encode(picture(0)[..., 0]), r"\[8, 0\]; wants 8-bit RGB"),
-        (encode(picture(0)[..., 0], ".jpg"), r"\[20, 24\]; wants \[H, W, 3\]"),
-        (cv2.imencode(".png", np.dstack([picture(0), picture(1)[..., 0]]))[1].tobytes(), r"\[8, 6\]; wants 8-bit RGB"),
-        (deep(picture(0)), r"\[16, 2\]; wants 8-bit RGB"),
+        (encode(picture(0)[..., 0]), r"\[8, 0\]; expected 8-bit RGB"),
+        (encode(picture(0)[..., 0], ".jpg"), r"\[20, 24\]; expected \[H, W, 3\]"),
+        (
+            cv2.imencode(".png", np.dstack([picture(0), picture(1)[..., 0]]))[1].tobytes(),
+            r"\[8, 6\]; expected 8-bit RGB",
+        ),
+        (deep(picture(0)), r"\[16, 2\]; expected 8-bit RGB"),
         (WHOLE[".png"][:60] + b"\xff" + WHOLE[".png"][61:], "store: key"),
     ],
 )
@@ -316,9 +319,9 @@ def npy(array, **options):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (bytes(100), "100 bytes; wants 648 or 1296"),
+        (bytes(100), "100 bytes; expected 648 or 1296"),
         (npy(POINTS)[:-9], "not a whole .npy"),
-        (npy(POINTS.T), r"int64 \[2, 81\]; wants numbers \[K, 2\]"),
+        (npy(POINTS.T), r"int64 \[2, 81\]; expected numbers \[K, 2\]"),
         (npy(np.array([{}], dtype=object), allow_pickle=True), "not a whole .npy"),
     ],
 )

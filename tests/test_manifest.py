@@ -7,8 +7,10 @@ import pytest
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import load, names
-from resproto_fd.preprocessing.manifest import Video, canonical_path, evenly_spaced, read_manifest, write_manifest
+from resproto_fd.preprocessing.frame_paths import canonical_path
+from resproto_fd.preprocessing.manifest import read_manifest, write_manifest
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
+from resproto_fd.preprocessing.video import Video, evenly_spaced
 
 FAMILY = "FaceForensics++/manipulated_sequences"
 
@@ -140,7 +142,6 @@ def test_frames_are_sorted_by_number_whatever_the_order_of_the_scan(tmp_path):
     path = save(tmp_path, celeb(test={"00000": entry("CelebDFv2_real", *frames)}))
     (video,) = read_manifest(path, "Celeb-DF-v2", split="test", folder="Celeb-DF-v2")
     assert video.frame_numbers() == (0, 27, 100, 1000)
-    assert [video.frame_number(frame) for frame in video.frames] == [0, 27, 100, 1000]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_dfdcs_broken_val_split_is_named_and_does_no_harm_to_the_others(tmp_path
     path = save(tmp_path, dfdc(), "DFDC.json")
     for split in ("train", "test"):
         assert len(read_manifest(path, "DFDC", split=split, folder="DFDC")) == 2
-    with pytest.raises(UserError, match=r"DFDC\.json: DFDC_Real, val: is not a table of videos.*Use another split"):
+    with pytest.raises(UserError, match=r"DFDC\.json: DFDC_Real, val: expected a table of videos.*Use another split"):
         read_manifest(path, "DFDC", split="val", folder="DFDC")
 
 
@@ -266,14 +267,14 @@ def test_dfdcs_broken_val_split_is_named_and_does_no_harm_to_the_others(tmp_path
         (celeb(val={}), "split 'val' has no video with frames; splits with videos: none"),
         (celeb(val={}, test={"0": entry("CelebDFv2_real", "Celeb-DF-v2/a/0.png")}), "splits with videos: 'test'"),
         (celeb(val={"0": entry("CelebDFv2_reel", "Celeb-DF-v2/a/0.png")}), "video '0': label 'CelebDFv2_reel' is not"),
-        (celeb(val={"0": {"label": "CelebDFv2_real", "frames": "x.png"}}), "wants a list of paths under 'frames'"),
-        (celeb(val={"0": {"label": "CelebDFv2_real"}}), "is not a table of videos"),
+        (celeb(val={"0": {"label": "CelebDFv2_real", "frames": "x.png"}}), "expected a list of paths under 'frames'"),
+        (celeb(val={"0": {"label": "CelebDFv2_real"}}), "expected a table of videos"),
         (celeb(val={"0": entry("CelebDFv2_real", "DFDC/a/0.png")}), "does not go through a folder 'Celeb-DF-v2'"),
         (celeb(val={"0": entry("CelebDFv2_real", "Celeb-DF-v2/a/")}), "names no file"),
-        (celeb(val=[]), "is not a table of videos"),
+        (celeb(val=[]), "expected a table of videos"),
         ({"Celeb-DF-v2": []}, "holds no labels"),
         ({"a": {}, "b": {}}, "no data set 'Celeb-DF-v2' in it; it has 'a', 'b'"),
-        ([], "holds list"),
+        ([], "got list"),
         ('{"Celeb-DF-v2": {"CelebDFv2_real": {"val"', "not a whole JSON.*line 1"),
         ("", "not a whole JSON"),
     ],
@@ -302,7 +303,7 @@ def test_frames_are_spaced_evenly_with_first_and_last(n):
         assert max(gaps) - min(gaps) <= 1
     assert evenly_spaced(n, 1) == [(n - 1) // 2]
     assert evenly_spaced(n, None) == evenly_spaced(n, n) == evenly_spaced(n, n + 7) == list(range(n))
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="at least 1"):
         evenly_spaced(n, 0)
 
 

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing.manifest import Video, listed_frames, write_manifest
+from resproto_fd.preprocessing.manifest import listed_frames, write_manifest
 from resproto_fd.preprocessing.store import pack, packed_store, threads
 from resproto_fd.preprocessing.store.frame_store import LmdbWriter, UnreadableFrame, close_all, open_store
 from resproto_fd.preprocessing.store.image_codec import encode_native, is_native
 from resproto_fd.preprocessing.store.lmdb_files import DIGESTS, SEAL, STATEMENT_KEY, GrowingLmdb
 from resproto_fd.preprocessing.store.pack import Choice
+from resproto_fd.preprocessing.video import Video
 
 SIDE = 16
 POINTS = np.arange(162).reshape(81, 2)
@@ -434,7 +435,7 @@ def test_where_frames_are_looked_for_is_said(data):
     with pytest.raises(UserError, match="--frames"):
         pack.pack([data / "json/Made.json"], data / "X_lmdb", data / "json")
     os.rename(data / "rgb", data / "elsewhere")
-    with pytest.raises(UserError, match="say where the frames are with --frames"):
+    with pytest.raises(UserError, match="set --frames SRC to the folder or LMDB"):
         pack.pack([data / "json/Made.json"], data / "X_lmdb")
 
 
@@ -529,7 +530,7 @@ def test_a_native_value_that_is_not_whole_is_refused_with_the_reason(tmp_path):
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
 def test_only_rgb_pictures_become_native(image):
-    with pytest.raises(ValueError, match="wants uint8"):
+    with pytest.raises(ValueError, match="expected uint8"):
         encode_native(image)
 
 
@@ -554,7 +555,7 @@ def test_the_command_packs_verifies_and_finds_frames_beside_the_manifests(data, 
     for words, message in (
         (["--out", "X"], "name a MANIFEST"),
         (["--out", data / "none", "--verify"], "no store is there"),
-        ([data / "dataset_json/Made.json", "--out", data / "Y", "--jobs", 0], "wants 1 or more"),
+        ([data / "dataset_json/Made.json", "--out", data / "Y", "--jobs", 0], "expected 1 or more"),
     ):
         with pytest.raises(UserError, match=message):
             command(*words)

@@ -154,7 +154,7 @@ def _mask_sources(frames: FrameList, stores: Mapping[str, FrameStore], some_miss
     forged = np.flatnonzero((sources == Companions.STORED) & (kinds != "entire synthesis"))
     remedy = (
         "`resproto faces` makes them from the mask videos that come with a data set, and `resproto pack` packs them; "
-        "or choose training sets that have masks, or switch off the loss that wants them in the detector's keywords. "
+        "or choose training sets that have masks, or switch off the loss that needs them in the detector's keywords. "
         "If only some are missing, data.on_bad_frame=skip puts other frames in their place"
     )
     _refuse_missing("masks", mask_path, frames, forged, stores, remedy, some_missing)

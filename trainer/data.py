@@ -77,8 +77,8 @@ class FrameDataset(Dataset):
     ):
         if companions and isinstance(transform, OnDevice):
             raise UserError(
-                "run.augment_on=device: this detector wants masks, landmarks, second views or partners of the frames, "
-                "which are made on the host; say run.augment_on=host"
+                "run.augment_on=device: this detector needs masks, landmarks, second views or partners of the frames, "
+                "which are made on the host; set run.augment_on=host"
             )
         self.frames = frames
         self.companions = companions

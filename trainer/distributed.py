@@ -41,7 +41,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"run.device: '{name}' is no device; say auto, cpu, cuda or cuda:N") from error
+        raise UserError(f"run.device: expected auto, cpu, cuda or cuda:N, got '{name}'") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"run.device: '{name}' asked for, {torch.cuda.device_count()} CUDA devices are here")
     return device
@@ -71,7 +71,7 @@ def _agreed_name(store: dist.Store, rank: int, size: int, timeout: timedelta) ->
                 if store.check([f"{name}/agreed"]) and own in store.get(f"{name}/agreed").decode().split(","):
                     return name
         time.sleep(0.02)
-    raise UserError(f"process {rank} of {size}: the others did not all come within {timeout}; what they say tells why")
+    raise UserError(f"process {rank} of {size}: not all others started within {timeout}; their messages tell why")
 
 
 @contextmanager

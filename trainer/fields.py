@@ -9,8 +9,8 @@ import numpy as np
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.suggestions import nearest
 from resproto_fd.detectors.base import Detector
-from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.side_file import generator_families
+from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer.companions import COMPANIONS
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import identity_of, side_records, target_of

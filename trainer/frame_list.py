@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from resproto_fd.preprocessing.manifest import Video, evenly_spaced
+from resproto_fd.preprocessing.video import Video, evenly_spaced
 
 
 @dataclass(frozen=True)

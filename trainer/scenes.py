@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.side_file import SideRecord, read_side, seen_in_it
+from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer.frame_list import FrameList
 
 PAIR = re.compile(r"(?P<target>\d+)_(?P<source>\d+)")

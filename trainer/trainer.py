@@ -120,12 +120,12 @@ class Trainer:
         if detector.steps_alone and self.recipe.accumulate > 1:
             raise UserError(
                 f"train.accumulate={self.recipe.accumulate}: {type(detector).__name__} takes a step of its own on each "
-                "batch, which cannot be accumulated; say train.accumulate=1 and a smaller train.batch_size"
+                "batch, which cannot be accumulated; set train.accumulate=1 and a smaller train.batch_size"
             )
         if detector.steps_alone and self.recipe.optimizer.sam_rho:
             raise UserError(
                 f"train.optimizer.sam_rho={self.recipe.optimizer.sam_rho:g}: {type(detector).__name__} takes a step of "
-                "its own on each batch, which cannot be taken twice; say train.optimizer.sam_rho=0"
+                "its own on each batch, which cannot be taken twice; set train.optimizer.sam_rho=0"
             )
         dtype = torch.float64 if self.recipe.precision == "fp64" else torch.float32
         self.normalise = Normaliser(
@@ -297,7 +297,7 @@ class Trainer:
         for bad in batch["bad"]:
             if not self.data.replace_bad:
                 raise UserError(
-                    f"training stops at step {self.progress.step}: {bad.message}. Mend the file, or say "
+                    f"training stops at step {self.progress.step}: {bad.message}. Repair the file, or set "
                     "data.on_bad_frame=skip (unreadable frames are then replaced, counted and named)"
                 )
             if bad.index not in self.progress.bad_frames:

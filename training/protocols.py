@@ -12,10 +12,11 @@ from pathlib import Path
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import DataConfig, DatasetConfig, ProtocolConfig
-from resproto_fd.preprocessing.manifest import Video, read_manifest
+from resproto_fd.preprocessing.manifest import read_manifest
 from resproto_fd.preprocessing.side_file import side_path
 from resproto_fd.preprocessing.store.frame_store import FrameStore, open_store
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
+from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer.augment.corruptions import check_corruption
 from resproto_fd.trainer.frame_list import FrameList
 

@@ -4,7 +4,7 @@ splits. A data set is a description; `arrange` is the same for all."""
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.suggestions import nearest
 from resproto_fd.preprocessing.arrangers import df40, faceforensics, pictures, videos
-from resproto_fd.preprocessing.arrangers.arranging import ALL_TEST, LEVELS, SPLIT_KINDS, Arranged, Arrangement, arrange
+from resproto_fd.preprocessing.arrangers.arranging import ALL_TEST, SPLIT_KINDS, Arranged, Arrangement, arrange
 from resproto_fd.preprocessing.arrangers.description import Description
 from resproto_fd.preprocessing.arrangers.folders import describe_folders
 
@@ -35,7 +35,6 @@ def find(name: str) -> tuple[Description, ...]:
 __all__ = [
     "ALL_TEST",
     "DESCRIPTIONS",
-    "LEVELS",
     "SPLIT_KINDS",
     "Arranged",
     "Arrangement",

@@ -10,7 +10,8 @@ from resproto_fd.preprocessing.arrangers.arranging import Arranged, Arrangement
 from resproto_fd.preprocessing.arrangers.description import Clip, Description
 from resproto_fd.preprocessing.arrangers.tree import Tree
 from resproto_fd.preprocessing.faces.video_reader import natural_key
-from resproto_fd.preprocessing.manifest import SPLITS, canonical_path
+from resproto_fd.preprocessing.frame_paths import canonical_path
+from resproto_fd.preprocessing.video import SPLITS
 
 PEOPLE = (
     (r"(?P<target>\d{3})_(?P<source>\d{3})", "FaceForensics++", ("DF40", "DF40_train", "FaceForensics++")),
@@ -39,7 +40,7 @@ def adopt(path: str | os.PathLike, root: str | os.PathLike) -> Arrangement:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not a readable JSON ({error})") from error
     if not isinstance(content, dict) or len(content) != 1:
-        raise UserError(f"{path}: wants one top key, the data set's name")
+        raise UserError(f"{path}: expected one top key, the data set's name")
     name, labels = next(iter(content.items()))
     folders = tuple(sorted(each.name for each in root.iterdir() if each.is_dir())) if root.is_dir() else ()
     tree = Tree(root, folders or (str(root),))
@@ -79,7 +80,7 @@ def adopt(path: str | os.PathLike, root: str | os.PathLike) -> Arrangement:
 def _entries(labels, path: Path):
     """(label, split, level, name, frames) of every video."""
     if not isinstance(labels, dict):
-        raise UserError(f"{path}: wants {{data set: {{label: {{split: ...}}}}}}")
+        raise UserError(f"{path}: expected {{data set: {{label: {{split: ...}}}}}}; make the list again")
     for label, splits in labels.items():
         for split in SPLITS:
             table = splits.get(split, {}) if isinstance(splits, dict) else None
@@ -92,7 +93,7 @@ def _entries(labels, path: Path):
                 ):
                     frames = inner.get("frames") if isinstance(inner, dict) else None
                     if not isinstance(frames, list) or not all(isinstance(frame, str) for frame in frames):
-                        raise UserError(f"{path}: {label}, {split}, '{video}': wants a list of paths under 'frames'")
+                        raise UserError(f"{path}: {label}, {split}, '{video}': expected a list of paths under 'frames'")
                     yield str(inner.get("label", label)), split, level, video, frames
 
 

@@ -11,9 +11,9 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.suggestions import nearest
 from resproto_fd.preprocessing.arrangers.description import ALL, SPLIT_WORDS, Catalogue, Clip, Description, Said, Source
 from resproto_fd.preprocessing.arrangers.tree import Tree
+from resproto_fd.preprocessing.video import COMPRESSIONS
 
 SPLIT_KINDS = ("official", "deepfakebench")
-LEVELS = ("c23", "c40", "raw")
 ALL_TEST = (0.0, 0.0, 1.0)
 """Shares of train, val and test where none are given."""
 ROLES = ("identity", "target", "source")
@@ -74,7 +74,7 @@ def arrange(
     root: str | os.PathLike,
     *,
     splits: str = "official",
-    levels: Sequence[str] = LEVELS,
+    levels: Sequence[str] = COMPRESSIONS,
     shares: tuple[float, float, float] | None = None,
     val_share: float = 0,
     seed: int = 0,
@@ -102,9 +102,31 @@ def arrange(
     tree = Tree(root, description.folders)
     catalogue = description.catalogue(tree.root) if description.catalogue else None
     result = Arrangement(description, splits)
-    listed: set[str] = set()
+    listed = _collect(result, tree, catalogue, levels)
+    if shares and result.videos and not any(video.splits == ("open",) for video in result.videos):
+        raise UserError(
+            f"--shares: every video of {description.name} has a split already ({splits} ones); remove --shares"
+        )
+    if splits == "official":
+        result.videos = _share_out(result, shares or ALL_TEST, seed)
+        result.videos = _make_val(result.videos, val_share, seed)
+    result.videos = _named(result.videos)
+    result.empty = tree.empty
+    result.not_found = sorted(set(catalogue.entries) - listed) if catalogue else []
+    if not result.videos:
+        raise UserError(_nothing(result, tree))
+    return result
+
+
+def _collect(result: Arrangement, tree: Tree, catalogue: Catalogue | None, levels: Sequence[str]) -> set[str]:
+    """Adds every clip of the tree to the videos of an arrangement, or to what is left out.
+
+    Returns:
+        The keys of the catalogue's entries for which there is a clip.
+    """
+    description, listed = result.description, set()
     for source in description.sources:
-        if source.mode not in ("", splits):
+        if source.mode not in ("", result.splits):
             continue
         if not tree.there(source.folder):
             if source.required:
@@ -120,24 +142,12 @@ def arrange(
                 key = catalogue.key(clip)
                 said = catalogue.entries.get(key)
                 listed.add(key)
-            arranged, reason = _arranged(description, source, clip, said, catalogue, splits, tree)
+            arranged, reason = _arranged(description, source, clip, said, catalogue, result.splits, tree)
             if reason:
                 result.left_out.setdefault(reason, []).append(clip.path)
             else:
                 result.videos.append(arranged)
-    if shares and result.videos and not any(video.splits == ("open",) for video in result.videos):
-        raise UserError(
-            f"--shares: every video of {description.name} has a split already ({splits} ones); leave the option away"
-        )
-    if splits == "official":
-        result.videos = _share_out(result, shares or ALL_TEST, seed)
-        result.videos = _make_val(result.videos, val_share, seed)
-    result.videos = _named(result.videos)
-    result.empty = tree.empty
-    result.not_found = sorted(set(catalogue.entries) - listed) if catalogue else []
-    if not result.videos:
-        raise UserError(_nothing(result, tree))
-    return result
+    return listed
 
 
 def _arranged(
@@ -288,15 +298,17 @@ def _check(
         raise UserError(f"splits '{splits}'{nearest(splits, SPLIT_KINDS)}; there are {', '.join(SPLIT_KINDS)}")
     if splits == "deepfakebench" and not description.peer:
         raise UserError(f"{description.name}: DeepfakeBench has no script for it, hence no splits of its own")
-    if unknown := sorted(set(levels) - set(LEVELS)):
-        raise UserError(f"compression '{unknown[0]}'{nearest(unknown[0], LEVELS)}; there are {', '.join(LEVELS)}")
+    if unknown := sorted(set(levels) - set(COMPRESSIONS)):
+        raise UserError(
+            f"compression '{unknown[0]}'{nearest(unknown[0], COMPRESSIONS)}; there are {', '.join(COMPRESSIONS)}"
+        )
     if shares is not None and (len(shares) != 3 or min(shares) < 0 or not abs(sum(shares) - 1) <= 1e-6):
         raise UserError(
-            f"--shares {' '.join(map(str, shares))}: wants three numbers that are not negative, of train, val and "
+            f"--shares {' '.join(map(str, shares))}: expected three numbers that are not negative, of train, val and "
             f"test, whose sum is 1; it is {sum(shares):g}"
         )
     if not 0 <= val_share < 1:
-        raise UserError(f"val share {val_share}: wants a number from 0 to below 1")
+        raise UserError(f"val share {val_share}: expected a number from 0 to below 1")
 
 
 def _nothing(result: Arrangement, tree: Tree) -> str:

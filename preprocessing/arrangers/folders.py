@@ -64,7 +64,7 @@ def _given(classes: Sequence[str]) -> dict[str, str]:
     for folder, equals, meaning in pairs:
         if not (folder and equals and meaning):
             raise UserError(
-                f"--class '{folder}{equals}{meaning}': wants FOLDER=real, FOLDER=fake, FOLDER=METHOD or TYPE"
+                f"--class '{folder}{equals}{meaning}': expected FOLDER=real, FOLDER=fake, FOLDER=METHOD or TYPE"
             )
     return {folder.lower(): meaning for folder, _, meaning in pairs}
 
@@ -78,7 +78,7 @@ def _classes(path: Path) -> list[str]:
     for split in splits:
         found.update(dict.fromkeys(tree.names(f"{path.name}/{split}")))
     if not found:
-        raise UserError(f"{path}: holds no folders of classes; wants {path.name}/real, {path.name}/fake, ...")
+        raise UserError(f"{path}: holds no folders of classes; expected {path.name}/real, {path.name}/fake, ...")
     return list(found)
 
 

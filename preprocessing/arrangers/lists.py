@@ -21,7 +21,7 @@ def ffpp_lists(root: Path) -> Catalogue:
         path = folder / f"{split}.json"
         pairs = _json(path, "FaceForensics++'s list of pairs, from github.com/ondyari/FaceForensics, dataset/splits")
         if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
-            raise UserError(f'{path}: wants a list of pairs, [["953", "974"], ...]')
+            raise UserError(f'{path}: expected a list of pairs, [["953", "974"], ...]')
         for first, second in pairs:
             for name in (first, second, f"{first}_{second}", f"{second}_{first}"):
                 before = entries.setdefault(name, Said(split))
@@ -41,7 +41,7 @@ def celeb_list(root: Path, dataset: str) -> Catalogue:
     for number, line in enumerate(_lines(path, "Celeb-DF's list of test videos, part of its archive"), 1):
         words = line.split()
         if len(words) != 2 or "/" not in words[1]:
-            raise UserError(f"{path}:{number}: wants '1 YouTube-real/00170.mp4', has '{line}'")
+            raise UserError(f"{path}:{number}: expected '1 YouTube-real/00170.mp4', got '{line}'")
         entries[_without_suffix(words[1])] = Said("test")
     return Catalogue(entries, lambda clip: "/".join(clip.path.split("/")[-2:]), str(path))
 
@@ -60,7 +60,7 @@ def dfdcp_list(root: Path) -> Catalogue:
         if not isinstance(said, dict) or str(said.get("set")).lower() not in SPLIT_WORDS:
             raise UserError(f"{path}: '{video}' has set {said.get('set') if isinstance(said, dict) else said!r}")
         if said.get("label") not in ("real", "fake"):
-            raise UserError(f"{path}: '{video}' has label {said.get('label')!r}; wants 'real' or 'fake'")
+            raise UserError(f"{path}: '{video}' has label {said.get('label')!r}; expected 'real' or 'fake'")
         fake = {"method_A": "DFDCP_FakeA", "method_B": "DFDCP_FakeB"}
         if said["label"] == "fake" and first not in fake:
             raise UserError(f"{path}: fake '{video}' lies in neither method_A nor method_B")
@@ -88,7 +88,7 @@ def dfdc_lists(root: Path) -> Catalogue:
         for video, said in _table(path, "DFDC's own list of this part").items():
             label = {"REAL": "DFDC_Real", "FAKE": "DFDC_Fake"}.get(said.get("label") if isinstance(said, dict) else 0)
             if label is None:
-                raise UserError(f"{path}: '{video}' says {said!r}; wants label REAL or FAKE")
+                raise UserError(f"{path}: '{video}' says {said!r}; expected label REAL or FAKE")
             original = said.get("original")
             people = {"original": f"DFDC/train/{part.name}/{_without_suffix(original)}"} if original else {}
             entries[f"train/{part.name}/{_without_suffix(video)}"] = Said("train", label, people)
@@ -100,7 +100,7 @@ def dfdc_lists(root: Path) -> Catalogue:
             if row[:2] == ["filename", "label"]:
                 continue
             if len(row) < 2 or row[1] not in ("0", "1"):
-                raise UserError(f"{path}:{number}: wants 'VIDEO.mp4,1', has '{','.join(row)}'")
+                raise UserError(f"{path}:{number}: expected 'VIDEO.mp4,1', got '{','.join(row)}'")
             entries[f"{name}/{_without_suffix(row[0])}"] = Said(split, ("DFDC_Real", "DFDC_Fake")[int(row[1])])
     return Catalogue(entries, lambda clip: clip.path.partition("/")[2], f"{folder}: metadata.json, labels.csv")
 
@@ -152,7 +152,7 @@ def forgerynet_lists(root: Path) -> Catalogue:
             numbers = [int(word) for word in words[1:] if word.isascii() and word.isdigit()]
             sixteen = numbers[-1] if len(words) == 4 and len(numbers) == 3 else -1
             if sixteen not in {0, *FORGERYNET} or numbers[0] != (sixteen > 0):
-                raise UserError(f"{path}:{number}: wants 'PATH binary triple sixteen', has '{line}'")
+                raise UserError(f"{path}:{number}: expected 'PATH binary triple sixteen', got '{line}'")
             label = f"ForgeryNet_{FORGERYNET[sixteen]}" if sixteen else "ForgeryNet_Real"
             entries[f"{name}/image/{_without_suffix(words[0])}"] = Said(split, label)
     return Catalogue(entries, lambda clip: clip.path.partition("/")[2], f"{folder}: image_list.txt")
@@ -165,7 +165,7 @@ def _lines(path: Path, what: str) -> list[str]:
 def _table(path: Path, what: str) -> dict:
     table = _json(path, what)
     if not isinstance(table, dict):
-        raise UserError(f"{path}: wants a table of videos, holds {type(table).__name__}")
+        raise UserError(f"{path}: expected a table of videos, got {type(table).__name__}")
     return table
 
 

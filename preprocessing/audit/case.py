@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import Literal
 
 from resproto_fd.preprocessing.audit.frame_facts import FrameFacts
-from resproto_fd.preprocessing.manifest import Video
 from resproto_fd.preprocessing.side_file import SideRecord
 from resproto_fd.preprocessing.store.frame_store import FrameStore
+from resproto_fd.preprocessing.video import Video
 
 Severity = Literal["error", "warning"]
 

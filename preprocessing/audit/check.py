@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.preprocessing.video import COMPRESSIONS, SPLITS
 
 if TYPE_CHECKING:
     from resproto_fd.preprocessing.audit.case import Audit, Case, Listed
 
-SPLITS = ("train", "val", "test")
-LEVELS = ("c23", "c40", "raw")
 SAMPLE = 20_000
 
 
@@ -80,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="LMDB, or folder that holds the data set folders (default: ../rgb from the first manifest if there)",
     )
     parser.add_argument("--faces", metavar="DIR", help="output folder of `resproto faces` (default: the store's)")
-    parser.add_argument("--compression", choices=("raw", "c23", "c40"), help="of manifests with several (default: c23)")
+    parser.add_argument("--compression", choices=COMPRESSIONS, help="of manifests with several (default: c23)")
     parser.add_argument(
         "--sample", type=int, default=SAMPLE, metavar="N", help="frames read at most; 0: all (default %(default)s)"
     )
@@ -103,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     from resproto_fd.preprocessing.audit.report import as_html, as_text
 
     if args.sample < 0:
-        raise UserError(f"--sample {args.sample}: wants a number of frames, 0 for all")
+        raise UserError(f"--sample {args.sample}: expected a number of frames, 0 for all")
     beside = Path(args.manifests[0]).absolute().parent.parent / "rgb"
     store = args.store or (beside if beside.is_dir() else None)
     faces = args.faces or (store if store and (Path(store) / ".faces").is_dir() else None)
@@ -129,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _listed(path: Path, compression: str | None, notes: list[str]) -> "Listed":
     from resproto_fd.preprocessing.audit.case import Listed
-    from resproto_fd.preprocessing.manifest import read_manifest
+    from resproto_fd.preprocessing.manifest import EmptySplit, read_manifest
     from resproto_fd.preprocessing.side_file import read_side, side_path
 
     name, level, options = _meaning(path, compression)
@@ -137,11 +136,11 @@ def _listed(path: Path, compression: str | None, notes: list[str]) -> "Listed":
     for split in SPLITS:
         try:
             videos = read_manifest(path, name, split=split, compression=level, **options)
+        except EmptySplit as error:
+            if error.empty:
+                listed.empty[split] = ("all of them",)
+            continue
         except UserError as error:
-            if "has no video with frames" in str(error):
-                if "lists of frames are empty" in str(error):
-                    listed.empty[split] = ("all of them",)
-                continue
             listed.broken[split] = str(error)
             continue
         listed.videos[split] = list(videos)
@@ -181,7 +180,7 @@ def _levels(path: Path) -> set[str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         tables = [table for labels in content.values() for splits in labels.values() for table in splits.values()]
-        return {level for table in tables for level in table if level in LEVELS and "frames" not in table[level]}
+        return {level for table in tables for level in table if level in COMPRESSIONS and "frames" not in table[level]}
     except (OSError, ValueError, AttributeError, TypeError, KeyError):
         return set()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from resproto_fd.preprocessing.audit.case import Case, Finding
-from resproto_fd.preprocessing.manifest import Video
+from resproto_fd.preprocessing.video import Video
 
 FEWEST = 8
 """Videos of each class below which nothing is said."""

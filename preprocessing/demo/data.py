@@ -32,9 +32,10 @@ from resproto_fd.preprocessing.demo import faces as demo_faces
 from resproto_fd.preprocessing.demo import forgeries as demo_forgeries
 from resproto_fd.preprocessing.demo.faces import Camera, Frame, Identity, draw_identity, draw_take, film
 from resproto_fd.preprocessing.demo.forgeries import METHODS
-from resproto_fd.preprocessing.manifest import Video, write_manifest
+from resproto_fd.preprocessing.manifest import write_manifest
 from resproto_fd.preprocessing.store.frame_store import LmdbWriter, landmark_path, mask_path
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
+from resproto_fd.preprocessing.video import Video
 
 Size = Literal["default", "tiny"]
 TAKES = 2  # recordings of each person, each in its own surroundings
@@ -268,7 +269,7 @@ def _in_order(work: Callable, items: Sequence, workers: int) -> Iterator[Iterato
     except BrokenProcessPool as error:
         raise UserError(
             f"demo data: one of {workers} processes died or could not start; a script that makes demo data needs "
-            '`if __name__ == "__main__":` and to be a file, or workers=1 (which also wants the least memory)'
+            '`if __name__ == "__main__":` and to be a file, or workers=1 (which also needs the least memory)'
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -148,11 +148,11 @@ def _landmarks(data: bytes, where: str) -> np.ndarray:
         kinds = {np.dtype(kind).itemsize * LANDMARKS[0] * LANDMARKS[1]: kind for kind in ("<i4", "<i8")}
         if len(data) not in kinds:
             raise UnreadableFrame(
-                f"{where}: {len(data)} bytes; wants {' or '.join(map(str, kinds))} ({LANDMARKS} int32 or int64)"
+                f"{where}: {len(data)} bytes; expected {' or '.join(map(str, kinds))} ({LANDMARKS} int32 or int64)"
             )
         points = np.frombuffer(data, kinds[len(data)]).reshape(LANDMARKS)
     if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind not in "iuf":
-        raise UnreadableFrame(f"{where}: {points.dtype} {list(points.shape)}; wants numbers [K, 2]")
+        raise UnreadableFrame(f"{where}: {points.dtype} {list(points.shape)}; expected numbers [K, 2]")
     return points
 
 
@@ -183,7 +183,7 @@ def open_store(path: str | os.PathLike) -> FrameStore:
     if not path.is_dir():
         beside = sorted(other.name for other in path.parent.iterdir()) if path.parent.is_dir() else []
         raise UserError(
-            f"{path}: no such frame store{nearest(path.name, beside)}; wants a folder with data.mdb, or one of frames"
+            f"{path}: no such frame store{nearest(path.name, beside)}; expected a folder with data.mdb or with frames"
         )
     if (path / "data.mdb").is_file():
         return LmdbStore(path)

@@ -47,7 +47,7 @@ def encode_native(image: np.ndarray) -> bytes:
         ValueError: Another type or shape, no pixels, or a side longer than 65535.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"{image.dtype} {list(image.shape)}; wants uint8 [H, W, 3]")
+        raise ValueError(f"{image.dtype} {list(image.shape)}; expected uint8 [H, W, 3]")
     if max(image.shape) > 0xFFFF:
         raise ValueError(f"{list(image.shape)}; sides have 65535 pixels at most")
     height, width, channels = image.shape
@@ -114,7 +114,7 @@ def decode_frame(data: bytes | memoryview, where: str) -> np.ndarray:
     check_value(data, where)
     image = decode_image(data, cv2.IMREAD_ANYCOLOR, where)
     if image.ndim != 3 or image.shape[2] != 3:
-        raise UnreadableFrame(f"{where}: image of shape {list(image.shape)}; wants [H, W, 3]")
+        raise UnreadableFrame(f"{where}: image of shape {list(image.shape)}; expected [H, W, 3]")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
@@ -129,7 +129,9 @@ def check_value(data: bytes | memoryview, where: str) -> None:
         return
     check_whole(data, where)
     if data[:8] == PNG_START and bytes(data[24:26]) not in PNG_COLOUR:
-        raise UnreadableFrame(f"{where}: PNG of bit depth and colour type {list(data[24:26])}; wants 8-bit RGB, [8, 2]")
+        raise UnreadableFrame(
+            f"{where}: PNG of bit depth and colour type {list(data[24:26])}; expected 8-bit RGB, [8, 2]"
+        )
 
 
 def check_whole(data: bytes | memoryview, where: str) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.preprocessing.video import COMPRESSIONS, SPLITS
 
 if TYPE_CHECKING:
     from resproto_fd.preprocessing.store.frame_store import FrameStore
@@ -46,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="png: files as they are, which DeepfakeBench reads (default); native: bare pixels, twice the size, the "
         "fastest to read",
     )
-    parser.add_argument("--splits", nargs="+", choices=("train", "val", "test"), help="only these (default: all)")
-    parser.add_argument("--compression", nargs="+", choices=("raw", "c23", "c40"), help="only these levels")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, help="only these (default: all)")
+    parser.add_argument("--compression", nargs="+", choices=COMPRESSIONS, help="only these levels")
     parser.add_argument("--folder", nargs="+", metavar="NAME", help="data set folder in the manifest's paths")
     parser.add_argument("--without", nargs="+", default=[], choices=("masks", "landmarks"), help="leave these out")
     parser.add_argument("--skip-bad", action="store_true", help="leave out frames that are missing or unreadable")
@@ -58,10 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if not args.manifests and not args.verify:
-        raise UserError("name a MANIFEST to pack, or say --verify to re-read the store")
+        raise UserError("name a MANIFEST to pack, or set --verify to re-read the store")
     jobs = min(os.cpu_count() or 1, 8) if args.jobs is None else args.jobs
     if jobs < 1:
-        raise UserError(f"--jobs {jobs}: wants 1 or more")
+        raise UserError(f"--jobs {jobs}: expected 1 or more")
     from resproto_fd.preprocessing.store.packed_store import verify
 
     wanted = None
@@ -212,7 +213,7 @@ def _frames_root(manifests: Sequence[str | os.PathLike], frames: str | os.PathLi
         return Path(frames)
     guess = Path(manifests[0]).absolute().parent.parent / "rgb"
     if not guess.is_dir():
-        raise UserError(f"say where the frames are with --frames SRC; they are not in {guess}")
+        raise UserError(f"no frames in {guess}; set --frames SRC to the folder or LMDB that holds them")
     return guess
 
 
