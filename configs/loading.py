@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.schema import DatasetConfig, DetectorConfig, ProtocolConfig, RunConfig
+from resproto_fd.configs.schema import DataConfig, DatasetConfig, DetectorConfig, ProtocolConfig, RunConfig
 from resproto_fd.configs.suggestions import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -90,7 +91,7 @@ def validated(schema: type[Model], values: dict[str, Any], where: str, prefix: s
     Args:
         schema: The schema.
         values: What a file or a command line gives.
-        where: It stands, for messages.
+        where: The file or command line, for messages.
         prefix: Put before each key in messages ("model."), so that a key reads as it was typed.
 
     Raises:
@@ -99,13 +100,40 @@ def validated(schema: type[Model], values: dict[str, Any], where: str, prefix: s
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise UserError("\n".join(_describe(schema, issue, where, prefix) for issue in error.errors())) from error
+        raise _faults(schema, error, where, lambda location: prefix + ".".join(map(str, location))) from error
 
 
-def _describe(schema: type[BaseModel], issue: dict, where: str, prefix: str) -> str:
-    key = prefix + ".".join(map(str, _as_typed(schema, issue["loc"]))) if issue["loc"] else "(whole file)"
+def with_changes(values: dict[str, Any], changes: dict[str, Any]) -> RunConfig:
+    """The configuration of one run, changes of a command line laid over its values.
+
+    Args:
+        values: As a run's configuration has them.
+        changes: As `parse_overrides` gives them; `model.*`, `input.*` and `train.*` belong to the detector.
+
+    Raises:
+        UserError: An unknown key, a wrong type or value; keys are named as they were typed.
+    """
+
+    def as_typed(location: tuple) -> str:
+        inside = location[0] == "detector" and len(location) > 1 and location[1] in changes
+        return ".".join(map(str, location[1:] if inside else location))
+
+    try:
+        return RunConfig.model_validate(merged(values, of_run(changes)))
+    except ValidationError as error:
+        raise _faults(RunConfig, error, "command line", as_typed) from error
+
+
+def _faults(schema: type[BaseModel], error: ValidationError, where: str, name_of: Callable[[tuple], str]) -> UserError:
+    return UserError("\n".join(_describe(schema, issue, where, name_of) for issue in error.errors()))
+
+
+def _describe(schema: type[BaseModel], issue: dict, where: str, name_of: Callable[[tuple], str]) -> str:
+    key = name_of(issue["loc"]) if issue["loc"] else "(whole file)"
     if issue["type"] == "extra_forbidden":
         known = _fields_at(schema, issue["loc"][:-1])
+        if schema is RunConfig and len(issue["loc"]) == 1:
+            known = [*OF_DETECTOR, *known]
         choices = f"; known here: {', '.join(sorted(known))}" if known else ""
         return f"{where}: unknown key '{key}'{nearest(str(issue['loc'][-1]), known)}{choices}"
     if issue["type"] == "missing":
@@ -113,12 +141,6 @@ def _describe(schema: type[BaseModel], issue: dict, where: str, prefix: str) -> 
     message = issue["msg"].removeprefix("Value error, ")
     given = "" if issue["type"] == "value_error" else f", got {issue['input']!r}"
     return f"{where}: key '{key}': {message}{given}"
-
-
-def _as_typed(schema: type[BaseModel], location: tuple) -> tuple:
-    """A key's place as a command line has it: `train.epochs` of a run's configuration lies within `detector`."""
-    inside = schema is RunConfig and location[0] == "detector" and location[1:2] and location[1] in OF_DETECTOR
-    return location[1:] if inside else location
 
 
 def _fields_at(schema: type[BaseModel], location: tuple) -> list[str]:
@@ -228,7 +250,7 @@ def resolve(detector: str | DetectorConfig, protocol: str, changes: dict[str, An
         "detector": detector.model_dump(by_alias=True, exclude_unset=True),
         "protocol": load("protocols", protocol).model_dump(by_alias=True, exclude_unset=True),
     }
-    return validated(RunConfig, merged(values, of_run(changes or {})), "command line")
+    return with_changes(values, changes or {})
 
 
 def of_run(changes: dict[str, Any]) -> dict[str, Any]:
@@ -241,8 +263,20 @@ def of_run(changes: dict[str, Any]) -> dict[str, Any]:
     of_detector = {key: changes.pop(key) for key in OF_DETECTOR if key in changes}
     for key, change in of_detector.items():
         if not isinstance(change, dict):
-            raise UserError(f"command line: '{key}' has parts, say which: {key}.PART=value")
+            raise UserError(f"command line: '{key}' takes no value of its own; set one of its parts: {key}.PART=value")
     return merged({"detector": of_detector} if of_detector else {}, changes)
+
+
+def data_settings(words: list[str], command: str) -> DataConfig:
+    """The `data.*` settings of a command that takes no others.
+
+    Raises:
+        UserError: Another setting, an unknown key, a wrong type.
+    """
+    changes = parse_overrides(words)
+    if others := sorted(set(changes) - {"data"}):
+        raise UserError(f"command line: {command} takes data.* settings alone, not {', '.join(others)}")
+    return validated(DataConfig, changes.get("data", {}), "command line", "data.")
 
 
 def dump(config: BaseModel) -> str:
@@ -250,7 +284,7 @@ def dump(config: BaseModel) -> str:
     return yaml.safe_dump(config.model_dump(by_alias=True), sort_keys=False, allow_unicode=True)
 
 
-def data_folders(data) -> dict[str, Path | None]:
+def data_folders(data: DataConfig) -> dict[str, Path | None]:
     """The folders `json`, `lmdb` and `rgb` of a DataConfig; RESPROTO_DATA is the root when none is given.
 
     Raises:

@@ -485,7 +485,7 @@ def test_weights_of_another_detector_are_refused_with_the_differences(demo, tmp_
     fails(
         capsys,
         main([*words, "--weights", str(foreign)]),
-        r"does not fit TimmClassifier.*is missing.*a\.weight .* is not wanted",
+        r"does not fit Timm\b.*is missing.*a\.weight .* is not wanted",
     )
     foreign.write_bytes(b"no weights")
     fails(capsys, main([*words, "--weights", str(foreign)]), "cannot be read as weights")
@@ -524,12 +524,31 @@ def test_a_fingerprint_changes_with_frames_and_rules_and_with_nothing_else(demo,
         ("protocol.tests=[A]", "unknown key 'protocol.tests'; the nearest is 'test'"),
     ],
 )
-@pytest.mark.parametrize("command", ["train", "test"])
+@pytest.mark.parametrize("command", ["train", "test", "demo"])
 def test_a_wrong_key_is_reported_as_typed_before_data_or_folders_are_touched(
     command, word, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    words = [command, "--detector", "resproto_fd_tiny", "--protocol", "demo_cross", "data.root=nowhere", word]
-    assert main(words) == 2
+    which = ["--detectors", "resproto_fd_tiny"]
+    if command != "demo":
+        which = ["--detector", "resproto_fd_tiny", "--protocol", "demo_cross", "data.root=nowhere"]
+    assert main([command, *which, word]) == 2
     assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("word", ["train.epoch=3", "model.backbon=x", "input.sise=3", "data.rooot=x"])
+def test_a_wrong_key_is_reported_as_typed_when_a_run_is_tested_again(trained, tmp_path, capsys, word):
+    before = contents(trained)
+    status = main(["test", "--run", str(trained), "--out", str(tmp_path / "out"), word])
+    fails(capsys, status, rf": unknown key '{re.escape(word.partition('=')[0])}'")
+    assert contents(trained) == before
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", [["submit", "scores.csv"], ["control"]])
+def test_a_wrong_data_key_is_reported_as_typed_before_anything_is_read(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    status = main([*command, "--protocol", "demo_cross", "data.rooot=x"])
+    fails(capsys, status, r"command line: unknown key 'data\.rooot'; the nearest is 'root'")
     assert list(tmp_path.iterdir()) == []

@@ -117,7 +117,11 @@ def test_a_mapping_written_out_replaces_and_a_dotted_key_changes_one_value(tmp_p
     ("words", "message"),
     [
         (["train.epochs"], "not of the form key=value"),
-        (["train=3"], "has parts"),
+        (["train=3"], r"'train' takes no value of its own; set one of its parts: train\.PART=value"),
+        (["train.epoch=3"], r"command line: unknown key 'train\.epoch'; the nearest is 'epochs'"),
+        (["input.size=big"], r"command line: key 'input\.size': .*got 'big'"),
+        (["detector.train.epoch=3"], r"command line: unknown key 'detector\.train\.epoch'"),
+        (["epochs=3"], r"command line: unknown key 'epochs'; known here: .*input, model, .*train"),
         (["run.worker=2"], r"command line: unknown key 'run\.worker'; the nearest is 'workers'"),
         (["train.epochs=3", "train.epochs.x=3"], "already has a value"),
     ],
@@ -133,6 +137,13 @@ def test_a_resolved_configuration_reads_back_to_the_same(tmp_path):
     saved = tmp_path / "config.yaml"
     saved.write_text(loading.dump(config))
     assert loading.validated(RunConfig, loading.load_yaml(saved), "saved") == config
+
+
+def test_a_fault_in_a_saved_configuration_is_named_where_it_stands_in_the_file():
+    values = loading.resolve("clip", "demo_cross").model_dump(by_alias=True)
+    values["detector"]["train"]["epoch"] = 3
+    with pytest.raises(UserError, match=r"config\.yaml: unknown key 'detector\.train\.epoch'"):
+        loading.validated(RunConfig, values, "config.yaml")
 
 
 def test_data_folders_come_from_the_root_or_one_by_one(tmp_path, monkeypatch):

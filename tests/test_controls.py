@@ -79,7 +79,7 @@ def test_file_statistics_are_a_control_under_the_protocol(data, tmp_path, capsys
     assert (result.role, result.sees_faces, result.source) == ("control", False, "measured")
     assert set(result.tests) == {"Demo-A", "Demo-B", "Demo-C"}
     assert main([*words, "train.epochs=2"]) == 2
-    assert "control takes data.* settings" in capsys.readouterr().err
+    assert "command line: control takes data.* settings alone, not train" in capsys.readouterr().err
 
 
 def test_an_equal_finished_control_is_taken_over_and_another_is_an_error(data, tmp_path, capsys):

@@ -122,7 +122,7 @@ def test_wrong_words_are_errors_before_data_are_read(tmp_path, capsys):
         (["--name", "x"], "name the CSV"),
         (["s.csv"], "wants letters"),
         (["s.csv", "--name", "../x"], "wants letters"),
-        (["s.csv", "--name", "x", "train.epochs=3"], "submit takes data"),
+        (["s.csv", "--name", "x", "train.epochs=3"], "submit takes data.* settings alone, not train"),
         (["s.csv", "--name", "x", "--parameters", "-5"], "--parameters -5: wants the model's number"),
     ):
         assert main(["submit", *words, "--protocol", "demo_cross"]) == 2

@@ -158,8 +158,8 @@ def saved_config(args: argparse.Namespace) -> RunConfig:
     changes = _settings(args)
     _refuse_with_run(args, changes)
     saved = loading.validated(RunConfig, loading.load_yaml(path), str(path))
-    changes = loading.of_run(_with_flags(args, changes))
-    config = loading.validated(RunConfig, loading.merged(saved.model_dump(by_alias=True), changes), str(path))
+    changes = _with_flags(args, changes)
+    config = loading.with_changes(saved.model_dump(by_alias=True), changes)
     if config.protocol != saved.protocol:
         config = _own_protocol(config, saved.protocol)
     if "out" in changes.get("run", {}):

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from resproto_fd.configs import loading
-from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import DataConfig
 
 NAME = "file_statistics"
@@ -26,10 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    changes = loading.parse_overrides(args.settings)
-    if set(changes) - {"data"}:
-        raise UserError(f"control takes data.* settings, not {', '.join(sorted(set(changes) - {'data'}))}")
-    data = loading.validated(DataConfig, changes.get("data", {}), "data")
+    data = loading.data_settings(args.settings, "control")
     remedy = "remove the folder, or give another --seed or --out"
     print(fit_trees(args.protocol, data, args.out, args.seed, remedy))
     return 0

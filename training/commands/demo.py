@@ -14,6 +14,7 @@ from pathlib import Path
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import DataConfig
+from resproto_fd.detectors.registry import check_model
 
 PROTOCOL = "demo_cross"
 DETECTORS = ["resproto_fd_tiny", "clip_tiny", "resnet_tiny", "clip_zero_shot_tiny"]
@@ -46,12 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    wanted = [(PROTOCOL, name) for name in args.detectors]
-    wanted += [(PROTOCOL, name) for name in CONTROLS if args.controls and name not in args.detectors]
+    # argparse takes settings that follow the names for names.
+    settings = [*args.settings, *(word for word in args.detectors if "=" in word)]
+    detectors = [word for word in args.detectors if "=" not in word]
+    wanted = [(PROTOCOL, name) for name in detectors]
+    wanted += [(PROTOCOL, name) for name in CONTROLS if args.controls and name not in detectors]
     wanted += [run for run in FURTHER if args.all and run not in wanted]
-    for _, name in wanted:
-        loading.load("detectors", name)
-    loading.parse_overrides(args.settings)
+    epochs = sum(_epochs(protocol, name, settings) for protocol, name in wanted) * len(args.seeds)
     out = Path(args.out)
     data = out / "demo_data"
     jobs = args.jobs or os.cpu_count() or 1
@@ -60,11 +62,10 @@ def run(args: argparse.Namespace) -> int:
 
     make_demo(data, size=args.size, workers=jobs)
     runs = [(protocol, name, seed) for seed in args.seeds for protocol, name in wanted]
-    epochs = sum(_epochs(name, args.settings) for _, name, _ in runs)
     from tqdm import tqdm
 
     with tqdm(total=epochs, desc="training", unit="epoch") as bar, ThreadPoolExecutor(jobs) as pool:
-        logs = list(pool.map(lambda run: _one(*run, data, out, args.settings, bar), runs))
+        logs = list(pool.map(lambda run: _one(*run, data, out, settings, bar), runs))
     failed = [(run, log) for run, (status, log) in zip(runs, logs, strict=True) if status]
     if failed:
         (protocol, name, seed), log = failed[0]
@@ -90,9 +91,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _epochs(name: str, settings: list[str]) -> int:
-    changed = loading.parse_overrides(settings).get("train", {}).get("epochs")
-    return changed if changed is not None else loading.load("detectors", name).train.epochs
+def _epochs(protocol: str, name: str, settings: list[str]) -> int:
+    """The epochs of one run; wrong names and settings are refused here, before anything is made."""
+    changes = loading.parse_overrides(settings)
+    detector = loading.resolve(name, protocol, changes).detector
+    if "model" in changes:
+        check_model(detector)
+    return detector.train.epochs
 
 
 def _one(protocol: str, name: str, seed: int, data: Path, out: Path, settings: list[str], bar) -> tuple[int, str]:

@@ -14,7 +14,6 @@ import numpy as np
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import atomic_file, sha256_of
-from resproto_fd.configs.schema import DataConfig
 
 COLUMNS = ("test_set", "frame", "score")
 NAMED = 3  # of each kind of wrong row
@@ -37,11 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.scores and "=" in args.scores:  # argparse takes the first setting for the file
         args.settings, args.scores = [args.scores, *args.settings], None
-    changes = loading.parse_overrides(args.settings)
-    if set(changes) - {"data"}:
-        raise UserError(f"submit takes data.* settings, not {', '.join(sorted(set(changes) - {'data'}))}")
+    data = loading.data_settings(args.settings, "submit")
     protocol = loading.load("protocols", args.protocol)
-    data = loading.validated(DataConfig, changes.get("data", {}), "data")
     if not args.template:
         _check_words(args)
 
