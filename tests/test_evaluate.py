@@ -7,6 +7,7 @@ import pytest
 
 from resproto_fd.training.board.building import build
 from resproto_fd.training.board.collecting import collect
+from resproto_fd.training.board.notes import margins, warnings
 from resproto_fd.training.board.table import sections
 from resproto_fd.training.board.ties import ties_with_best
 from resproto_fd.training.cli import main
@@ -187,7 +188,7 @@ def with_controls(folder, blind_sees: bool):
 def test_a_control_without_faces_above_chance_is_warned_of(tmp_path, blind_sees):
     with_controls(tmp_path, blind_sees)
     section = sections(collect([tmp_path / "runs"])[0])[0]
-    assert bool(section.warnings) == blind_sees
+    assert bool(warnings(section)) == blind_sees
     build([tmp_path / "runs"], tmp_path / "board")
     page = (tmp_path / "board" / "index.html").read_text()
     assert ("something beside the face goes with the label" in page) == blind_sees
@@ -199,8 +200,8 @@ def test_controls_are_not_ranked_and_the_margin_over_the_probe_is_printed(tmp_pa
     ranks = {line.row.name: line.rank for line in section.table("frame_auc")}
     assert ranks == {"good": 1, "probe": None, "blind": None}
     margin = made.tests["EE"].frame_auc - made_run(tmp_path, "poor").tests["EE"].frame_auc
-    assert f"good {margin:+.3f}" in section.margins[0]
-    assert "blind" not in section.margins[0]
+    assert f"good {margin:+.3f}" in margins(section)[0]
+    assert "blind" not in margins(section)[0]
 
 
 def test_runs_of_one_name_from_different_roots_are_all_shown_with_longer_names(tmp_path, monkeypatch, capsys):

@@ -13,8 +13,10 @@ from resproto_fd.training.board.charts import Bar, Series, bar_chart, line_chart
 from resproto_fd.training.board.collecting import collect
 from resproto_fd.training.board.exports import MARKDOWN_METRICS, to_csv, to_markdown
 from resproto_fd.training.board.index_page import render
-from resproto_fd.training.board.page_parts import EXPORTS, INDEX, NOT_STORED, PUBLISHED, ROWS, row_page
+from resproto_fd.training.board.notes import margins, notes, warnings
+from resproto_fd.training.board.rendering import EXPORTS, INDEX, PUBLISHED, ROWS, row_path
 from resproto_fd.training.board.row_page import render_row
+from resproto_fd.training.board.run_facts import NOT_STORED
 from resproto_fd.training.board.table import METRICS, Cell, number, sections
 from resproto_fd.training.cli import main
 from resproto_fd.training.results import Estimate, MethodResult, Metrics, RunResult, Selection, TestResult
@@ -176,7 +178,7 @@ def test_an_absent_class_is_shown_as_undefined_with_its_reason_and_kept_out_of_t
     assert section.mean_sets == ["B"]
     assert number(section.rows[0].cell("C", "frame_auc")) == "undefined"
     assert section.rows[0].cell("C", "frame_auc").reason == "no real frames in this test set"
-    assert any("C: no real frames" in note for note in section.notes)
+    assert any("C: no real frames" in note for note in notes(section))
     assert "| undefined |" in to_markdown([section], [])
     page = render([section], [])
     assert 'title="no real frames in this test set"' in page
@@ -188,7 +190,7 @@ def test_a_row_that_lacks_a_test_set_has_no_rank_and_says_so():
     lines = section.table("frame_auc")
     assert [(line.row.name, line.rank) for line in lines] == [("a", 1), ("b", None)]
     assert number(lines[1].cells[1]) == "not run"
-    assert "not tested on C" in " ".join(section.notes)
+    assert "not tested on C" in " ".join(notes(section))
 
 
 def test_a_mean_takes_only_the_seeds_that_have_all_test_sets():
@@ -201,8 +203,7 @@ def test_rows_scored_on_other_frames_and_skipped_frames_are_noted():
     results = [run(name, {"B": 0.7}) for name in ("a", "b", "c", "d")]
     results[2].tests["B"] = scored(0.7, frames_hash="e" * 64)
     results[3].tests["B"] = scored(0.7, frames_hash="d" * 64, skipped=3)
-    notes = only(results).notes
-    assert notes == [
+    assert notes(only(results)) == [
         "B: c, seed 0 was not scored on the same frames as the rest.",
         "B: d, seed 0: 3 unreadable frames left out.",
     ]
@@ -278,7 +279,7 @@ def test_the_page_asks_for_nothing_and_its_policy_allows_nothing():
     page = Page(render([section], []))
     addresses = [a[name] for _, a in page.tags for name in ("src", "href", "action", "data") if name in a]
     links = {a["href"] for tag, a in page.tags if tag == "a"}
-    site = {INDEX, PUBLISHED, *EXPORTS.values(), row_page(section, section.rows[0]), "#content"}
+    site = {INDEX, PUBLISHED, *EXPORTS.values(), row_path(section, section.rows[0]), "#content"}
     assert links == site
     assert set(addresses) - links == {"data:,"}
     (policy,) = [a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
@@ -427,27 +428,27 @@ def control(auc, low, seed):
 
 
 def test_the_warning_of_a_control_above_chance_looks_at_every_seed(monkeypatch):
-    (warning,) = only([control(0.8, 0.7, 0)]).warnings
+    (warning,) = warnings(only([control(0.8, 0.7, 0)]))
     assert warning.startswith("B: FILES sees no face, and its frame AUC is 0.800 (95 % interval from 0.700)")
-    (warning,) = only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)]).warnings
+    (warning,) = warnings(only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)]))
     assert "is 0.800 with seed 1 (95 % interval from 0.700)" in warning
-    assert only([control(0.5, 0.4, 0), control(0.52, 0.45, 1)]).warnings == []
+    assert warnings(only([control(0.5, 0.4, 0), control(0.52, 0.45, 1)])) == []
 
     def over_seeds(low):
         monkeypatch.setattr(table, "_limits_over_seeds", lambda *_: {"frame_auc": (low, 0.9)})
 
     over_seeds(0.6)
-    (warning,) = only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)]).warnings
+    (warning,) = warnings(only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)]))
     assert "is 0.650, the mean of 2 seeds (95 % interval from 0.600)" in warning
     over_seeds(0.3)
-    assert only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)]).warnings == []  # by chance one of many is above
-    assert "0.720 with seed 1" in only([control(0.7, 0.6, 0), control(0.72, 0.62, 1)]).warnings[0]
+    assert warnings(only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)])) == []  # by chance one of many is above
+    assert "0.720 with seed 1" in warnings(only([control(0.7, 0.6, 0), control(0.72, 0.62, 1)]))[0]
 
 
 def test_rows_of_one_name_each_have_their_margin_over_the_probe():
     theirs = run("a", {"B": 0.9}, source="submitted", selected_on=Selection(rule="given"))
     probe = run("clip_probe", {"B": 0.6}, role="control", detector_class="clip_probe")
-    (margin,) = only([run("a", {"B": 0.7}), theirs, run("b", {"B": 0.8}), probe]).margins
+    (margin,) = margins(only([run("a", {"B": 0.7}), theirs, run("b", {"B": 0.8}), probe]))
     assert "a (measured, best frame_auc on Demo-A val) +0.100" in margin
     assert "a (submitted, given weights, choice unknown) +0.300" in margin
     assert ", b +0.200." in margin

@@ -9,8 +9,8 @@ from resproto_fd.configs.files import atomic_file
 from resproto_fd.training.board.collecting import RESULT_FILE, Problem, collect
 from resproto_fd.training.board.exports import to_csv, to_json, to_latex, to_markdown
 from resproto_fd.training.board.index_page import render
-from resproto_fd.training.board.page_parts import EXPORTS, INDEX, PUBLISHED, ROWS, row_page
 from resproto_fd.training.board.published_page import render_published
+from resproto_fd.training.board.rendering import EXPORTS, INDEX, PUBLISHED, ROWS, row_path
 from resproto_fd.training.board.row_page import render_row
 from resproto_fd.training.board.table import Section, sections
 from resproto_fd.training.published import load_published, load_sources
@@ -44,7 +44,6 @@ def build(runs: Iterable[str | Path], out_dir: str | Path) -> Summary:
     Raises:
         UserError: A path does not exist, or there is no result file that can be used; nothing is written then.
     """
-
     results, problems = collect(runs)
     if not results:
         shown = [str(problem) for problem in problems[:5]] + ["..."] * (len(problems) > 5)
@@ -61,7 +60,7 @@ def build(runs: Iterable[str | Path], out_dir: str | Path) -> Summary:
         EXPORTS["JSON"]: to_json(tables, problems),
         PUBLISHED: render_published(load_published(), load_sources()),
     }
-    files |= {row_page(section, row): render_row(section, row) for section in tables for row in section.rows}
+    files |= {row_path(section, row): render_row(section, row) for section in tables for row in section.rows}
     files[INDEX] = render(tables, problems)  # last: it links to the others
     for name, text in files.items():
         with atomic_file(out_dir / name) as file:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 
 from resproto_fd.training.board.collecting import Problem
+from resproto_fd.training.board.notes import fingerprint_warnings, notes
 from resproto_fd.training.board.table import (
     LEVELS,
     MEANINGS,
@@ -15,7 +16,6 @@ from resproto_fd.training.board.table import (
     TIE_RULE,
     Cell,
     Section,
-    fingerprint_warnings,
     number,
 )
 from resproto_fd.training.results import RunResult
@@ -38,7 +38,7 @@ def to_json(tables: list[Section], problems: list[Problem]) -> str:
                 "test_sets": section.test_sets,
                 "in_domain": sorted(section.in_domain),
                 "mean_over": section.mean_sets,
-                "notes": section.notes,
+                "notes": notes(section),
                 "metrics": {name: _rows(section, name) for name in METRICS},
             }
             for section in tables
@@ -179,7 +179,8 @@ def to_markdown(tables: list[Section], problems: list[Problem]) -> str:
         lines += [f"## {_markdown(section.protocol)}", "", f"Fingerprint {_markdown(section.fingerprint)}.", ""]
         for metric in MARKDOWN_METRICS:
             lines += _markdown_table(section, metric)
-        lines += [f"- {_markdown(note)}" for note in section.notes] + [""] * bool(section.notes)
+        found = notes(section)
+        lines += [f"- {_markdown(note)}" for note in found] + [""] * bool(found)
     if problems:
         lines += ["## Left out", ""] + [f"- {_markdown(p.path)}: {_markdown(p.reason)}" for p in problems] + [""]
     return "\n".join(lines)

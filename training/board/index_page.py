@@ -5,31 +5,19 @@ Ranks, best values and order are decided in `table`; the page's script only sort
 
 from typing import Any
 
+from resproto_fd.training.board.cells import CellView, Column, difference_cell, limits_text, value_cell
 from resproto_fd.training.board.charts import Dots, dot_chart
 from resproto_fd.training.board.collecting import Problem
-from resproto_fd.training.board.page_parts import (
-    INDEX,
-    NOT_STORED,
-    Td,
-    backbone,
-    count,
-    fidelity,
-    input_size,
-    render_page,
-    row_page,
-    search_text,
-    value_cell,
-)
+from resproto_fd.training.board.notes import about_protocol, fingerprint_warnings, notes, warnings
 from resproto_fd.training.board.published_page import beside
-from resproto_fd.training.board.table import DIGITS, METRICS, Line, Row, Section, fingerprint_warnings, number
+from resproto_fd.training.board.rendering import INDEX, count, render_page, row_path
+from resproto_fd.training.board.run_facts import NOT_STORED, backbone, fidelity, input_size, search_text, tags
+from resproto_fd.training.board.table import DIGITS, METRICS, Line, Row, Section, number
 
 FIRST_METRIC = "frame_auc"
 _GROUPS = {
     "ranked": ("", lambda row: row.ranks),
-    "controls": (
-        "Controls: not ranked",
-        lambda row: row.control and not row.oracle,
-    ),
+    "controls": ("Controls: not ranked", lambda row: row.control and not row.oracle),
     "oracles": ("Oracles: checkpoints chosen on a test set, not ranked", lambda row: row.oracle),
 }
 
@@ -42,10 +30,7 @@ def render(sections: list[Section], problems: list[Problem]) -> str:
         problems: Result files that are left out; the page names them.
     """
     rows = [row for section in sections for row in section.rows]
-    levels = [
-        (level.capitalize(), [metric for metric in METRICS.values() if metric.level == level])
-        for level in ("frame", "video")
-    ]
+    levels = [(level, [metric for metric in METRICS.values() if metric.level == level]) for level in ("frame", "video")]
     return render_page(
         "index.html",
         "Face-forgery leaderboard",
@@ -57,34 +42,47 @@ def render(sections: list[Section], problems: list[Problem]) -> str:
         problems=problems,
         levels=levels,
         test_sets=sorted({name for section in sections for name in section.test_sets}),
-        overview=[_overview(section) for section in sections] if len(sections) > 1 else [],
+        overview={"columns": _OVERVIEW, "lines": [_overview(section) for section in sections]},
         sections=[_section(section) for section in sections],
     )
+
+
+_OVERVIEW = [
+    Column("Protocol", kind="t"),
+    Column("Rows"),
+    Column("Runs"),
+    Column("Test sets"),
+    Column("Leads by frame AUC", kind="t"),
+    Column("Mean"),
+]
 
 
 def _overview(section: Section) -> dict[str, Any]:
     """A line a protocol: what is there, and what leads."""
     ranked = [line for line in section.table(FIRST_METRIC) if line.rank == 1]
     best = ranked[0].cells[-1].shown if ranked else None
+    counts = len(section.rows), sum(len(row.runs) for row in section.rows), len(section.test_sets)
+    leads = ", ".join(line.row.first.title for line in ranked)
     return {
         "protocol": section.protocol,
         "fingerprint": section.fingerprint,
-        "rows": len(section.rows),
-        "runs": sum(len(row.runs) for row in section.rows),
-        "test_sets": len(section.test_sets),
-        "leads": ", ".join(line.row.first.title for line in ranked),
-        "mean": "–" if best is None else f"{best:.{DIGITS}f}",
+        "cells": [
+            *(CellView(str(amount)) for amount in counts),
+            CellView(leads or "–", kind="t"),
+            CellView("–" if best is None else f"{best:.{DIGITS}f}"),
+        ],
     }
 
 
 def _section(section: Section) -> dict[str, Any]:
+    found = warnings(section)
     return {
         "protocol": section.protocol,
         "fingerprint": section.fingerprint,
         "test_sets": section.test_sets,
-        "about": section.about,
-        "warnings": section.warnings,
-        "notes": [text for text in section.notes if text not in section.warnings],
+        "about": about_protocol(section),
+        "warnings": found,
+        "notes": [text for text in notes(section) if text not in found],
         "boards": [_board(section, name) for name in METRICS],
     }
 
@@ -101,47 +99,54 @@ def _board(section: Section, name: str) -> dict[str, Any]:
         "metric": METRICS[name],
         "label": f"{METRICS[name].title}, {section.protocol}",
         # Room for standard deviations, so that the means stand under each other.
-        "spread": any(cell.sd is not None for line in lines for cell in line.cells),
-        "heads": _heads(section, name),
+        "has_spread": any(cell.sd is not None for line in lines for cell in line.cells),
+        "columns": _columns(section, name),
         "groups": groups,
         "plots": _plots(section, name, lines),
         "published": beside(section, name),
     }
 
 
-def _heads(section: Section, name: str) -> list[dict[str, Any]]:
+def _columns(section: Section, name: str) -> list[Column]:
     metric = METRICS[name]
-    first = "descending" if metric.higher_is_better else "ascending"
+    best_first = "descending" if metric.higher_is_better else "ascending"
     where = ", ".join(section.mean_sets) or "no test set"
-    heads = [
-        _head("#", "Rank by the mean; equal printed means share a rank", "rank", "ascending", "", ""),
-        _head("Detector", "Name of the preset; its page holds curves, runs and configuration", "t name", "ascending"),
-    ]
-    for test_set in section.test_sets:
-        domain = "in-domain" if test_set in section.in_domain else "cross-domain" if section.in_domain else ""
-        tip = f"{metric.title} on {test_set}: {metric.meaning}"
-        heads.append(_head(test_set, tip, "", first, domain, test_set))
-    mean = f"Unweighted mean over {where}; the rank is by it"
-    heads.append(_head("Mean", mean, "", first, f"of {count(len(section.mean_sets), 'set')}", ""))
-    heads.append(_head("Seeds", "Number of runs that differ in nothing but the seed", "", "descending"))
+    tip = f"Unweighted mean over {where}; the rank is by it"
+    small = f"of {count(len(section.mean_sets), 'set')}"
+    columns = [
+        Column("#", "Rank by the mean; equal printed means share a rank", "rank", first="ascending", test_set=""),
+        Column("Detector", "Name of the preset; its page holds curves, runs and configuration", "t name",
+               first="ascending"),
+        *(_set_column(section, name, test_set) for test_set in section.test_sets),
+        Column("Mean", tip, small=small, first=best_first, test_set=""),
+        Column("Seeds", "Number of runs that differ in nothing but the seed", first="descending"),
+    ]  # fmt: skip
     if (probe := section.probe_mean(name)) is not None:
         tip = f"Mean {metric.title} minus that of the frozen-CLIP probe, {probe:.{DIGITS}f}"
-        heads.append(_head("Over probe", tip, "", first))
-    heads += [
-        _head("Backbone", "Of the detector; own: spelt out in its configuration", "t", "ascending"),
-        _head("Parameters", "All parameters of the detector, trained or not, in millions", "", "ascending"),
-        _head("FLOPs", "Of one frame, in billions, two a multiply-add", "", "ascending"),
-        _head("Input", "Side of the image that the detector sees, in pixels", "", "ascending"),
-        _head("Training images", "Seen in training, repeats counted", "", "ascending"),
-        _head("Fidelity", "How close to its paper the implementation is; see the row's page", "t", "ascending"),
-        _head("Checkpoint", "How the tested checkpoint was chosen: part of every number", "t", "ascending"),
-    ]
-    return heads
+        columns.append(Column("Over probe", tip, first=best_first))
+    return [*columns, *_RACE, _CHECKPOINT]
 
 
-def _head(text: str, tip: str, kind: str, first: str, small: str = "", test_set: str | None = None) -> dict[str, Any]:
-    """A sortable column header; `test_set` is what the test-set filter goes by ("": only with all sets shown)."""
-    return {"text": text, "tip": tip, "kind": kind, "first": first, "small": small, "test_set": test_set}
+def _set_column(section: Section, name: str, test_set: str) -> Column:
+    metric = METRICS[name]
+    return Column(
+        test_set,
+        f"{metric.title} on {test_set}: {metric.meaning}",
+        small="in-domain" if test_set in section.in_domain else "cross-domain" if section.in_domain else "",
+        first="descending" if metric.higher_is_better else "ascending",
+        test_set=test_set,
+    )
+
+
+_RACE = [
+    Column("Backbone", "Of the detector; own: spelt out in its configuration", "t", first="ascending"),
+    Column("Parameters", "All parameters of the detector, trained or not, in millions", first="ascending"),
+    Column("FLOPs", "Of one frame, in billions, two a multiply-add", first="ascending"),
+    Column("Input", "Side of the image that the detector sees, in pixels", first="ascending"),
+    Column("Training images", "Seen in training, repeats counted", first="ascending"),
+    Column("Fidelity", "How close to its paper the implementation is; see the row's page", "t", first="ascending"),
+]
+_CHECKPOINT = Column("Checkpoint", "How the tested checkpoint was chosen: part of every number", "t", first="ascending")
 
 
 def _line(line: Line, section: Section, name: str) -> dict[str, Any]:
@@ -149,56 +154,50 @@ def _line(line: Line, section: Section, name: str) -> dict[str, Any]:
     sets = [*section.test_sets, ""]
     best = line.best or [False] * len(line.cells)
     tied = [*line.tied, False] if line.tied else [False] * len(sets)
-    limits = [*(_limits(row, test_set, name) for test_set in section.test_sets), ""]
+    limits = [*(limits_text(row.limits(test_set, name)) for test_set in section.test_sets), ""]
     return {
         "rank": line.rank or "",
         "title": run.title,
         "name": row.name,
         "search": search_text(row),
-        "page": row_page(section, row),
-        "tags": ["oracle" * row.oracle, "control" * row.control, run.source if run.source != "measured" else ""],
+        "page": row_path(section, row),
+        "tags": tags(row),
         "cells": [
             *map(value_cell, line.cells, best, sets, tied, limits),
-            Td(str(len(row.runs)), sort=str(len(row.runs))),
+            CellView(str(len(row.runs)), sort=str(len(row.runs))),
             *_over_probe(line, section, name),
             *_race(row),
-            Td(row.selection, sort=row.selection.lower(), kind="t choice"),
+            CellView(row.selection, sort=row.selection.lower(), kind="t choice"),
         ],
     }
 
 
-def _over_probe(line: Line, section: Section, name: str) -> list[Td]:
+def _over_probe(line: Line, section: Section, name: str) -> list[CellView]:
     probe, mean = section.probe_mean(name), line.cells[-1].mean
     if probe is None:
         return []
     if mean is None:
-        return [Td("–", sort="", kind="none")]
-    return [Td(f"{mean - probe:+.{DIGITS}f}", sort=repr(mean - probe))]
+        return [CellView("–", sort="", kind="none")]
+    return [difference_cell(mean - probe)]
 
 
-def _race(row: Row) -> list[Td]:
+def _race(row: Row) -> list[CellView]:
     """What makes a comparison fair or not: backbone, size, cost, input, training images, fidelity."""
-    run, missing = row.first, Td(NOT_STORED, sort="", kind="none")
+    run, missing = row.first, CellView(NOT_STORED, sort="", kind="none")
 
-    def amount(value: float | None, text: str) -> Td:
-        return missing if value is None else Td(text, sort=str(value))
+    def amount(value: float | None, text: str) -> CellView:
+        return missing if value is None else CellView(text, sort=str(value))
 
     name, size = backbone(run), input_size(run)
     badge, deviations = fidelity(run)
     return [
-        missing if name == NOT_STORED else Td(name, kind="t"),
+        missing if name == NOT_STORED else CellView(name, kind="t"),
         amount(run.parameters, f"{(run.parameters or 0) / 1e6:.3g} M"),
         amount(run.compute.gflops, f"{run.compute.gflops or 0:.3g} G"),
         amount(size, f"{size}"),
         amount(run.train_images, f"{run.train_images or 0:,}"),
-        Td(badge or "not stated", kind="t", title="; ".join(deviations)),
+        CellView(badge or "not stated", kind="t", tip="; ".join(deviations)),
     ]
-
-
-def _limits(row: Row, test_set: str, metric: str) -> str:
-    """The 95 % interval of a number in words."""
-    found = row.limits(test_set, metric)
-    return "" if found is None else f"{found[0]:.{DIGITS}f}–{found[1]:.{DIGITS}f}"
 
 
 def _plots(section: Section, name: str, lines: list[Line]) -> list[tuple[str, str]]:

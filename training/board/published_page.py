@@ -8,12 +8,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from resproto_fd.training.board.page_parts import PUBLISHED, SmallTable, Td, render_page, small_table, text_cell
+from resproto_fd.training.board.cells import CellView, TableView, small_table, text_cell
 from resproto_fd.training.board.published_beside import published_lines
+from resproto_fd.training.board.rendering import PUBLISHED, render_page
 from resproto_fd.training.board.table import DIGITS, METRICS, Section
 from resproto_fd.training.published import PublishedRow, PublishedSource
 
-_NOT_PRINTED = Td("–", sort="", kind="none", title="not printed")
+_NOT_PRINTED = CellView("–", sort="", kind="none", tip="not printed")
 
 
 def render_published(rows: Sequence[PublishedRow], sources: dict[str, PublishedSource]) -> str:
@@ -38,15 +39,15 @@ def _source(key: str, source: PublishedSource, rows: Sequence[PublishedRow]) -> 
                 "name": name,
                 "numbers": len(found),
                 "about": "; ".join(filter(None, about)),
-                "pivot": _pivot(found, f"{source.title}, {name}"),
-                "discrepancies": [f"{d.method}, {d.test_set}: {d.note}" for d in wrong],
+                "content": _pivot(found, f"{source.title}, {name}"),
+                "contradictions": [f"{d.method}, {d.test_set}: {d.note}" for d in wrong],
             }
         )
-    facts = ", ".join(filter(None, (source.authors, source.venue)))
-    return {"title": source.title, "facts": facts, "note": source.note, "tables": tables}
+    origin = ", ".join(filter(None, (source.authors, source.venue)))
+    return {"title": source.title, "origin": origin, "note": source.note, "tables": tables}
 
 
-def _pivot(rows: list[PublishedRow], label: str) -> SmallTable:
+def _pivot(rows: list[PublishedRow], label: str) -> TableView:
     """A line a method, training set and setting; a column a test set, level and metric."""
     columns = list(dict.fromkeys((row.test_set, row.level, row.metric) for row in rows))
     lines: dict[tuple, dict[tuple, PublishedRow]] = defaultdict(dict)
@@ -64,11 +65,12 @@ def _word(metric: str) -> str:
     return {"m_eer": "M_EER", "parameters_m": "million parameters", "flops_g": "GFLOPs"}.get(metric, metric.upper())
 
 
-def _number(row: PublishedRow | None) -> Td:
+def _number(row: PublishedRow | None) -> CellView:
     if row is None:
         return _NOT_PRINTED
-    doubt = "could not be read with certainty" if row.is_doubtful else ""
-    return Td(str(row.printed), sort=repr(row.value), title=row.note or row.method_printed, doubt=doubt)
+    return CellView(
+        str(row.printed), sort=repr(row.value), tip=row.note or row.method_printed, doubtful=row.is_doubtful
+    )
 
 
 def beside(section: Section, metric: str) -> dict[str, Any] | None:
@@ -88,9 +90,9 @@ def beside(section: Section, metric: str) -> dict[str, Any] | None:
     return {"title": title, "table": small_table(heads, body, f"{title}, {section.protocol}")}
 
 
-def _beside(row: PublishedRow | None, own: float | None) -> Td:
+def _beside(row: PublishedRow | None, own: float | None) -> CellView:
     if row is None:
         return _NOT_PRINTED
     apart = None if own is None else f"ours {own - row.value:+.{DIGITS}f}"
     about = f"{row.test_set_printed}; {row.note}".strip("; ")
-    return Td(str(row.printed), sort=repr(row.value), title=about, small=apart)
+    return CellView(str(row.printed), sort=repr(row.value), tip=about, small=apart)

@@ -5,7 +5,7 @@ and never ranked.
 """
 
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,6 +33,11 @@ class Metric:
     def level(self) -> str:
         """ "frame" or "video"."""
         return self.name.split("_")[0]
+
+    @property
+    def short(self) -> str:
+        """The title without its level: "AUC"."""
+        return self.title.split()[1]
 
 
 MEANINGS = {
@@ -168,7 +173,7 @@ class Section:
     _ties: dict[str, dict[str, set[str]]] = field(default_factory=dict)
 
     @cached_property
-    def _config(self) -> dict:
+    def protocol_content(self) -> dict:
         """The protocol's content, as the first result that has it stores it."""
         known = (run.config.get("protocol") for row in self.rows for run in row.runs)
         return next((protocol for protocol in known if isinstance(protocol, dict) and "train" in protocol), {})
@@ -176,16 +181,8 @@ class Section:
     @cached_property
     def train(self) -> list[str]:
         """The protocol's training sets; empty if no result tells them."""
-        found = self._config.get("train")
+        found = self.protocol_content.get("train")
         return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
-
-    @cached_property
-    def about(self) -> list[str]:
-        """The protocol in words: its title, training sets, and what its YAML says of source and purpose."""
-        title, source, note = (str(self._config.get(key) or "") for key in ("title", "source", "note"))
-        trained = f"Training sets: {', '.join(self.train)}." if self.train else ""
-        first = ". ".join(filter(None, (title.rstrip("."), trained)))
-        return [text for text in (first, note, f"Source: {source}" if source else "") if text]
 
     @cached_property
     def in_domain(self) -> set[str]:
@@ -244,85 +241,11 @@ class Section:
             self._ties[metric] = ties_with_best(rows, self.test_sets, metric)
         return self._ties[metric]
 
-    @cached_property
-    def warnings(self) -> list[str]:
-        """Controls that see no face and are above chance all the same: something else goes with the label."""
-        return [
-            f"{name}: {row.first.title} sees no face, and its frame AUC {above}): something beside the face goes with "
-            "the label; a detector may use it."
-            for row in self.rows
-            if row.control and not row.first.sees_faces
-            for name in self.test_sets
-            if (above := _above_chance(row, name))
-        ]
-
     def probe_mean(self, metric: str) -> float | None:
         """The frozen-CLIP probe's mean of a metric, the best if there are several; None without one."""
         probes = [row for row in self.rows if row.control and row.first.detector_class == PROBE]
         means = [mean for row in probes if (mean := row.mean(self.mean_sets, metric).mean) is not None]
         return (max if METRICS[metric].higher_is_better else min)(means, default=None)
-
-    @cached_property
-    def margins(self) -> list[str]:
-        """How far each ranked row's mean frame AUC is above that of the frozen-CLIP probe, the best if several."""
-        probe = self.probe_mean("frame_auc")
-        if probe is None:
-            return []
-        ranked = [row for row in self.rows if row.ranks]
-        names = Counter(row.name for row in ranked)
-        parts = []
-        for row in ranked:
-            mean = row.mean(self.mean_sets, "frame_auc").mean
-            if mean is not None:
-                which = row.name if names[row.name] == 1 else f"{row.name} ({row.first.source}, {row.selection})"
-                parts.append(f"{which} {mean - probe:+.{DIGITS}f}")
-        text = ", ".join(parts)
-        return [f"Mean frame AUC over the frozen-CLIP probe's {probe:.{DIGITS}f}: {text}."] if text else []
-
-    @cached_property
-    def notes(self) -> list[str]:
-        """What a reader must know before comparing rows of this table."""
-        notes = [*self.warnings, *self.margins]
-        for name in self.test_sets:
-            tests = [(row, run, run.tests[name]) for row in self.rows for run in row.runs if name in run.tests]
-            for reason in sorted({test.undefined for *_, test in tests if test.undefined}):
-                notes.append(f"{name}: {reason}, so all metrics but accuracy are undefined.")
-            usual = Counter(test.frames_hash for *_, test in tests).most_common(1)[0][0]
-            for row, run, test in tests:
-                if test.skipped:
-                    notes.append(f"{name}: {row.name}, seed {run.seed}: {test.skipped} unreadable frames left out.")
-                elif test.frames_hash != usual:
-                    notes.append(f"{name}: {row.name}, seed {run.seed} was not scored on the same frames as the rest.")
-        for row in self.rows:
-            missing = sorted({name for run in row.runs for name in self.test_sets if name not in run.tests})
-            if missing:
-                notes.append(f"{row.name}: at least one seed was not tested on {', '.join(missing)}.")
-        return notes
-
-
-def _above_chance(row: Row, test_set: str) -> str:
-    """In words, by how much a row's frame AUC on a test set is above chance for sure; empty where it is not.
-
-    Of several seeds the interval of their mean counts, which the page prints. Of two or three it is long: that each
-    seed's own interval is above chance counts too. Where there is none over seeds, one seed's is enough.
-    """
-    own = [
-        (limits.low, run)
-        for run in row.runs
-        if test_set in run.tests
-        and (limits := run.tests[test_set].intervals.get("frame_auc"))
-        and limits.low is not None
-    ]
-    over = row.limits(test_set, "frame_auc") if len(row.runs) > 1 else None
-    mean = row.cell(test_set, "frame_auc").mean
-    if over and mean is not None and over[0] > 0.5:
-        return f"is {mean:.{DIGITS}f}, the mean of {len(row.runs)} seeds (95 % interval from {over[0]:.{DIGITS}f}"
-    above = [pair for pair in own if pair[0] > 0.5]
-    if len(above) < (1 if over is None else len(row.runs)):
-        return ""
-    low, run = max(above, key=lambda pair: pair[0])
-    seed = f" with seed {run.seed}" if len(row.runs) > 1 else ""
-    return f"is {run.tests[test_set].frame_auc:.{DIGITS}f}{seed} (95 % interval from {low:.{DIGITS}f}"
 
 
 def _limits_over_seeds(runs: list[RunResult], test_set: str) -> dict[str, tuple[float, float]]:
@@ -355,17 +278,6 @@ RANK_RULE = (
     "rows are ranked by the mean over the test sets that no row was trained on; means that print the same share a "
     "rank; checkpoints chosen on a test set (oracles) and controls are never ranked."
 )
-
-
-def fingerprint_warnings(tables: list[Section]) -> list[str]:
-    """One sentence for each protocol name that stands for more than one set of rules or frames."""
-    counts = Counter(section.protocol for section in tables)
-    return [
-        f"{protocol} has {count} fingerprints: its rules or its frames differed between runs. Its rows are in "
-        f"{count} tables; do not compare rows of different tables."
-        for protocol, count in counts.items()
-        if count > 1
-    ]
 
 
 def number(cell: Cell) -> str:

@@ -1,0 +1,124 @@
+"""The facts of a run in words: what the detector is, what it saw, how it was trained and tested."""
+
+import json
+from collections.abc import Sequence
+
+from resproto_fd.training.board.table import Row, Section
+from resproto_fd.training.results import RunResult
+
+NOT_STORED = "not stored"
+
+
+def row_facts(section: Section, row: Row) -> dict[str, str]:
+    """Every fact of a row by its name; empty if there is nothing to tell."""
+    run = row.first
+    badge, deviations = fidelity(run)
+    size = input_size(run)
+    return {
+        "Detector": f"{run.detector}{f' (class {run.detector_class})' if run.detector_class else ''}",
+        "Paper": run.paper,
+        "Fidelity to the paper": badge or "not stated",
+        "Deviations": "; ".join(deviations),
+        "Changed from the preset": ", ".join(run.overrides),
+        "Checkpoint": row.selection,
+        "Chosen at": "; ".join(filter(None, (_chosen(run) for run in row.runs))),
+        "Backbone": backbone(run),
+        "Parameters": NOT_STORED
+        if run.parameters is None
+        else f"{run.parameters:,}"
+        + ("" if run.trainable_parameters is None else f", {run.trainable_parameters:,} of them trained"),
+        "FLOPs of one frame": NOT_STORED
+        if run.compute.gflops is None
+        else f"{run.compute.gflops:.3g} billion, two a multiply-add",
+        "Input": f"{size} x {size} pixels" if size else NOT_STORED,
+        "Training sets": _training_sets(run, section.train),
+        "Training images seen": NOT_STORED if run.train_images is None else f"{run.train_images:,}",
+        "Recipe": recipe(run),
+        "Timing": "; ".join(_timing(run) for run in row.runs if run.timing),
+        "Commit": ", ".join(dict.fromkeys(_commit(run) for run in row.runs)),
+        "Versions": ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items())),
+        "Fingerprint of the protocol": run.fingerprint,
+        "Weights (SHA-256)": "; ".join(
+            f"seed {run.seed}: {run.checkpoint_sha256}" for run in row.runs if run.checkpoint_sha256
+        ),
+        "Note": "; ".join(dict.fromkeys(run.note for run in row.runs if run.note)),
+    }
+
+
+def search_text(row: Row) -> str:
+    """The text that the search box looks through."""
+    run = row.first
+    return f"{run.title} {row.name} {run.detector_class} {run.paper} {row.selection} {run.source}".lower()
+
+
+def tags(row: Row) -> list[str]:
+    """What makes a row different from a measured detector's: oracle, control, submitted."""
+    found = ["oracle" * row.oracle, "control" * row.control, row.first.source * (row.first.source != "measured")]
+    return [text for text in found if text]
+
+
+def backbone(run: RunResult) -> str:
+    """The backbone's name, as the result or its configuration has it; "own" for one that is spelt out there."""
+    found = run.compute.backbone or _part(run, "detector", "model", "backbone")
+    return "own" if isinstance(found, dict) else str(found) if found else NOT_STORED
+
+
+def input_size(run: RunResult) -> int | None:
+    """Side of the image that the detector sees, in pixels."""
+    found = run.compute.input_size or _part(run, "detector", "input", "size")
+    return found if isinstance(found, int) else None
+
+
+def fidelity(run: RunResult) -> tuple[str, list[str]]:
+    """How close the implementation is to the paper, and where it deviates; ("", []) where the preset does not say."""
+    found, listed = _part(run, "detector", "fidelity"), _part(run, "detector", "deviations")
+    return str(found or ""), [str(text) for text in listed] if isinstance(listed, list) else []
+
+
+def recipe(run: RunResult) -> str:
+    """The training recipe in words."""
+    train = _part(run, "detector", "train")
+    if not isinstance(train, dict):
+        return ""
+    parts = []
+    for key, value in sorted(train.items()):
+        if key in ("optimizer", "schedule") and isinstance(value, dict):
+            rest = ", ".join(f"{k} {_plain(v)}" for k, v in sorted(value.items()) if k != "name" and v is not None)
+            parts.append(f"{key} {value.get('name')} ({rest})")
+        elif key in ("epochs", "batch_size", "augment", "samples", "ema", "accumulate") and value is not None:
+            parts.append(f"{key.replace('_', ' ')} {_plain(value)}")
+    return "; ".join(parts)
+
+
+def _plain(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _part(run: RunResult, *keys: str):
+    """A value of the resolved configuration, None where a file of another make has none."""
+    found = run.config
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _training_sets(run: RunResult, of_protocol: Sequence[str]) -> str:
+    """Of given weights those that they were trained on, where it is known; else the protocol's."""
+    if run.trained_on is not None:
+        return ", ".join(run.trained_on)
+    return NOT_STORED if run.selected_on.rule == "given" else ", ".join(of_protocol)
+
+
+def _chosen(run: RunResult) -> str:
+    epoch, value = run.selected_on.epoch, run.selected_on.value
+    words = [f"epoch {epoch}" if epoch is not None else "", f"{value:.3f}" if value is not None else ""]
+    words = " with ".join(filter(None, words))
+    return words and f"seed {run.seed}: {words}"
+
+
+def _timing(run: RunResult) -> str:
+    return f"seed {run.seed}: " + ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in sorted(run.timing.items()))
+
+
+def _commit(run: RunResult) -> str:
+    return (run.commit or "not run from a git checkout")[:40] + (" with uncommitted changes" if run.dirty else "")
