@@ -227,3 +227,25 @@ def test_perfect_scores_of_any_number_of_videos_do_not_exceed_one_by_rounding():
         assert metrics["ap"] <= 1
         assert metrics["auc"] <= 1
     assert beyond
+
+
+def test_numbers_of_older_result_files_keep_their_last_bit():
+    """Made with scikit-learn 1.9.1, whose order of summing the metrics keep."""
+    names = [f"{level}_{name}" for level in ("frame", "video") for name in ("auc", "ap", "eer")]
+    plain, ties = (table_metrics(random_table(seed, ties=bool(seed))) for seed in (0, 1))
+    assert [plain[name] for name in names] == [
+        0.6736099156481323,
+        0.8975067226810641,
+        0.356687898089172,
+        0.8761904761904762,
+        0.9679504435895896,
+        0.2,
+    ]
+    assert [ties[name] for name in names] == [
+        0.738134475939354,
+        0.8847046939315217,
+        0.31218274111675126,
+        0.8412698412698413,
+        0.8985100266336445,
+        0.16666666666666666,
+    ]

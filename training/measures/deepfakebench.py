@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resproto_fd.training.measures.metrics import table_metrics
-from resproto_fd.training.measures.roc import equal_error_rate
+from resproto_fd.training.measures.metrics import binary_metrics, table_metrics
+from resproto_fd.training.measures.roc import Ranking, equal_error_rate
 from resproto_fd.training.scores import ScoreTable, factorize
 
 NAMES = {"acc": "frame_acc", "auc": "frame_auc", "eer": "frame_eer", "ap": "frame_ap", "video_auc": "video_auc"}
@@ -86,15 +86,13 @@ def deepfakebench_metrics(
             failure = f"ValueError: All-NaN slice encountered (every {called} is {'fake' if some.min() else 'real'})"
             return OldMetrics(failure=failure)
 
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    fpr, _ = _corner(labels, scores)
+    same = binary_metrics(labels, scores)  # acc, auc and ap are the same formulas
     return OldMetrics(
-        acc=float(np.mean((scores > 0.5) == labels)),
-        auc=float(roc_auc_score(labels, scores)),
-        eer=fpr,
-        ap=float(average_precision_score(labels, scores)),
-        video_auc=float(roc_auc_score(video_labels, video_scores)),
+        acc=same["acc"],
+        auc=same["auc"],
+        eer=_corner(Ranking(labels, scores))[0],
+        ap=same["ap"],
+        video_auc=binary_metrics(video_labels, video_scores)["auc"],
     )
 
 
@@ -132,23 +130,22 @@ def _merged_videos(labels: np.ndarray, scores: np.ndarray, keys) -> tuple[np.nda
     return fakes // counts, np.bincount(index, scores, len(names)) / counts
 
 
-def _corner(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """False positive rate and miss rate where it reads the equal error rate."""
-    from sklearn.metrics import roc_curve
-
-    fpr, tpr, _ = roc_curve(labels, scores)  # drops points inside straight runs
+def _corner(ranking: Ranking) -> tuple[float, float]:
+    """False positive rate and miss rate at the corner of the curve where it reads the equal error rate."""
+    fp, tp = np.cumsum(ranking.reals), np.cumsum(ranking.fakes)
+    turns = (np.diff(fp, 2) != 0) | (np.diff(tp, 2) != 0)
+    kept = np.concatenate([[True], turns, [True]])[: len(fp)]  # points inside straight runs are dropped
+    fpr, tpr = (np.concatenate([[0.0], counts[kept]]) / counts[-1] for counts in (fp, tp))
     at = np.argmin(np.abs(1 - tpr - fpr))
     return float(fpr[at]), float(1 - tpr[at])
 
 
 def _thinning(labels: np.ndarray, scores: np.ndarray) -> str:
-    from sklearn.metrics import roc_curve
-
-    false_alarms, misses = _corner(labels, scores)
-    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    ranking = Ranking(labels, scores)
+    false_alarms, misses = _corner(ranking)
     return (
         f"read off a corner of the curve with {false_alarms:.4f} false alarms and {misses:.4f} misses, "
-        f"where the curve has as many of both at {equal_error_rate(fpr, tpr):.4f}"
+        f"where the curve has as many of both at {equal_error_rate(*ranking.curve()):.4f}"
     )
 
 

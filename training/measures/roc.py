@@ -1,4 +1,7 @@
-"""The one metric engine: every metric from scores sorted once, also of weighted scores and of many weightings at once.
+"""ROC curves and every metric of binary scores, in NumPy; also for weighted scores and many weightings at once.
+
+`area_under_curve`, `average_precision` and `equal_error_rate` read the points of one curve. `curve_metrics` computes the
+same metrics from counts, for many curves at once; it rounds in another order, so that the last bit may differ.
 
 In shapes, N is the number of frames (or videos), K of clusters, L of distinct scores, R of weightings.
 """
@@ -13,7 +16,7 @@ ECE_BINS = 15
 
 
 class Ranking:
-    """Scores sorted once, from the most to the least fake, with ties as one level: all that a ROC curve needs.
+    """Sorts scores once, from the most to the least fake; equal scores share one level.
 
     Args:
         labels: 0 real, 1 fake, [N].
@@ -38,7 +41,7 @@ class Ranking:
 
     @property
     def defined(self) -> bool:
-        """Whether both classes are there."""
+        """Whether both classes are present."""
         return 0 < self.fakes.sum() < len(self.labels)
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
@@ -60,8 +63,11 @@ class Ranking:
         return auc, np.where(self.labels == 1, of_fake[self.level], of_real[self.level])
 
     def coarse(self, levels: int) -> np.ndarray:
-        """A coarser level of each frame, [N], at most about `levels` of them: even in both rates, and almost as fine
-        as the scores themselves among the reals taken for the most fake, where small false positive rates are read."""
+        """Groups the levels into about `levels` coarser ones; returns each frame's, [N].
+
+        The groups are even in both rates. Among the highest-scored reals, where small false positive rates are read,
+        they are almost as fine as the scores themselves.
+        """
         if len(self.fakes) <= levels:
             return self.level
         tp, fp = np.cumsum(self.fakes), np.cumsum(self.reals)
@@ -106,21 +112,6 @@ def equal_error_rate(fpr: np.ndarray, tpr: np.ndarray) -> float:
     return float(fpr[before] + share * (fpr[after] - fpr[before]))
 
 
-def auc_of_two(fakes: np.ndarray, reals: np.ndarray) -> float:
-    """Chance that a fake scores above a real, ties counting half; the two may be of different test sets.
-
-    Args:
-        fakes: P(fake) of fakes, at least one.
-        reals: P(fake) of reals, at least one.
-
-    >>> auc_of_two(np.array([0.6, 0.9]), np.array([0.1, 0.6]))
-    0.875
-    """
-    ordered = np.sort(reals)
-    below = np.searchsorted(ordered, fakes, side="left") + np.searchsorted(ordered, fakes, side="right")
-    return float(below.mean() / (2 * len(reals)))
-
-
 def curve_metrics(fakes: np.ndarray, reals: np.ndarray) -> dict[str, np.ndarray]:
     """Metrics of ROC curves given as counts (or weights) per level of score.
 
@@ -144,7 +135,7 @@ def curve_metrics(fakes: np.ndarray, reals: np.ndarray) -> dict[str, np.ndarray]
     called = tp + fp
     precision = np.divide(tp, called, out=np.zeros_like(tp), where=called > 0)
     result = {
-        "auc": np.sum(reals * (tp - fakes / 2), -1) / (positives * negatives),
+        "auc": np.sum(reals * (tp - fakes / 2), -1) / positives / negatives,
         "ap": np.sum(fakes * precision, -1) / positives,
     }
     excess = fpr + tpr - 1  # false alarms minus misses: rises from -1 to 1

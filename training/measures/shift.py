@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from resproto_fd.training.measures.roc import auc_of_two
+from resproto_fd.training.measures.roc import Ranking, point_metrics
 from resproto_fd.training.scores import ScoreTable
 
 RULES = ("eer", "fpr_5")
@@ -45,7 +45,7 @@ def cross_aucs(tables: Mapping[str, ScoreTable]) -> dict[str, dict[str, float]]:
     reals = {name: table.score[table.label == 0] for name, table in tables.items()}
     fakes = {name: table.score[table.label == 1] for name, table in tables.items()}
     return {
-        of_real: {of_fake: auc_of_two(fake, real) for of_fake, fake in fakes.items() if len(fake)}
+        of_real: {of_fake: _auc(real, fake) for of_fake, fake in fakes.items() if len(fake)}
         for of_real, real in reals.items()
         if len(real)
     }
@@ -55,7 +55,12 @@ def pooled_auc(tables: Mapping[str, ScoreTable]) -> float | None:
     """Frame AUC over all test sets as one; None where a class is absent."""
     labels = np.concatenate([table.label for table in tables.values()])
     scores = np.concatenate([table.score for table in tables.values()])
-    return None if labels.min() == labels.max() else auc_of_two(scores[labels == 1], scores[labels == 0])
+    return point_metrics(Ranking(labels, scores))["auc"]
+
+
+def _auc(reals: np.ndarray, fakes: np.ndarray) -> float:
+    labels = np.repeat([0, 1], [len(reals), len(fakes)])
+    return point_metrics(Ranking(labels, np.concatenate([reals, fakes])))["auc"]
 
 
 def _rates(scores: np.ndarray, cuts: np.ndarray) -> np.ndarray:
