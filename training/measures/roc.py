@@ -1,7 +1,7 @@
 """ROC curves and every metric of binary scores, in NumPy; also for weighted scores and many weightings at once.
 
-`area_under_curve`, `average_precision` and `equal_error_rate` read the points of one curve. `curve_metrics` computes the
-same metrics from counts, for many curves at once; it rounds in another order, so that the last bit may differ.
+`area_under_curve`, `average_precision` and `equal_error_rate` read the points of one curve. `curve_metrics` computes
+the same metrics from counts, for many curves at once; it rounds in another order, so that the last bit may differ.
 
 In shapes, N is the number of frames (or videos), K of clusters, L of distinct scores, R of weightings.
 """
