@@ -25,6 +25,23 @@ def shared():
 
 
 @pytest.fixture(scope="session")
+def browser():
+    """A running Chromium; its tests are skipped without one."""
+    import shutil
+
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        if os.environ.get("RESPROTO_REQUIRE_CHROMIUM"):
+            pytest.fail("RESPROTO_REQUIRE_CHROMIUM is set, but there is no chromium")
+        pytest.skip("no chromium on this machine")
+    with api.sync_playwright() as started:
+        running = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="session")
 def parity(shared):
     """The folder of DeepfakeBench's numbers, and the module that makes the weights and pictures they are of."""
     from importlib.util import module_from_spec, spec_from_file_location

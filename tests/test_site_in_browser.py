@@ -1,8 +1,5 @@
 """The leaderboard's site in a real browser, from files: sort, filter, open, follow a curve, and nothing fetched."""
 
-import os
-import shutil
-
 import numpy as np
 import pytest
 
@@ -10,7 +7,6 @@ from resproto_fd.training.board.building import build
 from resproto_fd.training.results import RunResult, Selection, test_result
 from resproto_fd.training.scores import ScoreTable
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TITLE = "<script>document.title = 'run'</script>"
 STRENGTHS = {"weak": 0.3, "strong": 2.0, "middle": 1.9}
 
@@ -48,19 +44,6 @@ def site(tmp_path_factory):
     (root / "runs" / "broken" / "result.json").write_text('{"detector": "<img src=x onerror=alert(1)>"')
     build([root / "runs"], root / "site")
     return root / "site"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        if os.environ.get("RESPROTO_REQUIRE_CHROMIUM"):
-            pytest.fail("RESPROTO_REQUIRE_CHROMIUM is set, but there is no chromium")
-        pytest.skip("no chromium on this machine")
-    with api.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture
@@ -156,7 +139,9 @@ def test_the_theme_turns_dark_and_is_kept_on_the_next_page(page):
     dark = ground()
     assert light != dark
     page.locator("nav a", has_text="Published").click()
+    page.wait_for_url("**/published.html")
     assert ground() == dark
+    assert page.locator("#theme").inner_text() == "Theme: dark"
 
 
 @pytest.mark.parametrize("width", [360, 1200])

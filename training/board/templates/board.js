@@ -14,8 +14,7 @@ function setTheme(name) {
   store((kept) => kept.setItem("resproto-theme", name));
 }
 
-const kept = store((storage) => storage.getItem("resproto-theme")) || "";
-setTheme(kept in THEMES ? kept : "");
+setTheme(document.documentElement.dataset.theme || "");  // early.js has read it
 one("#theme").hidden = false;
 one("#theme").addEventListener("click", () => {
   const names = Object.keys(THEMES), now = document.documentElement.dataset.theme || "";
