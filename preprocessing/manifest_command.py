@@ -11,6 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -76,6 +77,27 @@ def layout(videos: Iterable[Arranged], name: str, path_form: str = "released") -
     return {name: tables}
 
 
+@dataclass
+class Captions:
+    """Captions by frame or video (see `read_captions`), and those that found theirs.
+
+    Attributes:
+        of: Captions by canonical path of a frame, or id of a video.
+        used: Keys of those that were taken.
+    """
+
+    of: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+
+    def take(self, video: Video) -> dict[str, Mapping[str, str]]:
+        """A video's captions by file name of the frame; "*" is the whole video's."""
+        found = {frame.rpartition("/")[2]: self.of[frame] for frame in video.frames if frame in self.of}
+        if video.id in self.of:
+            found["*"] = self.of[video.id]
+        self.used.update(key for key in (video.id, *video.frames) if key in self.of)
+        return found
+
+
 def write(
     arrangement: Arrangement,
     root: str | os.PathLike,
@@ -83,9 +105,8 @@ def write(
     *,
     path_form: str = "released",
     labels: Mapping | None = None,
-    captions: Mapping[str, Mapping[str, str]] | None = None,
+    captions: Captions | None = None,
     made: Mapping | None = None,
-    used: set[str] | None = None,
 ) -> list[Path]:
     """Write the JSONs of an arrangement, and what belongs to each.
 
@@ -97,9 +118,8 @@ def write(
         out: Folder to write into.
         path_form: See `layout`.
         labels: Meanings of label strings that the taxonomy lacks.
-        captions: See `read_captions`.
+        captions: Those that find their frame or video are added to its `used`.
         made: How the splits were made, for the side file's first line.
-        used: The captions that found their frame or video are added to it.
 
     Returns:
         The JSONs.
@@ -117,7 +137,7 @@ def write(
     own = {**(known.labels if known else {}), **(labels or {})}
     taxonomy = load_taxonomy().extended(own, f"labels of {description.name}") if own else load_taxonomy()
     media = Media(Path(root))
-    paths, used = [], set() if used is None else used
+    paths, captions = [], captions or Captions()
     for name, wanted in {description.name: None, **description.parts}.items():
         videos = [video for video in arrangement.videos if wanted is None or video.label in wanted]
         if wanted is not None and not set(wanted) <= {video.label for video in videos}:
@@ -126,7 +146,7 @@ def write(
         write_text(path, json.dumps(layout(videos, name, path_form)))
         _write_yaml(path, name, arrangement, videos, own if wanted is None else {})
         ids = _read_back(path, name, arrangement, videos, taxonomy)
-        records = _records(videos, ids, taxonomy, media, captions or {}, used)
+        records = _records(videos, ids, taxonomy, media, captions)
         header = {"dataset": name, "manifest": path.name, "splits": arrangement.splits, **(made or {})}
         write_side(side_path(path), {**header, "source": description.source}, records)
         paths.append(path)
@@ -241,7 +261,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `resproto manifest`."""
-    captions = read_captions(args.captions) if args.captions else {}
+    captions = Captions(read_captions(args.captions) if args.captions else {})
     labels: Mapping = {}
     shares = tuple(args.shares) if args.shares else None
     options = {"levels": args.compression, "shares": shares, "val_share": args.val_share, "seed": args.seed}
@@ -263,11 +283,10 @@ def run(args: argparse.Namespace) -> int:
         arrangements = _arrange_all(find(args.dataset), args, options)
     for arrangement in arrangements:
         check_names(arrangement)  # of all, before one is written
-    used: set[str] = set()
-    shared = {"path_form": args.paths, "labels": labels, "captions": captions, "made": made, "used": used}
+    shared = {"path_form": args.paths, "labels": labels, "captions": captions, "made": made}
     for arrangement in arrangements:
         print(summary(arrangement, write(arrangement, args.root, args.out, **shared)))
-    if unused := sorted(set(captions) - used):
+    if unused := sorted(set(captions.of) - captions.used):
         print(f"captions of frames or videos that are not there: {_some(unused)}")
     return 0
 
@@ -336,18 +355,13 @@ def _records(
     found: Mapping[str, Video],
     taxonomy: Taxonomy,
     media: "Media",
-    captions: Mapping[str, Mapping[str, str]],
-    used: set[str],
+    captions: "Captions",
 ) -> Iterable[SideRecord]:
     read = {video.clip.path: found[_first(video, found)] for video in videos}
     for video in videos:
         of_reader, meaning = read[video.clip.path], taxonomy[video.means]
         target, source = video.people.get("target"), video.people.get("source")
         original = read.get(video.original)
-        said = {frame.rpartition("/")[2]: captions[frame] for frame in of_reader.frames if frame in captions}
-        if of_reader.id in captions:
-            said["*"] = captions[of_reader.id]
-        used.update(key for key in (of_reader.id, *of_reader.frames) if key in captions)
         yield SideRecord(
             id=of_reader.id,
             splits=video.splits,
@@ -362,7 +376,7 @@ def _records(
             source=source,
             original=original.id if original else None,
             media=media.of(video.clip.path, of_reader),
-            captions=said,
+            captions=captions.take(of_reader),
         )
 
 

@@ -19,6 +19,7 @@ from resproto_fd.preprocessing.audit.report import as_html, as_text
 from resproto_fd.preprocessing.manifest import read_manifest
 from resproto_fd.preprocessing.side_file import SideRecord, side_path, write_side
 from resproto_fd.preprocessing.store.frame_store import LmdbWriter, open_store
+from resproto_fd.preprocessing.store.threads import Threads
 from resproto_fd.preprocessing.video import SPLITS
 
 VIDEOS, FRAMES, SIDE = 10, 4, 64
@@ -336,7 +337,9 @@ def test_frames_in_an_lmdb_are_audited_alike(made, tmp_path, plant):
     with LmdbWriter(tmp_path / "Made_lmdb") as writer:
         for file in sorted(tmp_path.glob("Made/**/*.png")):
             writer.put(str(file.relative_to(tmp_path)), file.read_bytes())
-    files, lmdb = (audit([path], place, jobs=jobs) for place, jobs in ((tmp_path, 1), (tmp_path / "Made_lmdb", 2)))
+    files, lmdb = (
+        audit([path], place, threads=Threads(jobs)) for place, jobs in ((tmp_path, 1), (tmp_path / "Made_lmdb", 2))
+    )
     assert [(f.check, f.where, f.text) for f in lmdb.findings] == [(f.check, f.where, f.text) for f in files.findings]
 
 

@@ -26,7 +26,7 @@ from resproto_fd.training.measures.intervals import (
     tpr_interval,
 )
 from resproto_fd.training.measures.metrics import binary_metrics
-from resproto_fd.training.measures.resampling import Resampling, bootstrap
+from resproto_fd.training.measures.resampling import Draws, Resampling, bootstrap
 from resproto_fd.training.measures.roc import Ranking, curve_metrics, point_metrics
 from resproto_fd.training.measures.videos import aggregate_videos
 from resproto_fd.training.scores import ScoreTable
@@ -454,7 +454,7 @@ def ff_table(rng, scores=None):
 
 def test_the_four_manipulations_of_one_pair_stay_four_videos():
     table = ff_table(np.random.default_rng(15))
-    found = table_intervals(table, replicates=100)
+    found = table_intervals(table, draws=Draws(100))
     labels, means = table.video_label, table.score.reshape(-1, 5).mean(1)
     assert len(means) == 30
     assert found["video_auc"].value == pytest.approx(kernel_auc(labels, means), abs=1e-6)
@@ -463,8 +463,10 @@ def test_the_four_manipulations_of_one_pair_stay_four_videos():
 
 def test_clusters_by_source_by_video_and_given_are_used():
     table = ff_table(np.random.default_rng(16))
-    by_source, by_video = (table_intervals(table, clusters=c, replicates=50)["frame_auc"] for c in ("source", "video"))
-    given = table_intervals(table, clusters=np.tile([0, 0, 1, 1, 2, 2], 5), replicates=50)["frame_auc"]
+    by_source, by_video = (
+        table_intervals(table, clusters=c, draws=Draws(50))["frame_auc"] for c in ("source", "video")
+    )
+    given = table_intervals(table, clusters=np.tile([0, 0, 1, 1, 2, 2], 5), draws=Draws(50))["frame_auc"]
     assert given == by_source and by_source != by_video
     assert by_source.df <= 2
     with pytest.raises(UserError, match="'source' and 'video'"):
@@ -473,9 +475,9 @@ def test_clusters_by_source_by_video_and_given_are_used():
 
 def test_variants_and_aggregations_of_a_table_have_their_own_intervals():
     table = ff_table(np.random.default_rng(17))
-    main, clip = (table_intervals(table, variant=v, replicates=50) for v in (None, "clip"))
+    main, clip = (table_intervals(table, variant=v, draws=Draws(50)) for v in (None, "clip"))
     assert clip["frame_auc"].value == pytest.approx(1 - main["frame_auc"].value)
-    median = table_intervals(table, aggregation="median", replicates=50)
+    median = table_intervals(table, aggregation="median", draws=Draws(50))
     assert median["frame_auc"] == main["frame_auc"] and median["video_brier"] != main["video_brier"]
 
 
@@ -485,7 +487,7 @@ def test_each_method_has_its_own_fakes_and_all_reals():
     assert list(found) == ["Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures"]
     kept = (table.method == "FaceSwap") | (table.label == 0)
     alone = ScoreTable("T", *(c[kept] for c in (table.video, table.frame, table.label, table.method, table.score)))
-    wanted = table_intervals(alone, replicates=20)
+    wanted = table_intervals(alone, draws=Draws(20))
     assert found["FaceSwap"] == {name: wanted[name] for name in ("frame_auc", "video_auc")}
 
 
@@ -493,10 +495,10 @@ def test_shared_draws_give_what_own_draws_give_and_are_not_used_for_other_frames
     tables = [ff_table(np.random.default_rng(s)) for s in (18, 19)]
     shared = {}
     for table in tables:
-        assert table_intervals(table, replicates=60, shared=shared) == table_intervals(table, replicates=60)
+        assert table_intervals(table, draws=Draws(60), shared=shared) == table_intervals(table, draws=Draws(60))
     kept = shared["frame"]
     small = ScoreTable("T", ["a", "b", "c", "d"], [0] * 4, [0, 0, 1, 1], ["real"] * 2 + ["x"] * 2, [0.1, 0.5, 0.4, 0.9])
-    assert table_intervals(small, replicates=60, shared=shared) == table_intervals(small, replicates=60)
+    assert table_intervals(small, draws=Draws(60), shared=shared) == table_intervals(small, draws=Draws(60))
     assert shared["frame"] is not kept
 
 

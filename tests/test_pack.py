@@ -21,6 +21,7 @@ from resproto_fd.preprocessing.store.frame_store import LmdbWriter, UnreadableFr
 from resproto_fd.preprocessing.store.image_codec import encode_native, is_native
 from resproto_fd.preprocessing.store.lmdb_files import DIGESTS, SEAL, STATEMENT_KEY, GrowingLmdb
 from resproto_fd.preprocessing.store.pack import Choice
+from resproto_fd.preprocessing.store.threads import Threads
 from resproto_fd.preprocessing.video import Video
 
 SIDE = 16
@@ -190,7 +191,7 @@ def test_landmarks_of_five_points_stay_the_file_they_are(data):
 
 def test_the_content_does_not_depend_on_threads_or_on_the_day(data, monkeypatch):
     monkeypatch.setattr(threads, "CHUNK", 3)
-    statements = [packed(data, f"{jobs}_lmdb", codec="native", jobs=jobs).statement for jobs in (1, 2, 3)]
+    statements = [packed(data, f"{jobs}_lmdb", codec="native", threads=Threads(jobs)).statement for jobs in (1, 2, 3)]
     assert statements[0] == statements[1] == statements[2]
     assert contents(data / "1_lmdb") == contents(data / "3_lmdb")
 

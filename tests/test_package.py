@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,36 @@ def test_ci_runs_the_readmes_two_commands():
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert len(commands) == 2
     assert all(command in ci for command in commands)
+
+
+def functions():
+    """(file, function) of every function of the package and of the benchmarks."""
+    for folder in (*FOLDERS, "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield path.relative_to(ROOT), node
+
+
+def test_no_function_is_longer_than_60_lines():
+    found = [(path, node.name, node.end_lineno - node.lineno + 1) for path, node in functions()]
+    assert len(found) > 1000
+    assert not [each for each in found if each[2] > 60]
+
+
+def test_constructors_alone_have_more_than_seven_parameters():
+    def count(arguments: ast.arguments) -> int:
+        names = [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        return len(names) - (names[:1] in (["self"], ["cls"]))
+
+    assert not [(path, node.name) for path, node in functions() if node.name != "__init__" and count(node.args) > 7]
+
+
+def test_half_of_the_detectors_files_have_fewer_than_100_lines():
+    lengths = [
+        len(text.splitlines())
+        for path in (ROOT / "detectors").glob("*.py")
+        if f'@register("{path.stem}")' in (text := path.read_text(encoding="utf-8"))
+    ]
+    assert len(lengths) > 40
+    assert statistics.median(lengths) < 100

@@ -28,7 +28,9 @@ def made_result(folder, title, protocol, frame_auc, detector="x"):
 def test_lines_are_the_printed_cells_of_the_same_sets_and_level():
     lines = published_lines(["FaceForensics++"], ["Celeb-DF-v2", "DFDC"], "frame_auc")
     own = next(line for line in lines if line.method == "ResProto-FD" and line.table == "Table 2")
-    cell = find_published(method="ResProto-FD", source="resproto_fd", table="Table 2", test_set="DFDC", metric="auc")[0]
+    cell = find_published(
+        load_published(), method="ResProto-FD", source="resproto_fd", table="Table 2", test_set="DFDC", metric="auc"
+    )[0]
     assert own.values["DFDC"].value == cell.value
     assert all(set(line.values) <= {"Celeb-DF-v2", "DFDC"} for line in lines)
     assert all(row.level in ("frame", "image") for line in lines for row in line.values.values())

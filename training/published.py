@@ -195,28 +195,15 @@ def load_published(folder: Path | None = None) -> list[PublishedRow]:
     return [row for key, source in sources.items() for row in _read_source(folder / f"{key}.csv", key, source)]
 
 
-def find_published(
-    rows: Iterable[PublishedRow] | None = None,
-    *,
-    test_set: str | None = None,
-    level: str | None = None,
-    metric: str | None = None,
-    method: str | None = None,
-    train_set: str | None = None,
-    source: str | None = None,
-    table: str | None = None,
-    setting: str | None = "",
-) -> list[PublishedRow]:
-    """Rows that have all the given values, in the order of print.
+def find_published(rows: Iterable[PublishedRow], setting: str | None = "", **wanted: str) -> list[PublishedRow]:
+    """Rows that have all the wanted values (`test_set="DFDC"`, `metric`, `method`, ...), in the order of print.
 
     Args:
+        rows: From `load_published`.
         setting: Methods as proposed by default; None for ablations and training scales too.
-        rows: From `load_published`, which is called when they are not given.
+        wanted: Values of the fields of `PublishedRow`.
     """
-    wanted = {"test_set": test_set, "level": level, "metric": metric, "method": method, "train_set": train_set}
-    wanted |= {"source": source, "table": table, "setting": setting}
-    wanted = {name: value for name, value in wanted.items() if value is not None}
-    rows = load_published() if rows is None else rows
+    wanted |= {} if setting is None else {"setting": setting}
     return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
 
 

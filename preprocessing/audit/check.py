@@ -16,6 +16,7 @@ from resproto_fd.preprocessing.video import COMPRESSIONS, SPLITS
 
 if TYPE_CHECKING:
     from resproto_fd.preprocessing.audit.case import Audit, Case, Listed
+    from resproto_fd.preprocessing.store.threads import Threads
 
 SAMPLE = 20_000
 
@@ -28,8 +29,7 @@ def audit(
     compression: str | None = None,
     sample: int = SAMPLE,
     seed: int = 0,
-    jobs: int = 1,
-    progress: bool = False,
+    threads: "Threads | None" = None,
 ) -> "Audit":
     """Look at some data sets together: what one trains on and another tests on must not be the same.
 
@@ -40,8 +40,7 @@ def audit(
         compression: Which level of manifests that have several.
         sample: Frames that are read at most, drawn from all videos alike; 0 reads all.
         seed: Of the draw.
-        jobs: Threads that read frames.
-        progress: Show a bar.
+        threads: That read frames; one, without a bar, if not given.
 
     Raises:
         UserError: A manifest, side file or store cannot be read at all.
@@ -50,6 +49,7 @@ def audit(
     from resproto_fd.preprocessing.audit.checks import CHECKS
     from resproto_fd.preprocessing.audit.frame_facts import read_facts
     from resproto_fd.preprocessing.store.frame_store import open_store
+    from resproto_fd.preprocessing.store.threads import Threads
 
     result = Audit()
     sets = [_listed(Path(path), compression, result.notes) for path in manifests]
@@ -61,7 +61,7 @@ def audit(
         frames = sorted({frame for _, video in case.videos for frame in video.frames})
         case.missing = result.store.missing(frames)
         chosen = _sampled(case, set(case.missing), sample, seed)
-        case.facts = read_facts(result.store, chosen, jobs, progress)
+        case.facts = read_facts(result.store, chosen, *(threads or Threads()))
         result.notes.append(f"{len(chosen)} of {len(frames)} frames were read" + _of_sample(chosen, frames, seed))
     for check in CHECKS:
         result.findings += check(case)
@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs `resproto check`; the exit code: 0 nothing found, 1 findings."""
     from resproto_fd.configs.files import write_text
     from resproto_fd.preprocessing.audit.report import as_html, as_text
+    from resproto_fd.preprocessing.store.threads import Threads
 
     if args.sample < 0:
         raise UserError(f"--sample {args.sample}: expected a number of frames, 0 for all")
@@ -113,8 +114,7 @@ def run(args: argparse.Namespace) -> int:
         compression=args.compression,
         sample=args.sample,
         seed=args.seed,
-        jobs=args.jobs or min(8, os.cpu_count() or 1),
-        progress=args.progress,
+        threads=Threads(args.jobs or min(8, os.cpu_count() or 1), args.progress),
     )
     if args.json:
         text = json.dumps(result.as_json(), indent=1, ensure_ascii=False) + "\n"

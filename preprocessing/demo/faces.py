@@ -286,7 +286,6 @@ class Take:
 
 def draw_take(who: Identity, rng: np.random.Generator) -> Take:
     """A recording at random of one person."""
-    x, y = _grid(CANVAS)
     contour = to_canvas(face_contour(who))
     face = polygon_mask(contour, CANVAS, 0.6)
     texture = sum(a * field(rng, CANVAS, p) for a, p in ((0.012, 1.6), (0.016, 3.5), (0.014, 9), (0.03, 60)))
@@ -300,18 +299,9 @@ def draw_take(who: Identity, rng: np.random.Generator) -> Take:
     _paint(albedo, behind, 0.72 * hair)
     neck = polygon_mask(to_canvas(smooth(_mirrored([(0.55, 0.6), (0.58, 1.4), (0.8, 1.85), (0.85, 2.4)]))), CANVAS, 1.0)
     _paint(albedo, neck, 0.9 * skin)
-    ears = [
-        smooth(np.add([(0, -0.26), (0.15, -0.22), (0.13, 0.12), (0, 0.26)], (0.97 * who.width, 0))) * (s, 1)
-        for s in (-1, 1)
-    ]
-    ear_mask = np.maximum(*(polygon_mask(to_canvas(ear), CANVAS, 0.8) for ear in ears))
+    ear_mask = _ear_mask(who)
     _paint(albedo, ear_mask * (1 - behind * float(who.long_hair)), 0.92 * skin * (1.05, 0.92, 0.92))
-    collar = smooth(_mirrored([(0.25, 1.85), (0.65, 1.6 + 0.1 * rng.random()), (1.4, 1.72), (2.2, 1.9), (2.2, 2.6)]))
-    clothes = polygon_mask(to_canvas(collar), CANVAS, 0.8)
-    cloth = (
-        rng.uniform(0.05, 0.85, 3).astype(np.float32)
-        * (1 + 0.05 * field(rng, CANVAS, 3) + 0.08 * field(rng, CANVAS, 40))[..., None]
-    )
+    clothes, cloth = _clothes(rng)
     _paint(albedo, clothes, cloth)
     under_chin = polygon_mask(np.add(contour, (0, 16)), CANVAS, 7.0)
     albedo *= (1 - 0.45 * under_chin * np.maximum(neck, clothes))[..., None]
@@ -319,11 +309,7 @@ def draw_take(who: Identity, rng: np.random.Generator) -> Take:
     _paint(albedo, face, skin)
     _paint_skin(albedo, face, who, rng)
     if who.beard:
-        mouth = _bump(x, y, 0, who.mouth_height + 0.03, 0.3, 0.09)
-        edge = y - np.where(np.abs(x) < 0.5, who.nose_length + 0.14, who.nose_length + 0.14 - 1.2 * (np.abs(x) - 0.5))
-        lower = 1 / (1 + np.exp(-edge / 0.05))
-        grain = np.clip(0.75 + 0.35 * field(rng, CANVAS, 2.0), 0, 1)
-        _paint(albedo, face * lower * np.clip(1 - 1.1 * mouth, 0, 1) * grain, who.hair, who.beard)
+        _paint_beard(albedo, face, who, rng)
     full = who.long_hair or who.hair_volume > 0.1
     if full:
         albedo *= (1 - 0.3 * cv2.GaussianBlur(front, (0, 0), 5.0) * (1 - front))[..., None]  # the shadow hair casts
@@ -334,11 +320,7 @@ def draw_take(who: Identity, rng: np.random.Generator) -> Take:
     opacity = np.maximum.reduce([face, behind, front if full else face, neck, clothes, ear_mask])
     relief = _relief(who)
     bumpy = relief + 0.0013 * who.roughness * field(rng, CANVAS, 5) * face
-    inside = cv2.GaussianBlur(np.maximum(face, 0.6 * behind), (0, 0), 2.0)
-    slope_x = cv2.Sobel(bumpy, cv2.CV_32F, 1, 0, scale=UNIT / 8) * inside
-    slope_y = cv2.Sobel(bumpy, cv2.CV_32F, 0, 1, scale=UNIT / 8) * inside
-    normals = np.stack([-slope_x, -slope_y, np.ones_like(slope_x)], -1)
-    normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
+    normals = _normals(bumpy, cv2.GaussianBlur(np.maximum(face, 0.6 * behind), (0, 0), 2.0))
 
     azimuth, elevation = rng.uniform(-1.1, 1.1), rng.uniform(0.0, 0.9)
     light = np.array([np.sin(azimuth) * np.cos(elevation), -np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
@@ -359,6 +341,42 @@ def draw_take(who: Identity, rng: np.random.Generator) -> Take:
         ambient=rng.uniform(0.36, 0.56) * np.array([1 - 0.6 * warmth, 1, 1 + 0.6 * warmth]),
         waves=np.stack([amplitude, rng.uniform(0.15, 0.9, 9), rng.uniform(0, 2 * np.pi, 9), offset], 1),
     )
+
+
+def _ear_mask(who: Identity) -> np.ndarray:
+    ears = [
+        smooth(np.add([(0, -0.26), (0.15, -0.22), (0.13, 0.12), (0, 0.26)], (0.97 * who.width, 0))) * (s, 1)
+        for s in (-1, 1)
+    ]
+    return np.maximum(*(polygon_mask(to_canvas(ear), CANVAS, 0.8) for ear in ears))
+
+
+def _clothes(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Where clothes are, [CANVAS, CANVAS], and their colour, [CANVAS, CANVAS, 3]."""
+    collar = smooth(_mirrored([(0.25, 1.85), (0.65, 1.6 + 0.1 * rng.random()), (1.4, 1.72), (2.2, 1.9), (2.2, 2.6)]))
+    cloth = (
+        rng.uniform(0.05, 0.85, 3).astype(np.float32)
+        * (1 + 0.05 * field(rng, CANVAS, 3) + 0.08 * field(rng, CANVAS, 40))[..., None]
+    )
+    return polygon_mask(to_canvas(collar), CANVAS, 0.8), cloth
+
+
+def _paint_beard(albedo: np.ndarray, face: np.ndarray, who: Identity, rng: np.random.Generator) -> None:
+    """Hair below the nose and along the jaw, but for the mouth."""
+    x, y = _grid(CANVAS)
+    mouth = _bump(x, y, 0, who.mouth_height + 0.03, 0.3, 0.09)
+    edge = y - np.where(np.abs(x) < 0.5, who.nose_length + 0.14, who.nose_length + 0.14 - 1.2 * (np.abs(x) - 0.5))
+    lower = 1 / (1 + np.exp(-edge / 0.05))
+    grain = np.clip(0.75 + 0.35 * field(rng, CANVAS, 2.0), 0, 1)
+    _paint(albedo, face * lower * np.clip(1 - 1.1 * mouth, 0, 1) * grain, who.hair, who.beard)
+
+
+def _normals(height: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Unit normals of a relief, [CANVAS, CANVAS, 3]; flat where `inside` is 0."""
+    slope_x = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=UNIT / 8) * inside
+    slope_y = cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=UNIT / 8) * inside
+    normals = np.stack([-slope_x, -slope_y, np.ones_like(slope_x)], -1)
+    return normals / np.linalg.norm(normals, axis=-1, keepdims=True)
 
 
 def _paint_skin(albedo: np.ndarray, face: np.ndarray, who: Identity, rng: np.random.Generator) -> None:

@@ -160,8 +160,6 @@ def extract_faces(
             another run is at work in it, there is no such device, the detector's weights are absent, or `out` cannot be
             written.
     """
-    from tqdm import tqdm
-
     start = time.monotonic()
     chosen = _options(options)
     if chosen.detector == "mtcnn" and device != "cpu":
@@ -178,13 +176,7 @@ def extract_faces(
             raise UserError("videos are read with PyAV, which is not installed: pip install 'resproto-fd[faces]'")
         records = {record["source"]: record for record in before + refused}
         count = min(_cores() if processes is None else processes, len(todo))
-        with tqdm(total=len(todo), unit=" files", disable=not progress, smoothing=0.05) as bar:
-            for number, answer in run_tasks(FaceJob, (out, chosen, device), todo, count):
-                name = todo[number].name
-                if isinstance(answer, WorkerDied):
-                    answer = {"source": name, "failed": f"reading it was not survived: {answer}"}
-                records[name] = answer
-                bar.update()
+        records |= _do_all(todo, (out, chosen, device), count, progress)
         report = Report(
             sources=dict(Counter(source.kind for source in found)),
             done_before=len(before),
@@ -196,6 +188,21 @@ def extract_faces(
         report.seconds = round(time.monotonic() - start, 2)
         _save_report(report, out)
     return report
+
+
+def _do_all(todo: Sequence, job: tuple, processes: int, progress: bool) -> dict[str, dict]:
+    """The record of each source, by name; `job` are the arguments of `FaceJob`."""
+    from tqdm import tqdm
+
+    records = {}
+    with tqdm(total=len(todo), unit=" files", disable=not progress, smoothing=0.05) as bar:
+        for number, answer in run_tasks(FaceJob, job, todo, processes):
+            name = todo[number].name
+            if isinstance(answer, WorkerDied):
+                answer = {"source": name, "failed": f"reading it was not survived: {answer}"}
+            records[name] = answer
+            bar.update()
+    return records
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

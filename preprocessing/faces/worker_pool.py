@@ -41,6 +41,12 @@ def run_tasks(
         work = make_worker(*arguments)
         yield from ((number, work(task)) for number, task in enumerate(tasks))
         return
+    yield from _run_in_processes(make_worker, arguments, tasks, processes)
+
+
+def _run_in_processes(
+    make_worker: Callable[..., Callable[[Any], Any]], arguments: tuple, tasks: Sequence[Any], processes: int
+) -> Iterator[tuple[int, Any]]:
     waiting = iter(enumerate(tasks))
     pool: dict[Connection, _Process] = {}
     try:

@@ -24,6 +24,7 @@ from resproto_fd.preprocessing.video import COMPRESSIONS, SPLITS
 
 if TYPE_CHECKING:
     from resproto_fd.preprocessing.store.frame_store import FrameStore
+    from resproto_fd.preprocessing.store.threads import Threads
 
 CODECS = ("png", "native")
 KINDS = ("frames", "masks", "landmarks")
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if jobs < 1:
         raise UserError(f"--jobs {jobs}: expected 1 or more")
     from resproto_fd.preprocessing.store.packed_store import verify
+    from resproto_fd.preprocessing.store.threads import Threads
 
     wanted = None
     if args.manifests:
@@ -74,8 +76,7 @@ def run(args: argparse.Namespace) -> int:
             codec=args.codec,
             choice=Choice(args.splits, args.compression, args.folder, args.without),
             skip_bad=args.skip_bad,
-            jobs=jobs,
-            progress=args.progress,
+            threads=Threads(jobs, args.progress),
         )
         print(summary.text())
         wanted = summary.wanted
@@ -146,8 +147,7 @@ def pack(
     codec: str | None = None,
     choice: Choice | None = None,
     skip_bad: bool = False,
-    jobs: int = 1,
-    progress: bool = False,
+    threads: "Threads | None" = None,
 ) -> Summary:
     """Packs the frames that manifests name, and the masks and landmarks that lie beside them, into one store.
 
@@ -161,8 +161,7 @@ def pack(
         codec: "png" or "native"; of a store that is there already, its own if None, of a new one "png".
         choice: What of the manifests; everything if None.
         skip_bad: Leave out, and report, what is missing or unreadable.
-        jobs: Threads. The store's content does not depend on them.
-        progress: Show a bar.
+        threads: One, without a bar, if not given.
 
     Raises:
         UserError: A frame is missing or unreadable (unless `skip_bad`); see `PackedWriter` for the rest.
@@ -171,7 +170,7 @@ def pack(
 
     from resproto_fd.preprocessing.store.frame_store import LmdbStore, open_store
     from resproto_fd.preprocessing.store.packed_store import PackedWriter, statement_of
-    from resproto_fd.preprocessing.store.threads import in_chunks
+    from resproto_fd.preprocessing.store.threads import Threads
 
     start = time.perf_counter()
     choice = choice or Choice()
@@ -183,22 +182,33 @@ def pack(
     done = standing and standing["codec"] == codec and any(past["request"] == request for past in standing["sources"])
     if done and not LmdbStore(out).missing(plan):
         return _summary(out, standing, list(plan), 0, left_out, start)
-    unread = set()
     with PackedWriter(out, codec, request, _tool()) as writer:
-        values = _Values(source, codec, plan)
-        for chunk in in_chunks(values, writer.absent(plan), jobs, progress, f"packing {Path(out).name}"):
-            for path, value, digest, error in chunk:
-                if error is None:
-                    writer.put(path, value, digest)
-                elif skip_bad:
-                    unread.add(path)
-                    left_out.append(error)
-                else:
-                    raise UserError(f"{error}. Mend or replace the file, or leave such files out with --skip-bad")
+        unread = _put_all(writer, _Values(source, codec, plan), plan, threads or Threads(), skip_bad)
+        left_out += unread.values()
         kinds = [kind for path, kind in plan.items() if path not in unread]
         writer.counts = {kind: kinds.count(kind) for kind in KINDS} | {"left_out": len(left_out)}
     wanted = [path for path in plan if path not in unread]
     return _summary(out, writer.statement, wanted, writer.added, left_out, start)
+
+
+def _put_all(writer, values, plan, threads, skip_bad: bool) -> dict[str, str]:
+    """Writes all values that the store lacks; returns why some could not be read, by path.
+
+    Raises:
+        UserError: One cannot be read, and `skip_bad` is off.
+    """
+    from resproto_fd.preprocessing.store.threads import in_chunks
+
+    unread = {}
+    for chunk in in_chunks(values, writer.absent(plan), *threads, f"packing {writer.path.name}"):
+        for path, value, digest, error in chunk:
+            if error is None:
+                writer.put(path, value, digest)
+            elif skip_bad:
+                unread[path] = error
+            else:
+                raise UserError(f"{error}. Mend or replace the file, or leave such files out with --skip-bad")
+    return unread
 
 
 def _summary(out, statement: dict, wanted: list[str], added: int, left_out: list[str], start: float) -> Summary:

@@ -4,12 +4,19 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 CHUNK = 32
 """Items a thread takes at once: a future for each would cost as much as the work."""
+
+
+class Threads(NamedTuple):
+    """How work on many items is done: `jobs` threads, and whether a bar is shown. The results do not depend on it."""
+
+    jobs: int = 1
+    progress: bool = False
 
 
 def in_chunks(

@@ -51,7 +51,7 @@ def fit_trees(
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     from resproto_fd.training import protocols
-    from resproto_fd.training.commands.submit import save_result
+    from resproto_fd.training.commands.submit import Place, save_result
     from resproto_fd.training.results import Selection
 
     resolved = protocols.resolve(loading.load("protocols", protocol), data)
@@ -65,9 +65,7 @@ def fit_trees(
     return save_result(
         resolved,
         scores,
-        out,
-        NAME,
-        seed,
+        Place(out, NAME, seed),
         remedy=remedy,
         take_equal=True,
         title="File statistics",

@@ -8,6 +8,7 @@ import argparse
 import csv
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -156,9 +157,7 @@ def _save(args: argparse.Namespace, resolved, given: dict[str, list[float]]) -> 
     return save_result(
         resolved,
         given,
-        args.out,
-        args.name,
-        args.seed,
+        Place(args.out, args.name, args.seed),
         checkpoint=sha256_of(args.scores),
         title=args.title or args.name,
         source="submitted",
@@ -169,12 +168,18 @@ def _save(args: argparse.Namespace, resolved, given: dict[str, list[float]]) -> 
     )
 
 
+class Place(NamedTuple):
+    """A run folder: the folder of runs, the method's name, and the seed of its training."""
+
+    out: str
+    name: str
+    seed: int
+
+
 def save_result(
     resolved,
     given: dict[str, list[float]],
-    out: str,
-    name: str,
-    seed: int,
+    place: Place,
     checkpoint: str | None = None,
     remedy: str = "give another --name or --seed, or remove the folder",
     take_equal: bool = False,
@@ -185,9 +190,7 @@ def save_result(
     Args:
         resolved: The protocol.
         given: Scores of each test set's frames, in their order.
-        out: Folder of runs.
-        name: Of the method: the run folder's.
-        seed: Of its training.
+        place: Where the run folder lies.
         checkpoint: SHA-256 of what the scores came from.
         remedy: What to do where the run folder holds a result already.
         take_equal: Whether a result there of the same protocol and the same scores is left as it is.
@@ -203,9 +206,9 @@ def save_result(
     from resproto_fd.training.results import RunResult, test_result
     from resproto_fd.training.scores import ScoreTable
 
-    folder = Path(out) / resolved.config.name / name / f"seed{seed}"
+    folder = Path(place.out) / resolved.config.name / place.name / f"seed{place.seed}"
     tables = {
-        test_set: ScoreTable.of_frames(test_set, frames, given[test_set], detector=name, checkpoint=checkpoint)
+        test_set: ScoreTable.of_frames(test_set, frames, given[test_set], detector=place.name, checkpoint=checkpoint)
         for test_set, frames in resolved.tests.items()
     }
     if (folder / "result.json").exists():
@@ -219,10 +222,10 @@ def save_result(
         table.save(folder / "scores" / f"{test_set}.npz")
         tests[test_set] = test_result(table, in_domain=test_set in resolved.config.train)
     result = RunResult(
-        detector=name,
+        detector=place.name,
         protocol=resolved.config.name,
         fingerprint=resolved.fingerprint,
-        seed=seed,
+        seed=place.seed,
         config={"protocol": resolved.config.model_dump(mode="json")},
         versions=versions(),
         checkpoint_sha256=checkpoint,

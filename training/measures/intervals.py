@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resproto_fd.training.measures.clusters import Clusters, table_clusters
-from resproto_fd.training.measures.resampling import REPLICATES, Resampling, bootstrap
+from resproto_fd.training.measures.resampling import DRAWS, REPLICATES, Draws, Resampling, bootstrap
 from resproto_fd.training.measures.roc import FALSE_POSITIVE_RATES, Ranking, point_metrics
 from resproto_fd.training.measures.videos import aggregate_videos
 from resproto_fd.training.scores import ScoreTable
@@ -106,8 +106,7 @@ def table_intervals(
     clusters: str | np.ndarray = "source",
     aggregation: str = "mean",
     confidence: float = 0.95,
-    replicates: int = REPLICATES,
-    seed: int = 0,
+    draws: Draws = DRAWS,
     shared: dict | None = None,
 ) -> dict[str, Interval]:
     """All metrics of a table with their intervals, of frames ("frame_auc", ...) and of videos ("video_auc", ...).
@@ -120,8 +119,7 @@ def table_intervals(
         clusters: "source", "video", or the cluster number of each video, [V].
         aggregation: How a video's score is made, see `aggregate_videos`.
         confidence: Share of such intervals that hold the true value.
-        replicates: Of the bootstrap.
-        seed: Of the bootstrap.
+        draws: Replicates and seed of the bootstrap.
         shared: An empty dict given to every call for detectors of the same frames: draws are then made once.
 
     Raises:
@@ -141,8 +139,8 @@ def table_intervals(
     result = {}
     for level, (labels, values, index) in levels.items():
         ranking = Ranking(labels, values)
-        if level not in shared or not shared[level].fits(index, ranking.labels, replicates, seed):
-            shared[level] = Resampling(Clusters(index, ranking.labels), replicates, seed)
+        if level not in shared or not shared[level].fits(index, ranking.labels, *draws):
+            shared[level] = Resampling(Clusters(index, ranking.labels), *draws)
         found = _metric_intervals(ranking, shared[level], confidence)
         result |= {f"{level}_{name}": interval for name, interval in found.items()}
     return result

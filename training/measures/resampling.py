@@ -18,6 +18,16 @@ BATCH = 128  # replicates at a time
 MOST_UNITS = 50_000  # drawn one by one
 
 
+class Draws(NamedTuple):
+    """Replicates and seed of a bootstrap: the same seed gives the same intervals."""
+
+    replicates: int = REPLICATES
+    seed: int = 0
+
+
+DRAWS = Draws()
+
+
 class Resampling:
     """How often each replicate draws each cluster: with replacement, within each stratum, always the same for a seed.
 
