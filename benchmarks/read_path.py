@@ -34,10 +34,9 @@ import torch
 from measure import make_parser, report
 
 from resproto_fd.configs.schema import InputConfig
-from resproto_fd.preprocessing.manifest import read_manifest, write_manifest
+from resproto_fd.preprocessing.manifest import Video, read_manifest, write_manifest
 from resproto_fd.preprocessing.store.frame_store import close_all, open_store
 from resproto_fd.preprocessing.store.pack import pack
-from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
 from resproto_fd.trainer.data import EvaluationBatches, FrameDataset, Normaliser, TrainBatches, make_loader
 from resproto_fd.trainer.frame_list import FrameList
@@ -210,7 +209,15 @@ def normalisation_ms(args) -> float:
     return 1000 * min(times) / args.batch
 
 
-def main() -> int:
+def read_once(root: Path, frames, codec: str, transform: str, workers: int, args) -> dict:
+    """The figures of one codec, transform and number of workers."""
+    figures = timed(Reading(root / f"{codec}_lmdb", frames, transform, workers, args), args.passes)
+    peer = PEER.get((transform.split()[0], workers))
+    return {"codec": codec, "transform": transform, "workers": workers, **figures, "peer": peer}
+
+
+def read_path_parser():
+    """The arguments of this benchmark."""
     parser = make_parser(__doc__.splitlines()[0])
     parser.set_defaults(device="cpu", threads=1)
     parser.add_argument("--frames", type=int, help="how many (default: 2000)")
@@ -223,7 +230,11 @@ def main() -> int:
         "--augment-on", choices=("host", "device"), default="host", help="device: drawn, not carried out"
     )
     parser.add_argument("--dir", help="where the frames are made (default: the system's folder for such)")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    args = read_path_parser().parse_args()
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
     args.frames = args.frames or (96 if args.tiny else 2000)
@@ -236,18 +247,12 @@ def main() -> int:
         manifest, kib = make_frames(root, args.frames)
         packing = time_packing(root, manifest, jobs=2, passes=args.passes)
         frames = FrameList.of(read_manifest(manifest, "Made", split="test"), None)
-        results, rows = [], []
-        for codec in ("png", "native"):
-            for transform in TRANSFORMS:
-                for workers in args.workers:
-                    reading = Reading(root / f"{codec}_lmdb", frames, transform, workers, args)
-                    figures = timed(reading, args.passes)
-                    del reading
-                    peer = PEER.get((transform.split()[0], workers))
-                    results.append(
-                        {"codec": codec, "transform": transform, "workers": workers, **figures, "peer": peer}
-                    )
-                    rows.append(row_of(results[-1]))
+        results = [
+            read_once(root, frames, codec, transform, workers, args)
+            for codec in ("png", "native")
+            for transform in TRANSFORMS
+            for workers in args.workers
+        ]
         watched = Reading(root / "native_lmdb", frames, "train resproto_fd", max(args.workers), args)
         memory = memory_over(watched, args.epochs)
         del watched
@@ -272,7 +277,7 @@ def main() -> int:
         "memory_mib": memory,
         "normalisation_ms": normalising,
     }
-    report(title, rows, figures, args)
+    report(title, [row_of(result) for result in results], figures, args)
     return 0
 
 
