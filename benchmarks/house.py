@@ -40,8 +40,39 @@ A module may import from its own row and from the rows above it in this table. R
 that no circle arises among their modules is checked apart from this.
 """
 
-STORE_TO_LOSS: tuple[str, ...] = ()
-STORE_TO_PAGE: tuple[str, ...] = ()
+STORE_TO_LOSS = (
+    "preprocessing.store.frame_store:LmdbStore.read_each",
+    "preprocessing.store.image_codec:decode_frame",
+    "trainer.data:FrameDataset._read_in_key_order",
+    "trainer.data:FrameDataset._prepared",
+    "trainer.augment.views:Viewing.__call__",
+    "trainer.data:FrameDataset.__getitems__",
+    "trainer.trainer:Trainer._one_epoch",
+    "trainer.trainer:Trainer._step",
+    "detectors.base:Detector.training_step",
+    "detectors.resproto_fd:ResProtoFD.encode",
+    "detectors.resproto_fd:ResProtoFD.head",
+    "losses.residual:ResidualLoss.forward",
+)
+"""From a stored frame to the loss of ResProto-FD, in the order in which a reader follows the frame."""
+
+STORE_TO_PAGE = (
+    "preprocessing.store.frame_store:LmdbStore.read_each",
+    "preprocessing.store.image_codec:decode_frame",
+    "trainer.data:FrameDataset.__getitems__",
+    "trainer.scoring:score_frames",
+    "detectors.resproto_fd:ResProtoFD.head",
+    "training.bench:Bench._table",
+    "training.scores:ScoreTable.of_frames",
+    "training.measures.metrics:table_metrics",
+    "training.results:test_result",
+    "training.recording:_result",
+    "training.results:RunResult.save",
+    "training.board.collecting:collect",
+    "training.board.table:sections",
+    "training.board.index_page:render",
+)
+"""From a stored frame to its number on the board."""
 
 
 @dataclass

@@ -37,6 +37,7 @@ from resproto_fd.configs.schema import InputConfig
 from resproto_fd.preprocessing.manifest import Video, read_manifest, write_manifest
 from resproto_fd.preprocessing.store.frame_store import close_all, open_store
 from resproto_fd.preprocessing.store.pack import pack
+from resproto_fd.preprocessing.store.threads import Threads
 from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
 from resproto_fd.trainer.data import EvaluationBatches, FrameDataset, Normaliser, TrainBatches, make_loader
 from resproto_fd.trainer.frame_list import FrameList
@@ -185,7 +186,7 @@ def time_packing(root: Path, manifest: Path, jobs: int, passes: int) -> dict[str
             shutil.rmtree(root / f"{codec}_lmdb", ignore_errors=True)
             with MemoryWatch() as memory:
                 begin = time.process_time()
-                summary = pack([manifest], root / f"{codec}_lmdb", codec=codec, jobs=jobs)
+                summary = pack([manifest], root / f"{codec}_lmdb", codec=codec, threads=Threads(jobs))
                 runs.append((summary.added / summary.seconds, 1000 * (time.process_time() - begin) / summary.added))
         figures[codec] = {
             "frames_per_second": max(rate for rate, _ in runs),

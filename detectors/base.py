@@ -175,7 +175,7 @@ def check_size(images: Tensor, size: int, name: str) -> None:
     """
     if images.shape[-2:] != (size, size):
         raise UserError(
-            f"{name} takes {size} x {size} here, not {tuple(images.shape[-2:])}: say model.size and input.size alike"
+            f"{name} takes {size} x {size} here, not {tuple(images.shape[-2:])}: set model.size and input.size alike"
         )
 
 

@@ -129,7 +129,7 @@ def _vgg(pretrained: bool | str | None) -> nn.Sequential:
             before = width
     vgg = nn.Sequential(*layers)
     if pretrained:
-        remedy = "say model.pretrained=/path/to/the/file"
+        remedy = "set model.pretrained=/path/to/the/file"
         path = pretrained if isinstance(pretrained, str) else fetch("VGG-19", "", (), VGG_URL, remedy)
         state = {key.removeprefix("features."): value for key, value in read_state_dict(path).items()}
         known = vgg.state_dict()

@@ -124,7 +124,7 @@ class HostedDetector(nn.Module):
     def _images(self, data_dict: dict[str, Any]) -> Tensor:
         images = data_dict["image"]
         if images.ndim != 4:
-            raise UserError(f"{self.preset} takes images [B, 3, H, W], not {list(images.shape)}: say video_mode: false")
+            raise UserError(f"{self.preset} takes images [B, 3, H, W], not {list(images.shape)}: set video_mode: false")
         return images * self.scale + self.shift if self.renormalises else images
 
     def _training_step(self, images: Tensor, data_dict: dict[str, Any]) -> tuple[Output, dict[str, Tensor]]:
@@ -154,8 +154,8 @@ class HostedDetector(nn.Module):
         indispensable = {p.name for p in parameters if p.default is p.empty}
         lacking = sorted(wanted - found.keys() - (set(self.config.get("leave_out") or ()) - indispensable))
         if lacking:
-            say = "say with_mask: true, or " if "mask" in lacking else ""
-            say += "" if indispensable & {*lacking} else f"say leave_out: [{', '.join(lacking)}], or "
+            say = "set with_mask: true, or " if "mask" in lacking else ""
+            say += "" if indispensable & {*lacking} else f"set leave_out: [{', '.join(lacking)}], or "
             raise UserError(
                 f"{self.preset} asks for {', '.join(lacking)} in training, which DeepfakeBench's loader does not give: "
                 f"{say}train it with `resproto train`"
@@ -186,7 +186,7 @@ class HostedDetector(nn.Module):
             return self.epoch or 0
         if not (steps := self.config.get("steps_per_epoch")):
             raise UserError(
-                f"{self.preset} is not told the epoch: DeepfakeBench under --ddp tells it to another object; say "
+                f"{self.preset} is not told the epoch: DeepfakeBench under --ddp tells it to another object; set "
                 "steps_per_epoch: N, which is training frames / train_batchSize / processes, rounded up"
             )
         return self.steps // steps
@@ -239,12 +239,12 @@ def _settings(name: str, config: dict[str, Any]) -> DetectorConfig:
     size, given = settings.input.size, config.get("resolution", settings.input.size)
     if given != size:
         raise UserError(
-            f"{name} takes images of {size} pixels and is given {given}: say resolution: {size}, or input: "
+            f"{name} takes images of {size} pixels and is given {given}: set resolution: {size}, or input: "
             f"{{size: {given}}} if it can take these"
         )
     if settings.input.fit == "crop":
         raise UserError(
-            f"{name} takes the centre of a face and DeepfakeBench gives the whole: say input: {{fit: resize}} if it is "
+            f"{name} takes the centre of a face and DeepfakeBench gives the whole: set input: {{fit: resize}} if it is "
             "to take that"
         )
     return settings

@@ -77,7 +77,7 @@ class IID(Detector):
         super().__init__()
         if pretrained and identity_weights is None and not pretrained_skipped():
             raise UserError(
-                "iid compares with a face recogniser: say model.identity_weights=/path/to/backbone.pth, an ArcFace "
+                "iid compares with a face recogniser: set model.identity_weights=/path/to/backbone.pth, an ArcFace "
                 "IResNet-50 of insightface's model zoo (or model.pretrained=null for random weights of all)"
             )
         self.eic, self.iie, self.train_identity, self.batch_coupled = eic, iie, train_identity, batch_coupled

@@ -79,7 +79,7 @@ class LSDA(Detector):
             raise UserError(f"lsda: methods are 'real' and then those of forgeries, not {', '.join(methods) or 'none'}")
         if teachers and pretrained and real_weights is None and not pretrained_skipped():
             raise UserError(
-                "lsda learns real faces from a face recogniser: say model.real_weights=/path/to/backbone.pth, an "
+                "lsda learns real faces from a face recogniser: set model.real_weights=/path/to/backbone.pth, an "
                 "ArcFace IResNet-100 of insightface's model zoo (or model.pretrained=null for random weights of all)"
             )
         self.weights = {"binary": binary, "domain": domain, "distillation": distillation}

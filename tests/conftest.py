@@ -1,6 +1,7 @@
 """Shared fixtures. Threads are capped before torch is imported: two test processes on two cores must not fight."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -42,6 +43,33 @@ def browser():
 
 
 @pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """`made_once(name, make)`: a folder that `make(folder)` fills once for all test processes; nobody changes it."""
+    from filelock import FileLock
+
+    base = tmp_path_factory.getbasetemp()
+    place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def get(name, make):
+        folder, done = place / name, place / f"{name}.done"
+        with FileLock(place / f"{name}.lock"):
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def demo(made_once):
+    """The tiny demo data."""
+    from resproto_fd.preprocessing.demo.data import make_demo
+
+    return made_once("tiny_demo", lambda folder: make_demo(folder, size="tiny", workers=1))
+
+
+@pytest.fixture(scope="session")
 def parity(shared):
     """The folder of DeepfakeBench's numbers, and the module that makes the weights and pictures they are of."""
     from importlib.util import module_from_spec, spec_from_file_location
@@ -76,15 +104,19 @@ def parity_detector(parity):
     return load
 
 
-def pytest_collection_modifyitems(config, items):
-    """Mark by fixture, and leave out the slow and gpu tiers unless they are asked for with -m."""
+@cache
+def _cuda() -> bool:
     import importlib.util
 
-    cuda = importlib.util.find_spec("torch") is not None and __import__("torch").cuda.is_available()
+    return importlib.util.find_spec("torch") is not None and __import__("torch").cuda.is_available()
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark by fixture, and leave out the slow and gpu tiers unless they are asked for with -m."""
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.real)
         if item.get_closest_marker("slow") and "slow" not in (config.option.markexpr or ""):
             item.add_marker(pytest.mark.skip(reason="slow tier: run with -m slow"))
-        if item.get_closest_marker("gpu") and not cuda:
+        if item.get_closest_marker("gpu") and not _cuda():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

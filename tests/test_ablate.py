@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.training.cli import main
 from resproto_fd.training.commands.ablate import VIDEO_SCORES
 from resproto_fd.training.measures.intervals import table_intervals
@@ -17,13 +16,12 @@ QUIET = ["run.workers=0", "run.progress=false", "run.device=cpu"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(demo, tmp_path_factory):
     """A run of ResProto-FD on tiny data, with its features."""
     place = tmp_path_factory.mktemp("ablate")
-    make_demo(place / "data", size="tiny")
     words = ["--detector", "resproto_fd_tiny", "--protocol", "demo_cross", "--out", str(place / "runs")]
     settings = ["train.epochs=2", "model.start_epoch=0", "train.batch_size=8", "run.save_features=true"]
-    assert main(["train", *words, f"data.root={place / 'data'}", *settings, *QUIET]) == 0
+    assert main(["train", *words, f"data.root={demo}", *settings, *QUIET]) == 0
     return place / "runs" / "demo_cross" / "resproto_fd_tiny" / "seed0"
 
 

@@ -202,7 +202,7 @@ def test_weights_fetched_by_openais_package_are_found(published, trained):
 def test_without_a_network_the_message_says_what_to_fetch_and_where_to_put_it(published, monkeypatch):
     expected = (
         r"'openai' of tiny cannot be had: .*cannot be reached.*Fetch https://weights\.test/tiny\.pt or "
-        r"https://\S+/someone/tiny/resolve/main/open_clip_model\.safetensors and say model\.pretrained=/path"
+        r"https://\S+/someone/tiny/resolve/main/open_clip_model\.safetensors and set model\.pretrained=/path"
     )
     with pytest.raises(UserError, match=expected):
         load_clip("tiny")
@@ -356,5 +356,5 @@ def test_random_towers_follow_the_global_seed():
 def test_images_of_another_size_than_the_tower_takes_are_refused(layout, size):
     clip = load_clip(layout, None)
     assert clip(torch.zeros(2, 3, size, size)).shape == (2, 16)
-    with pytest.raises(UserError, match=rf"images are \(48, 48\), this CLIP takes \({size}, {size}\): say input.size"):
+    with pytest.raises(UserError, match=rf"images are \(48, 48\), this CLIP takes \({size}, {size}\): set input.size"):
         clip(torch.zeros(2, 3, 48, 48))

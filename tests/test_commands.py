@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from resproto_fd.configs import loading
-from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.preprocessing.manifest import read_manifest
 from resproto_fd.preprocessing.store.frame_store import close_all, open_store
 from resproto_fd.training.cli import main
@@ -20,14 +19,6 @@ from resproto_fd.training.scores import ScoreTable
 
 SMALL = ["--detector", "timm", "model.backbone=test_resnet", "model.pretrained=false", "input.size=48"]
 QUICK = ["train.epochs=2", "train.batch_size=8", "run.workers=0", "run.device=cpu", "run.progress=false"]
-
-
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory):
-    """The tiny demo data."""
-    folder = tmp_path_factory.mktemp("demo")
-    make_demo(folder, size="tiny", workers=1)
-    return folder
 
 
 @pytest.fixture
@@ -120,7 +111,7 @@ def test_a_test_set_scored_before_is_not_scored_again(demo, tmp_path, monkeypatc
     from resproto_fd.training import bench as runs
 
     score_frames = runs.score_frames
-    monkeypatch.setattr(runs, "score_frames", lambda *a, **k: titles.append(k["title"]) or score_frames(*a, **k))
+    monkeypatch.setattr(runs, "score_frames", lambda *a, **k: titles.append(a[4].title) or score_frames(*a, **k))
     assert train(demo, tmp_path) == 0
     assert titles == ["testing Demo-C"]
 

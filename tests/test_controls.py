@@ -1,14 +1,14 @@
 """Controls: what they can and cannot see."""
 
+import shutil
+
 import numpy as np
-import pytest
 import torch
 from tiny import TINY_RESNET
 
 from resproto_fd.detectors import create_detector
-from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.training.cli import main
-from resproto_fd.training.commands import demo
+from resproto_fd.training.commands import demo as command
 from resproto_fd.training.commands.control import FACTS, _facts
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
@@ -65,15 +65,8 @@ def test_file_facts_tell_formats_and_qualities_apart():
     assert (rows[0]["height"], rows[0]["width"]) == (16, 20)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("controls") / "data"
-    make_demo(folder, size="tiny")
-    return folder
-
-
-def test_file_statistics_are_a_control_under_the_protocol(data, tmp_path, capsys):
-    words = ["control", "--protocol", "demo_cross", "--out", str(tmp_path / "runs"), f"data.root={data}"]
+def test_file_statistics_are_a_control_under_the_protocol(demo, tmp_path, capsys):
+    words = ["control", "--protocol", "demo_cross", "--out", str(tmp_path / "runs"), f"data.root={demo}"]
     assert main(words) == 0
     result = RunResult.load(tmp_path / "runs/demo_cross/file_statistics/seed0/result.json")
     assert (result.role, result.sees_faces, result.source) == ("control", False, "measured")
@@ -82,8 +75,8 @@ def test_file_statistics_are_a_control_under_the_protocol(data, tmp_path, capsys
     assert "command line: control takes data.* settings alone, not train" in capsys.readouterr().err
 
 
-def test_an_equal_finished_control_is_taken_over_and_another_is_an_error(data, tmp_path, capsys):
-    words = ["control", "--protocol", "demo_cross", "--out", str(tmp_path / "runs"), f"data.root={data}"]
+def test_an_equal_finished_control_is_taken_over_and_another_is_an_error(demo, tmp_path, capsys):
+    words = ["control", "--protocol", "demo_cross", "--out", str(tmp_path / "runs"), f"data.root={demo}"]
     folder = tmp_path / "runs/demo_cross/file_statistics/seed0"
     assert main(words) == 0
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
@@ -112,8 +105,9 @@ def test_an_equal_finished_control_is_taken_over_and_another_is_an_error(data, t
     assert main([*words, "--seed", "1"]) == 0
 
 
-def test_the_demo_with_controls_runs_a_second_time(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "_one", lambda *_: (0, "already trained"))  # the control alone
+def test_the_demo_with_controls_runs_a_second_time(demo, tmp_path, capsys, monkeypatch):
+    shutil.copytree(demo, tmp_path / "demo_data")
+    monkeypatch.setattr(command, "_one", lambda *_: (0, "already trained"))  # the control alone
     words = ["demo", "--size", "tiny", "--controls", "--detectors", "chance", "--out", str(tmp_path), "--jobs", "2"]
     assert main([*words, "train.epochs=1"]) == 0
     assert main([*words, "train.epochs=1"]) == 0
@@ -127,10 +121,10 @@ def test_the_demo_with_controls_runs_a_second_time(tmp_path, capsys, monkeypatch
     assert "remove the folder, or give another --out" in capsys.readouterr().err
 
 
-def test_recoded_frames_are_another_protocol_with_other_scores(data, tmp_path):
+def test_recoded_frames_are_another_protocol_with_other_scores(demo, tmp_path):
     results = []
     for protocol in ("demo_cross", "demo_recoded"):
-        words = ["--detector", "chance", "--protocol", protocol, "--out", str(tmp_path), f"data.root={data}"]
+        words = ["--detector", "chance", "--protocol", protocol, "--out", str(tmp_path), f"data.root={demo}"]
         assert main(["train", *words, "run.workers=0", "run.progress=false", "run.device=cpu"]) == 0
         results.append(RunResult.load(tmp_path / protocol / "chance" / "seed0" / "result.json"))
     assert results[0].fingerprint != results[1].fingerprint

@@ -9,7 +9,6 @@ import pytest
 import skimage.data
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.trainer.augment.corruptions import BLOCK, DEEPER_FORENSICS, GREY, PARAMETERS, SEVERITIES, corrupted
 from resproto_fd.training.cli import main
 from resproto_fd.training.results import RunResult
@@ -110,15 +109,14 @@ def test_unknown_corruptions_and_severities_are_named(name, severity, message):
         corrupted(FACE, name, severity, "f")
 
 
-def test_a_protocol_tests_under_corruptions_resumes_and_keeps_scores(tmp_path, capsys):
-    make_demo(tmp_path / "data", size="tiny")
+def test_a_protocol_tests_under_corruptions_resumes_and_keeps_scores(demo, tmp_path, capsys):
     words = ["--detector", "resnet_tiny", "--protocol", "demo_robustness", "--out", str(tmp_path / "runs")]
     settings = [
         "train.epochs=1",
         "run.workers=0",
         "run.progress=false",
         "run.device=cpu",
-        f"data.root={tmp_path / 'data'}",
+        f"data.root={demo}",
     ]
     chosen = "protocol.corruptions={blur: [1, 5], noise: [1, 5]}"
     assert main(["train", *words, *settings, chosen]) == 0

@@ -358,19 +358,19 @@ def test_images_normalised_otherwise_are_renormalised_and_other_sizes_refused():
     assert not ours.renormalises
     assert theirs.renormalises
     assert theirs.state_dict().keys() == ours.detector.state_dict().keys()
-    with pytest.raises(UserError, match=r"takes images of 224 pixels and is given 256: say resolution: 224, or input:"):
+    with pytest.raises(UserError, match=r"takes images of 224 pixels and is given 256: set resolution: 224, or input:"):
         _settings("resproto_fd", {"resolution": 256})
     with pytest.raises(UserError, match=r"univfd takes the centre of a face.*input: \{fit: resize\}"):
         _settings("univfd", {"resolution": 224})
     with pytest.raises(UserError, match=r"DeepfakeBench's YAML, detector 'univfd': unknown key 'input.sise'"):
         _settings("univfd", {"resolution": 224, "input": {"sise": 3}})
-    with pytest.raises(UserError, match=r"takes images .*, not \[6, 1, 3, 32, 32\]: say video_mode: false"):
+    with pytest.raises(UserError, match=r"takes images .*, not \[6, 1, 3, 32, 32\]: set video_mode: false"):
         ours(batch(image=IMAGES[:, None]))
 
 
 def test_what_a_detector_asks_for_and_does_not_get_is_named():
     sd2 = {"model": {**TINY, "lora_rank": None, "labels": "simple"}}
-    with pytest.raises(UserError, match=r"asks for captions_.*forgery_type in training.* say leave_out: \[captions_"):
+    with pytest.raises(UserError, match=r"asks for captions_.*forgery_type in training.* set leave_out: \[captions_"):
         hosted("sd2", **sd2).train()(batch())
     lacking = sorted(hosted("sd2", **sd2).detector.requires)
     there = hosted("sd2", **sd2, leave_out=lacking).train()
@@ -386,7 +386,7 @@ def test_masks_reach_a_detector_that_asks_for_them(monkeypatch):
     there.detector.requires = frozenset({"mask"})
     head = there.detector.head
     monkeypatch.setattr(there.detector, "head", lambda *a, mask=None, **k: given.append(mask) or head(*a, **k))
-    with pytest.raises(UserError, match=r"asks for mask in training, .* say with_mask: true, or say leave_out"):
+    with pytest.raises(UserError, match=r"asks for mask in training, .* set with_mask: true, or set leave_out"):
         there(batch())
     there(batch(mask=torch.full((6, 32, 32, 1, 3), 255.0)))
     assert torch.equal(given[0], torch.ones(6, 1, 32, 32))

@@ -24,11 +24,10 @@ from sklearn.metrics import roc_auc_score
 
 from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.detectors import create_detector
-from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.trainer import checkpoint, distributed, trainer
 from resproto_fd.trainer.data import Normaliser
 from resproto_fd.trainer.distributed import World
-from resproto_fd.trainer.scoring import score_frames
+from resproto_fd.trainer.scoring import ScoringOptions, score_frames
 from resproto_fd.trainer.trainer import Trainer, exclusive
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -133,7 +132,7 @@ def fitted(world, folder, name, accumulate, **changes):
     validation = made_dataset(config, videos=5, split="test")
 
     def validate(detector):
-        scored = score_frames(detector, validation, fitting.normalise, world, batch_size=4, progress=False)
+        scored = score_frames(detector, validation, fitting.normalise, world, ScoringOptions(4, progress=False))
         found.append(scored.scores)
         return {"frame_auc": roc_auc_score(validation.frames.labels, scored.scores)}
 
@@ -232,7 +231,9 @@ def scored(world, shapes, broken=(), skip_bad=False):
     config, results = made_config(), []
     for videos, frames in shapes:
         data = made_dataset(config, videos=videos, frames=frames, split="test", store=MadeStore(broken))
-        results.append(score_frames(detector, data, normaliser, world, batch_size=4, skip_bad=skip_bad, progress=False))
+        results.append(
+            score_frames(detector, data, normaliser, world, ScoringOptions(4, skip_bad=skip_bad, progress=False))
+        )
     return results
 
 
@@ -327,12 +328,10 @@ def test_a_training_frame_that_one_process_cannot_read_ends_all_with_a_message(t
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def bench(demo, tmp_path_factory):
     """Runs of a tiny ResProto-FD on the tiny demo data, in float64; one of one process is done."""
-    data = tmp_path_factory.getbasetemp() / "tiny_demo"
-    make_demo(data, size="tiny", workers=1)
     settings = ["train.precision=fp64", "model.backbone.vision_cfg.patch_dropout=0.0"]
-    bench = Bench(tmp_path_factory.mktemp("runs"), data, forked=True, settings=settings)
+    bench = Bench(tmp_path_factory.mktemp("runs"), demo, forked=True, settings=settings)
     bench.left_alone()
     return bench
 
@@ -432,7 +431,7 @@ def stopped_while_waiting(world):
 
     data = made_dataset(made_config(), videos=1, frames=3, split="test", store=Stopping())
     normaliser = Normaliser([0.5] * 3, [0.5] * 3, CPU, torch.float32, False)
-    return score_frames(TinyDetector(), data, normaliser, world, batch_size=4, progress=False)
+    return score_frames(TinyDetector(), data, normaliser, world, ScoringOptions(4, progress=False))
 
 
 def test_a_process_that_waits_for_the_others_scores_stops_with_them(tmp_path):

@@ -191,7 +191,7 @@ def test_a_control_without_faces_above_chance_is_warned_of(tmp_path, blind_sees)
     assert bool(warnings(section)) == blind_sees
     build([tmp_path / "runs"], tmp_path / "board")
     page = (tmp_path / "board" / "index.html").read_text()
-    assert ("something beside the face goes with the label" in page) == blind_sees
+    assert ("something other than the face goes with the label" in page) == blind_sees
 
 
 def test_controls_are_not_ranked_and_the_margin_over_the_probe_is_printed(tmp_path):

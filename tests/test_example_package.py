@@ -13,7 +13,7 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector, registry
 from resproto_fd.trainer.data import Normaliser
 from resproto_fd.trainer.distributed import World
-from resproto_fd.trainer.scoring import score_frames
+from resproto_fd.trainer.scoring import ScoringOptions, score_frames
 from resproto_fd.trainer.trainer import Trainer
 from resproto_fd.training import cli
 
@@ -58,7 +58,9 @@ def test_it_is_fitted_and_scores(installed, tmp_path):
     detector, data = create_detector("colour_moments"), made_dataset(config)
     Trainer(detector, data, config, CPU, tmp_path / "run").fit()
     normalise = Normaliser([0.5] * 3, [0.5] * 3, CPU.device, torch.float32, False)
-    found = score_frames(detector, made_dataset(config, split="test"), normalise, CPU, batch_size=5, progress=False)
+    found = score_frames(
+        detector, made_dataset(config, split="test"), normalise, CPU, ScoringOptions(5, progress=False)
+    )
     labels = np.asarray(data.frames.labels)
     assert found.scores[labels == 1].mean() > found.scores[labels == 0].mean() + 0.2
 

@@ -10,7 +10,7 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.trainer.data import Normaliser
 from resproto_fd.trainer.distributed import World
-from resproto_fd.trainer.scoring import score_frames
+from resproto_fd.trainer.scoring import ScoringOptions, score_frames
 from resproto_fd.trainer.trainer import Trainer
 
 IMAGES = torch.randn(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -31,7 +31,9 @@ def test_our_trainer_fits_it_and_scores_with_it(tmp_path):
     Trainer(detector, data, config, CPU, tmp_path).fit()
     assert detector.model.epoch == 29
     normalise = Normaliser([0.5] * 3, [0.5] * 3, CPU.device, torch.float32, False)
-    found = score_frames(detector, made_dataset(config, split="test"), normalise, CPU, batch_size=5, progress=False)
+    found = score_frames(
+        detector, made_dataset(config, split="test"), normalise, CPU, ScoringOptions(5, progress=False)
+    )
     labels = np.asarray(data.frames.labels)
     assert found.scores[labels == 1].min() > found.scores[labels == 0].max()
 

@@ -6,12 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = Path(__file__).resolve().parents[1] / "benchmarks" / "house.py"
 SPEC = importlib.util.spec_from_file_location("house", PROGRAM)
 house = importlib.util.module_from_spec(SPEC)
 sys.modules["house"] = house  # its data class looks its module up
 SPEC.loader.exec_module(house)
-GRAPH = house.read_imports()
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return house.read_imports()
 
 
 def graph_of(tmp_path, **sources):
@@ -23,26 +29,26 @@ def graph_of(tmp_path, **sources):
     return house.read_imports(tmp_path)
 
 
-def test_the_graph_holds_the_whole_package():
-    assert len(GRAPH.files) > 150
-    assert sum(map(len, GRAPH.edges.values())) > 500
-    assert "trainer.trainer" in GRAPH.edges
-    assert {"configs.errors", "trainer.data"} <= GRAPH.edges["trainer.trainer"]
+def test_the_graph_holds_the_whole_package(graph):
+    assert len(graph.files) > 150
+    assert sum(map(len, graph.edges.values())) > 500
+    assert "trainer.trainer" in graph.edges
+    assert {"configs.errors", "trainer.data"} <= graph.edges["trainer.trainer"]
 
 
-def test_no_modules_import_each_other_in_a_circle():
-    assert GRAPH.circles() == []
+def test_no_modules_import_each_other_in_a_circle(graph):
+    assert graph.circles() == []
 
 
-def test_no_module_imports_one_of_a_higher_room():
-    assert GRAPH.backward() == []
+def test_no_module_imports_one_of_a_higher_room(graph):
+    assert graph.backward() == []
 
 
-def test_every_folder_has_its_place_in_the_order():
+def test_every_folder_has_its_place_in_the_order(graph):
     rooms = {room for row in house.ORDER for room in row}
-    folders = {".".join(path.parent.relative_to(house.ROOT).parts) for path in GRAPH.files.values()}
+    folders = {".".join(path.parent.relative_to(house.ROOT).parts) for path in graph.files.values()}
     assert folders <= rooms
-    assert all(room in folders or room in GRAPH.files for room in rooms)
+    assert all(room in folders or room in graph.files for room in rooms)
 
 
 def test_imports_in_functions_relative_ones_and_ones_for_the_type_checker_count(tmp_path):
@@ -70,10 +76,10 @@ def test_an_import_of_a_higher_room_is_found(tmp_path):
     assert graph.circles() == []
 
 
-def test_the_steps_of_a_frames_way_are_functions_of_their_files():
-    assert house.unknown_steps(house.STORE_TO_LOSS, GRAPH) == []
-    assert house.unknown_steps(house.STORE_TO_PAGE, GRAPH) == []
-    assert house.unknown_steps(("trainer.trainer:nothing", "nowhere:at_all"), GRAPH) == [
+def test_the_steps_of_a_frames_way_are_functions_of_their_files(graph):
+    assert house.unknown_steps(house.STORE_TO_LOSS, graph) == []
+    assert house.unknown_steps(house.STORE_TO_PAGE, graph) == []
+    assert house.unknown_steps(("trainer.trainer:nothing", "nowhere:at_all"), graph) == [
         "trainer.trainer:nothing",
         "nowhere:at_all",
     ]

@@ -19,7 +19,6 @@ import torch
 from filelock import FileLock
 from made import made_config, made_dataset
 
-from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.data import EvaluationBatches, make_loader, watched
 
@@ -32,11 +31,9 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its runs"
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def bench(demo, tmp_path_factory):
     """Runs of a tiny ResProto-FD on the tiny demo data; one is done and was left alone."""
-    data = tmp_path_factory.getbasetemp() / "tiny_demo"
-    make_demo(data, size="tiny", workers=1)
-    bench = Bench(tmp_path_factory.mktemp("runs"), data, forked=True)
+    bench = Bench(tmp_path_factory.mktemp("runs"), demo, forked=True)
     bench.left_alone()
     return bench
 

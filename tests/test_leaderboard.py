@@ -205,7 +205,7 @@ def test_rows_scored_on_other_frames_and_skipped_frames_are_noted():
     results[3].tests["B"] = scored(0.7, frames_hash="d" * 64, skipped=3)
     assert notes(only(results)) == [
         "B: c, seed 0 was not scored on the same frames as the rest.",
-        "B: d, seed 0: 3 unreadable frames left out.",
+        "B: d, seed 0: 3 frames could not be read and are left out.",
     ]
 
 

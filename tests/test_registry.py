@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 from torch import nn
 
+from resproto_fd import detectors
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector, register, registry
@@ -206,3 +207,64 @@ def test_an_entry_point_may_not_take_a_built_in_name(clean_registry, monkeypatch
     offer(monkeypatch, clip="elsewhere")
     with pytest.raises(UserError, match=r"'clip' is taken by resproto_fd\.detectors\.clip; elsewhere"):
         registry.class_names()
+
+
+OWN_CLASS = """
+from torch import Tensor, nn
+from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.registry import register
+
+@register("brand_new")
+class BrandNew(Detector):
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.body, self.classifier = nn.Conv2d(3, width, 3), nn.Linear(width, 2)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.body(images).mean(dim=(2, 3))
+
+    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        return two_class_output(self.classifier(features), features, labels)
+"""
+
+
+@pytest.fixture
+def two_edits(clean_registry, tmp_path, monkeypatch):
+    """A class file and a preset in folders that stand for this repository's."""
+    for folder in ("detectors", "configs/detectors"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "detectors" / "brand_new.py").write_text(OWN_CLASS)
+    (tmp_path / "detectors" / "a_helper.py").write_text("# registers nothing\n")
+    preset = "detector: brand_new\ntitle: New\nparameters: 1922\ntiny: {width: 4}\n"
+    (tmp_path / "configs" / "detectors" / "brand_new.yaml").write_text(preset)
+    cached = registry._own_modules, loading.names
+    for function in cached:
+        function.cache_clear()
+    for module in (registry, loading):
+        monkeypatch.setattr(module, "files", lambda package: tmp_path / package.rpartition(".")[2])
+    monkeypatch.setattr(detectors, "__path__", [*detectors.__path__, str(tmp_path / "detectors")])
+    yield
+    monkeypatch.undo()
+    sys.modules.pop("resproto_fd.detectors.brand_new", None)
+    for function in cached:
+        function.cache_clear()
+
+
+def test_a_class_file_and_a_preset_make_a_detector_that_is_listed_and_tested(two_edits, monkeypatch):
+    import test_detectors
+    import tiny
+
+    tiny._presets.cache_clear()
+    (row,) = registry.describe_detectors()
+    assert (row["name"], row["class"]) == ("brand_new", "brand_new")
+    assert registry.class_names() == ["brand_new"]
+    assert "resproto_fd.detectors.brand_new" not in sys.modules
+    case = tiny.tiny("brand_new")
+    assert case == {"width": 4}
+    monkeypatch.setitem(tiny.CASES, "brand_new", ("brand_new", case))
+    assert tiny.trains("brand_new")
+    test_detectors.test_outputs_have_their_shapes_and_ranges("brand_new")
+    test_detectors.test_every_trainable_parameter_gets_a_finite_gradient("brand_new")
+    test_detectors.test_scores_depend_on_the_image_alone("brand_new")
+    test_detectors.assert_listed_as_built(loading.load("detectors", "brand_new"), create_detector("brand_new"))
+    tiny._presets.cache_clear()

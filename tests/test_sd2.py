@@ -12,7 +12,7 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.parts.clip_tower import load_clip
 from resproto_fd.detectors.parts.cross_layer_attention import CrossLayerAttention
-from resproto_fd.detectors.parts.lora import ProjectedAttention, add_lora, merge_lora
+from resproto_fd.detectors.parts.lora import ProjectedAttention, add_lora
 from resproto_fd.detectors.sd2 import TYPES, classification_loss, text_labels
 from resproto_fd.losses.siglip import siglip_loss
 
@@ -202,7 +202,7 @@ def test_projected_attention_gives_the_numbers_of_the_attention_it_is_made_from(
     torch.testing.assert_close(ProjectedAttention(attention)(x, x, x, attn_mask=mask)[0], expected)
 
 
-def test_adapters_start_as_nought_alone_train_and_merged_equal_unmerged():
+def test_adapters_start_as_nought_and_alone_train():
     clip = load_clip(TINY_VIT["backbone"], None).eval()
     before = clip(IMAGES)
     add_lora(clip.visual, rank=2, alpha=8, dropout=0.5)
@@ -213,10 +213,7 @@ def test_adapters_start_as_nought_alone_train_and_merged_equal_unmerged():
     for parameter in trained.values():
         torch.nn.init.normal_(parameter, std=0.1)
     clip.eval()
-    adapted = clip(IMAGES)
-    assert (adapted - before).abs().max() > 1e-3
-    merge_lora(clip.visual)
-    torch.testing.assert_close(clip(IMAGES), adapted, atol=1e-5, rtol=1e-5)
+    assert (clip(IMAGES) - before).abs().max() > 1e-3
 
 
 def test_an_adapter_adds_alpha_by_r_times_b_a():

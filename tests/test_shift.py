@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.training.cli import main
 from resproto_fd.training.measures import shift
 from resproto_fd.training.results import RunResult
@@ -63,10 +62,9 @@ def test_without_both_classes_there_is_no_threshold():
     assert shift.thresholds(table([0.1, 0.2], [0, 0])) == {}
 
 
-def test_a_run_keeps_its_shift_and_what_it_costs(tmp_path):
-    make_demo(tmp_path / "data", size="tiny")
+def test_a_run_keeps_its_shift_and_what_it_costs(demo, tmp_path):
     words = ["--detector", "resnet_tiny", "--protocol", "demo_cross", "--out", str(tmp_path / "runs")]
-    quiet = [f"data.root={tmp_path / 'data'}", "run.workers=0", "run.progress=false", "run.device=cpu"]
+    quiet = [f"data.root={demo}", "run.workers=0", "run.progress=false", "run.device=cpu"]
     assert main(["train", *words, "train.epochs=1", *quiet]) == 0
     folder = tmp_path / "runs" / "demo_cross" / "resnet_tiny" / "seed0"
     result = RunResult.load(folder / "result.json")

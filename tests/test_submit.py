@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.training.board.building import build
 from resproto_fd.training.cli import main
 from resproto_fd.training.results import RunResult
@@ -14,10 +13,8 @@ from resproto_fd.training.scores import ScoreTable
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("submit") / "data"
-    make_demo(folder, size="tiny")
-    return folder
+def data(demo):
+    return demo
 
 
 @pytest.fixture

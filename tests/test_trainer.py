@@ -18,7 +18,7 @@ from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.data import EvaluationBatches, Normaliser, TrainBatches, make_loader, watched
 from resproto_fd.trainer.distributed import World
 from resproto_fd.trainer.optimizers import climbed, lr_factor
-from resproto_fd.trainer.scoring import score_frames
+from resproto_fd.trainer.scoring import ScoringOptions, score_frames
 from resproto_fd.trainer.trainer import Trainer, exclusive
 
 CPU = World(0, 1, torch.device("cpu"))
@@ -43,7 +43,9 @@ def test_training_lowers_the_loss_and_separates_the_classes(tmp_path):
     config = made_config(epochs=12)
     trainer = make_trainer(tmp_path, config)
     trainer.fit()
-    scored = score_frames(trainer.detector, made_dataset(config, split="test"), trainer.normalise, CPU, batch_size=5)
+    scored = score_frames(
+        trainer.detector, made_dataset(config, split="test"), trainer.normalise, CPU, ScoringOptions(5)
+    )
     labels = made_dataset(config, split="test").frames.labels
     assert scored.scores[labels == 1].mean() > scored.scores[labels == 0].mean() + 0.2
 
@@ -513,12 +515,12 @@ def test_scores_come_in_order_with_their_variants_and_unreadable_frames_are_list
     checkpoint.seed_everything(0)
     detector = TinyDetector()
     normaliser = Normaliser([0.5] * 3, [0.5] * 3, CPU.device, torch.float32, False)
-    whole = score_frames(detector, data, normaliser, CPU, batch_size=5)
+    whole = score_frames(detector, data, normaliser, CPU, ScoringOptions(5))
     assert whole.index.tolist() == list(range(len(data)))
     np.testing.assert_allclose(whole.variants["flipped"], 1 - whole.scores, atol=1e-6)
     with pytest.raises(UserError, match="is broken"):
-        score_frames(detector, broken, normaliser, CPU, batch_size=5)
-    part = score_frames(detector, broken, normaliser, CPU, batch_size=5, skip_bad=True)
+        score_frames(detector, broken, normaliser, CPU, ScoringOptions(5))
+    part = score_frames(detector, broken, normaliser, CPU, ScoringOptions(5, skip_bad=True))
     assert [frame.index for frame in part.skipped] == [2]
     assert 2 not in part.index
     assert detector.training
@@ -531,7 +533,7 @@ def test_scores_that_are_not_numbers_are_refused_by_frame():
         detector.classifier.weight.fill_(float("nan"))
     normaliser = Normaliser([0.5] * 3, [0.5] * 3, CPU.device, torch.float32, False)
     with pytest.raises(UserError, match="36 of 36 scores are not finite numbers, first of Made/real/test000/000"):
-        score_frames(detector, made_dataset(config, split="test"), normaliser, CPU, batch_size=5)
+        score_frames(detector, made_dataset(config, split="test"), normaliser, CPU, ScoringOptions(5))
 
 
 def test_a_batch_larger_than_the_data_or_not_divisible_is_refused():

@@ -31,10 +31,14 @@ IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 1, 0, 1, 1])
 
 
+@lru_cache
+def _presets() -> list:
+    return [loading.load("detectors", preset) for preset in loading.names("detectors")]
+
+
 def tiny(name: str) -> dict:
     """Keywords that make a class small: `tiny` of the preset of its name, else of another preset of the class."""
-    presets = [loading.load("detectors", preset) for preset in loading.names("detectors")]
-    own = sorted((preset for preset in presets if preset.detector == name), key=lambda preset: preset.name != name)
+    own = sorted((preset for preset in _presets() if preset.detector == name), key=lambda preset: preset.name != name)
     keywords = dict(next((preset.tiny for preset in own if preset.tiny), {}))
     if keywords.get("backbone") in BACKBONES:
         keywords["backbone"] = BACKBONES[keywords["backbone"]]

@@ -42,6 +42,26 @@ class Scored:
     features: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class ScoringOptions:
+    """
+    Attributes:
+        batch_size: Frames at a time, of all processes together.
+        workers: Data workers of each process.
+        skip_bad: Leave out frames that cannot be read, instead of stopping.
+        title: Shown by the progress bar.
+        progress: Whether a bar is shown.
+        keep_features: Whether the features are kept too.
+    """
+
+    batch_size: int
+    workers: int = 0
+    skip_bad: bool = False
+    title: str = "scoring"
+    progress: bool = True
+    keep_features: bool = False
+
+
 @contextmanager
 def interruptible():
     """Within it a stop signal raises Interrupted at once: nothing is lost but what can be computed again."""
@@ -60,45 +80,40 @@ def score_frames(
     dataset: FrameDataset,
     normalise: Normaliser,
     world: World,
-    *,
-    batch_size: int,
-    workers: int = 0,
-    skip_bad: bool = False,
-    title: str = "scoring",
-    progress: bool = True,
-    keep_features: bool = False,
+    options: ScoringOptions,
 ) -> Scored:
     """P(fake) of every frame of a data set, by a detector in evaluation mode and in full precision.
 
     Raises:
-        UserError: A frame cannot be read and `skip_bad` is off; or a score is not a finite number: its frame is named.
+        UserError: A frame cannot be read and `options.skip_bad` is off; or a score is not a finite number. The frame is
+            named.
         Interrupted: A stop signal came.
     """
     was_training = detector.training
     detector.eval()
-    batches = EvaluationBatches(len(dataset), batch_size, world.rank, world.size)
-    loader = make_loader(dataset, batches, workers, world.device)
+    batches = EvaluationBatches(len(dataset), options.batch_size, world.rank, world.size)
+    loader = make_loader(dataset, batches, options.workers, world.device)
     parts, skipped = [], []
     try:
         for batch in tqdm(
             watched(loader),
             total=len(batches),
-            desc=title,
-            disable=None if progress and world.is_main else True,
+            desc=options.title,
+            disable=None if options.progress and world.is_main else True,
             leave=False,
         ):
             skipped += batch["bad"]
-            if batch["bad"] and not skip_bad:
+            if batch["bad"] and not options.skip_bad:
                 raise UserError(batch["bad"][0].message)
             if "image" not in batch:
                 continue
             images = normalise(batch["image"])
-            if keep_features:
+            if options.keep_features:
                 features = detector.encode(images)
                 output = detector.head(features)
             else:
                 output = detector(images)
-            kept = {FEATURES: features.float()} if keep_features else {}
+            kept = {FEATURES: features.float()} if options.keep_features else {}
             parts.append((batch["index"], output.scores, output.variants | kept))
     finally:
         detector.train(was_training)

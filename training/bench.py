@@ -16,7 +16,7 @@ from resproto_fd.trainer.augment.transforms import plain_transform
 from resproto_fd.trainer.data import FrameDataset, Normaliser
 from resproto_fd.trainer.distributed import World
 from resproto_fd.trainer.frame_list import FrameList
-from resproto_fd.trainer.scoring import Scored, score_frames
+from resproto_fd.trainer.scoring import Scored, ScoringOptions, score_frames
 from resproto_fd.training.features import features_path, save_features
 from resproto_fd.training.measures.metrics import table_metrics
 from resproto_fd.training.protocols import ResolvedProtocol
@@ -148,11 +148,7 @@ class Bench:
         transform = plain_transform(self.config.detector.input)
         change = job.change or change_of(self.config.protocol)
         dataset = FrameDataset(job.frames, self.resolved.stores, transform, change=change)
-        return score_frames(
-            detector,
-            dataset,
-            self.normalise,
-            self.world,
+        options = ScoringOptions(
             batch_size=run.test_batch_size,
             workers=run.workers,
             skip_bad=self.config.data.on_bad_frame == "skip",
@@ -160,6 +156,7 @@ class Bench:
             progress=run.progress,
             keep_features=job.keep_features,
         )
+        return score_frames(detector, dataset, self.normalise, self.world, options)
 
     def _table(self, job: Job, scored: Scored, sha: str | None) -> ScoreTable:
         return ScoreTable.of_frames(

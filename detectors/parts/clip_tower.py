@@ -109,7 +109,7 @@ class Clip(nn.Module):
         size = self.visual.image_size
         size = tuple(size) if isinstance(size, Sequence) else (size, size)
         if fixed and tuple(images.shape[-2:]) != size:
-            raise UserError(f"images are {tuple(images.shape[-2:])}, this CLIP takes {size}: say input.size={size[0]}")
+            raise UserError(f"images are {tuple(images.shape[-2:])}, this CLIP takes {size}: set input.size={size[0]}")
 
     def _follow_quick_gelu(self) -> None:
         wanted, other = (QuickGELU, nn.GELU) if self.quick_gelu else (nn.GELU, QuickGELU)
@@ -232,7 +232,7 @@ def _find_weights(backbone: Backbone, pretrained: str | None) -> tuple[Path | No
 def _fetch(backbone: str, tag: str, source: dict[str, Any]) -> Path:
     repository, _, name = source.get("hf_hub", "").rpartition("/")
     names = [name] if name else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    remedy = "say model.pretrained=/path/to/the/file"
+    remedy = "set model.pretrained=/path/to/the/file"
     if source.get("quick_gelu"):
         remedy += " (and model.quick_gelu=true, unless it is OpenAI's .pt)"
     return fetch(f"pretrained '{tag}' of {backbone}", repository, names, source.get("url", ""), remedy)

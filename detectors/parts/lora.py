@@ -5,7 +5,6 @@ Legend: B batch, T tokens, D width.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,16 +71,6 @@ def add_lora(tower: nn.Module, rank: int, alpha: float, dropout: float, targets:
         inject_adapter_in_model(config, tower)
     except ValueError as error:
         raise UserError(f"LoRA: {type(tower).__name__} has no layers called {', '.join(targets)}: {error}") from error
-
-
-@torch.no_grad()
-def merge_lora(tower: nn.Module) -> None:
-    """Adds what the adapters have learnt to the weights beside them: the same numbers, without the adapters' cost."""
-    from peft.tuners.lora import LoraLayer
-
-    for module in tower.modules():
-        if isinstance(module, LoraLayer):
-            module.merge()
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

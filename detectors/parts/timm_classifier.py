@@ -79,11 +79,11 @@ def _published_weights(name: str) -> dict[str, Any]:
     """Keywords of `timm.create_model` for the published weights, fetched."""
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
-        raise UserError(f"timm has no weights of '{name}'; say pretrained: null for random ones, or a file")
+        raise UserError(f"timm has no weights of '{name}'; set pretrained: null for random ones, or a file")
     repository = config.hf_hub_id or ""
     if repository.endswith("/"):
         repository += f"{config.architecture}.{config.tag}" if config.tag else config.architecture
     names = [config.hf_hub_filename] if config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
     url = config.url if isinstance(config.url, str) else ""
-    path = fetch(f"pretrained weights of {name}", repository, names, url, "say model.pretrained=/path/to/the/file")
+    path = fetch(f"pretrained weights of {name}", repository, names, url, "set model.pretrained=/path/to/the/file")
     return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}

@@ -85,7 +85,7 @@ def _entries(labels, path: Path):
         for split in SPLITS:
             table = splits.get(split, {}) if isinstance(splits, dict) else None
             if not isinstance(table, dict):
-                raise UserError(f"{path}: {label}, {split}: is not a table of videos")
+                raise UserError(f"{path}: {label}, {split}: expected a table of videos")
             for name, entry in table.items():
                 nested = isinstance(entry, dict) and "frames" not in entry
                 for level, video, inner in (

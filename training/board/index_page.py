@@ -1,6 +1,6 @@
 """The leaderboard's first page: a table and small charts for each protocol and metric.
 
-Ranks, best values and order are decided in `table`; the page's script only sorts, filters and switches.
+`table` decides ranks, best values and order. The page's script only sorts, filters and switches.
 """
 
 from typing import Any
@@ -58,7 +58,7 @@ _OVERVIEW = [
 
 
 def _overview(section: Section) -> dict[str, Any]:
-    """A line a protocol: what is there, and what leads."""
+    """A line for each protocol: its counts, and the row that leads."""
     ranked = [line for line in section.table(FIRST_METRIC) if line.rank == 1]
     best = ranked[0].cells[-1].shown if ranked else None
     counts = len(section.rows), sum(len(row.runs) for row in section.rows), len(section.test_sets)
@@ -111,15 +111,15 @@ def _columns(section: Section, name: str) -> list[Column]:
     metric = METRICS[name]
     best_first = "descending" if metric.higher_is_better else "ascending"
     where = ", ".join(section.mean_sets) or "no test set"
-    tip = f"Unweighted mean over {where}; the rank is by it"
+    tip = f"Unweighted mean over {where}; it decides the rank"
     small = f"of {count(len(section.mean_sets), 'set')}"
     columns = [
-        Column("#", "Rank by the mean; equal printed means share a rank", "rank", first="ascending", test_set=""),
+        Column("#", "Rank by the mean; means that print the same share a rank", "rank", first="ascending", test_set=""),
         Column("Detector", "Name of the preset; its page holds curves, runs and configuration", "t name",
                first="ascending"),
         *(_set_column(section, name, test_set) for test_set in section.test_sets),
         Column("Mean", tip, small=small, first=best_first, test_set=""),
-        Column("Seeds", "Number of runs that differ in nothing but the seed", first="descending"),
+        Column("Seeds", "Number of runs that differ only in the seed", first="descending"),
     ]  # fmt: skip
     if (probe := section.probe_mean(name)) is not None:
         tip = f"Mean {metric.title} minus that of the frozen-CLIP probe, {probe:.{DIGITS}f}"
@@ -139,14 +139,14 @@ def _set_column(section: Section, name: str, test_set: str) -> Column:
 
 
 _RACE = [
-    Column("Backbone", "Of the detector; own: spelt out in its configuration", "t", first="ascending"),
+    Column("Backbone", "Backbone of the detector; own: its configuration describes it", "t", first="ascending"),
     Column("Parameters", "All parameters of the detector, trained or not, in millions", first="ascending"),
-    Column("FLOPs", "Of one frame, in billions, two a multiply-add", first="ascending"),
+    Column("FLOPs", "FLOPs of one frame in billions; a multiply-add counts as two", first="ascending"),
     Column("Input", "Side of the image that the detector sees, in pixels", first="ascending"),
-    Column("Training images", "Seen in training, repeats counted", first="ascending"),
-    Column("Fidelity", "How close to its paper the implementation is; see the row's page", "t", first="ascending"),
+    Column("Training images", "Images seen in training; repeats count", first="ascending"),
+    Column("Fidelity", "How close the implementation is to its paper; see the row's page", "t", first="ascending"),
 ]
-_CHECKPOINT = Column("Checkpoint", "How the tested checkpoint was chosen: part of every number", "t", first="ascending")
+_CHECKPOINT = Column("Checkpoint", "How the tested checkpoint was chosen", "t", first="ascending")
 
 
 def _line(line: Line, section: Section, name: str) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _over_probe(line: Line, section: Section, name: str) -> list[CellView]:
 
 
 def _race(row: Row) -> list[CellView]:
-    """What makes a comparison fair or not: backbone, size, cost, input, training images, fidelity."""
+    """What decides whether a comparison is fair: backbone, size, cost, input, training images, fidelity."""
     run, missing = row.first, CellView(NOT_STORED, sort="", kind="none")
 
     def amount(value: float | None, text: str) -> CellView:
@@ -191,7 +191,7 @@ def _race(row: Row) -> list[CellView]:
     name, size = backbone(run), input_size(run)
     badge, deviations = fidelity(run)
     return [
-        missing if name == NOT_STORED else CellView(name, kind="t"),
+        CellView(name, sort="", kind="t none") if name == NOT_STORED else CellView(name, kind="t"),
         amount(run.parameters, f"{(run.parameters or 0) / 1e6:.3g} M"),
         amount(run.compute.gflops, f"{run.compute.gflops or 0:.3g} G"),
         amount(size, f"{size}"),
@@ -201,7 +201,7 @@ def _race(row: Row) -> list[CellView]:
 
 
 def _plots(section: Section, name: str, lines: list[Line]) -> list[tuple[str, str]]:
-    """A small chart a test set on one common axis: a dot for each row's mean and a faint one for each seed."""
+    """A small chart for each test set, all on one axis: a dot for each row's mean and a faint one for each seed."""
     values = [value for line in lines for cell in line.cells[:-1] for value in cell.values]
     if not values:
         return []

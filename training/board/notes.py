@@ -1,4 +1,4 @@
-"""What a reader must know before comparing rows: notes and warnings of a table, in sentences."""
+"""Notes and warnings of a table in sentences: what a reader must know before comparing rows."""
 
 from collections import Counter
 
@@ -6,16 +6,18 @@ from resproto_fd.training.board.table import DIGITS, Row, Section
 
 
 def notes(section: Section) -> list[str]:
-    """What a reader must know before comparing rows of this table."""
+    """Everything that a reader must know before comparing rows of a table, the warnings first."""
     found = [*warnings(section), *margins(section)]
     for name in section.test_sets:
         tests = [(row, run, run.tests[name]) for row in section.rows for run in row.runs if name in run.tests]
         for reason in sorted({test.undefined for *_, test in tests if test.undefined}):
-            found.append(f"{name}: {reason}, so all metrics but accuracy are undefined.")
+            found.append(f"{name}: {reason}, so only accuracy is defined.")
         usual = Counter(test.frames_hash for *_, test in tests).most_common(1)[0][0]
         for row, run, test in tests:
             if test.skipped:
-                found.append(f"{name}: {row.name}, seed {run.seed}: {test.skipped} unreadable frames left out.")
+                found.append(
+                    f"{name}: {row.name}, seed {run.seed}: {test.skipped} frames could not be read and are left out."
+                )
             elif test.frames_hash != usual:
                 found.append(f"{name}: {row.name}, seed {run.seed} was not scored on the same frames as the rest.")
     for row in section.rows:
@@ -26,10 +28,10 @@ def notes(section: Section) -> list[str]:
 
 
 def warnings(section: Section) -> list[str]:
-    """Controls that see no face and are above chance all the same: something else goes with the label."""
+    """Warn of controls that see no face and are still above chance."""
     return [
-        f"{name}: {row.first.title} sees no face, and its frame AUC {above}): something beside the face goes with "
-        "the label; a detector may use it."
+        f"{name}: {row.first.title} sees no face, and its frame AUC {above}): something other than the face goes "
+        "with the label. A detector may use it."
         for row in section.rows
         if row.control and not row.first.sees_faces
         for name in section.test_sets
@@ -38,7 +40,7 @@ def warnings(section: Section) -> list[str]:
 
 
 def margins(section: Section) -> list[str]:
-    """How far each ranked row's mean frame AUC is above that of the frozen-CLIP probe, the best if several."""
+    """How far the mean frame AUC of each ranked row is above that of the best frozen-CLIP probe; empty without one."""
     probe = section.probe_mean("frame_auc")
     if probe is None:
         return []
@@ -51,11 +53,11 @@ def margins(section: Section) -> list[str]:
             which = row.name if names[row.name] == 1 else f"{row.name} ({row.first.source}, {row.selection})"
             parts.append(f"{which} {mean - probe:+.{DIGITS}f}")
     text = ", ".join(parts)
-    return [f"Mean frame AUC over the frozen-CLIP probe's {probe:.{DIGITS}f}: {text}."] if text else []
+    return [f"Mean frame AUC minus that of the frozen-CLIP probe ({probe:.{DIGITS}f}): {text}."] if text else []
 
 
 def about_protocol(section: Section) -> list[str]:
-    """The protocol in words: its title, training sets, and what its YAML says of source and purpose."""
+    """The protocol in sentences: its title and training sets, then the note and the source from its YAML."""
     title, source, note = (str(section.protocol_content.get(key) or "") for key in ("title", "source", "note"))
     trained = f"Training sets: {', '.join(section.train)}." if section.train else ""
     first = ". ".join(filter(None, (title.rstrip("."), trained)))
@@ -63,7 +65,7 @@ def about_protocol(section: Section) -> list[str]:
 
 
 def fingerprint_warnings(tables: list[Section]) -> list[str]:
-    """One sentence for each protocol name that stands for more than one set of rules or frames."""
+    """Warn of protocol names that stand for more than one set of rules or frames."""
     counts = Counter(section.protocol for section in tables)
     return [
         f"{protocol} has {count} fingerprints: its rules or its frames differed between runs. Its rows are in "
@@ -74,10 +76,11 @@ def fingerprint_warnings(tables: list[Section]) -> list[str]:
 
 
 def _above_chance(row: Row, test_set: str) -> str:
-    """In words, by how much a row's frame AUC on a test set is above chance for sure; empty where it is not.
+    """A row's frame AUC on a test set in words, if it is surely above chance; else empty.
 
-    Of several seeds the interval of their mean counts, which the page prints. Of two or three it is long: that each
-    seed's own interval is above chance counts too. Where there is none over seeds, one seed's is enough.
+    With several seeds, the interval of their mean decides; the page prints it. This interval is long for two or three
+    seeds, so the row also counts as above chance if the interval of each seed is. If there is no interval over seeds,
+    one seed is enough.
     """
     own = [
         (limits.low, run)

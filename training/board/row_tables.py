@@ -79,14 +79,14 @@ def _method_lines(row: Row, test_set: str) -> list[tuple]:
 
 
 def shift(section: Section, run: RunResult) -> dict[str, Any]:
-    """How one threshold fares on other sets, and whether scores of different sets can be compared."""
+    """What one threshold gives on other test sets, and whether the scores of two sets can be compared."""
     sets, thresholds = [name for name in section.test_sets if name in run.tests], []
     for rule, words in _RULES.items():
         found = {name: run.tests[name].transfer[rule] for name in sets if rule in run.tests[name].transfer}
         if found:
             threshold = next(iter(found.values())).threshold
             lines = [([name], [rate_cell(each.fpr), rate_cell(each.tpr)]) for name, each in found.items()]
-            title = f"Threshold {threshold:.3f}, fixed at {words} on the split of the selection"
+            title = f"Threshold {threshold:.3f}, set at {words} on the selection split"
             heads = ["Test set", "False positive rate", "True positive rate"]
             thresholds.append(small_table(heads, lines, title, texts=1))
     cross, pooled = None, "undefined" if run.pooled_auc is None else f"{run.pooled_auc:.3f}"
@@ -144,7 +144,7 @@ def _severity_cells(runs: list[RunResult], test_set: str, corruption: str, level
 
 
 def old_metrics(tables: dict[str, ScoreTable]) -> TableView | None:
-    """DeepfakeBench's numbers beside ours, with what makes them differ."""
+    """DeepfakeBench's numbers beside ours, with the cause of each difference; None without score tables."""
     if not tables:
         return None
     lines = []

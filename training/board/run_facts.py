@@ -29,7 +29,7 @@ def row_facts(section: Section, row: Row) -> dict[str, str]:
         + ("" if run.trainable_parameters is None else f", {run.trainable_parameters:,} of them trained"),
         "FLOPs of one frame": NOT_STORED
         if run.compute.gflops is None
-        else f"{run.compute.gflops:.3g} billion, two a multiply-add",
+        else f"{run.compute.gflops:.3g} billion (a multiply-add counts as two)",
         "Input": f"{size} x {size} pixels" if size else NOT_STORED,
         "Training sets": _training_sets(run, section.train),
         "Training images seen": NOT_STORED if run.train_images is None else f"{run.train_images:,}",
@@ -58,7 +58,7 @@ def tags(row: Row) -> list[str]:
 
 
 def backbone(run: RunResult) -> str:
-    """The backbone's name, as the result or its configuration has it; "own" for one that is spelt out there."""
+    """Name of the backbone; "own" if the configuration describes it instead of naming it."""
     found = run.compute.backbone or _part(run, "detector", "model", "backbone")
     return "own" if isinstance(found, dict) else str(found) if found else NOT_STORED
 
@@ -70,7 +70,7 @@ def input_size(run: RunResult) -> int | None:
 
 
 def fidelity(run: RunResult) -> tuple[str, list[str]]:
-    """How close the implementation is to the paper, and where it deviates; ("", []) where the preset does not say."""
+    """How close the implementation is to its paper, and its deviations; ("", []) if the preset does not state them."""
     found, listed = _part(run, "detector", "fidelity"), _part(run, "detector", "deviations")
     return str(found or ""), [str(text) for text in listed] if isinstance(listed, list) else []
 
@@ -95,7 +95,7 @@ def _plain(value) -> str:
 
 
 def _part(run: RunResult, *keys: str):
-    """A value of the resolved configuration, None where a file of another make has none."""
+    """A value of the resolved configuration; None if the file does not hold it."""
     found = run.config
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None
@@ -103,7 +103,7 @@ def _part(run: RunResult, *keys: str):
 
 
 def _training_sets(run: RunResult, of_protocol: Sequence[str]) -> str:
-    """Of given weights those that they were trained on, where it is known; else the protocol's."""
+    """The training sets of given weights if they are known; for other weights the protocol's."""
     if run.trained_on is not None:
         return ", ".join(run.trained_on)
     return NOT_STORED if run.selected_on.rule == "given" else ", ".join(of_protocol)

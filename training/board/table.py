@@ -1,7 +1,7 @@
-"""The leaderboard as tables: one a protocol and fingerprint, a row for runs that differ in nothing but the seed.
+"""The leaderboard as tables: one for each protocol and fingerprint, with a row for runs that differ only in the seed.
 
-Rows of different fingerprints are never in one table. A checkpoint chosen on a test set (an oracle) is shown, marked,
-and never ranked.
+Rows of different fingerprints are never in one table. A checkpoint that was chosen on a test set (an oracle) is shown
+and marked, but never ranked.
 """
 
 import statistics
@@ -21,13 +21,13 @@ DIGITS = 3  # what pages print; rows that print the same number share a rank. Th
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of a result file, and how to speak of it."""
+    """A metric of a result file, with the words that explain it."""
 
     name: str
     title: str
     meaning: str
     higher_is_better: bool = True
-    chance: float | None = None  # what guessing gives, where that does not depend on how many fakes there are
+    chance: float | None = None  # what guessing gives; None if it depends on how many fakes there are
 
     @property
     def level(self) -> str:
@@ -41,12 +41,12 @@ class Metric:
 
 
 MEANINGS = {
-    "auc": ("AUC", "Area under the ROC curve, the chance that a fake scores above a real one, ties counting half"),
-    "ap": ("AP", "Average precision, fake being the positive class"),
-    "eer": ("EER", "Equal error rate, where false alarms equal misses on the interpolated ROC curve; lower is better"),
-    "acc": ("ACC", "Share of right answers with the threshold at 0.5; depends on how many fakes the set holds"),
+    "auc": ("AUC", "Area under the ROC curve: the probability that a fake scores above a real one (a tie counts half)"),
+    "ap": ("AP", "Average precision; fake is the positive class"),
+    "eer": ("EER", "Equal error rate: where false alarms equal misses on the interpolated ROC curve; lower is better"),
+    "acc": ("ACC", "Share of right answers at a threshold of 0.5; it depends on how many fakes the set holds"),
 }
-LEVELS = {"frame": "over frames", "video": "over videos, each scored by the mean of its frames"}
+LEVELS = {"frame": "over frames", "video": "over videos, a video's score being the mean of its frames' scores"}
 METRICS = {
     f"{level}_{short}": Metric(
         name=f"{level}_{short}",
@@ -83,7 +83,7 @@ class Cell:
 
 @dataclass
 class Row:
-    """The runs of one detector that differ in nothing but the seed."""
+    """The runs of one detector that differ only in the seed."""
 
     runs: list[RunResult]
     _over_seeds: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Row:
 
     @property
     def control(self) -> bool:
-        """Stands in the table for comparison; shown, never ranked or best."""
+        """Whether the row is a baseline: it is shown, but never ranked or best."""
         return self.first.role == "control"
 
     @property
@@ -130,8 +130,11 @@ class Row:
         return Cell(tuple(values))
 
     def limits(self, test_set: str, metric: str) -> tuple[float, float] | None:
-        """95 % interval of a cell: the stored one of a lone run; of several, that of the mean of their AUCs, from their
-        score tables. None where it is not known."""
+        """95 % interval of a cell; None if it is not known.
+
+        A lone run has it in its result file. For several runs it is the interval of the mean of their AUCs, computed
+        from their score tables.
+        """
         if len(self.runs) > 1:
             if test_set not in self._over_seeds:
                 self._over_seeds[test_set] = _limits_over_seeds(self.runs, test_set)
@@ -140,7 +143,7 @@ class Row:
         return None if found is None or found.low is None or found.high is None else (found.low, found.high)
 
     def mean(self, test_sets: list[str], metric: str) -> Cell:
-        """The unweighted mean over test sets, of each seed that has all of them."""
+        """Unweighted mean over test sets, for each seed that has all of them."""
         if not test_sets:
             return Cell(reason="no test set defines it")
         values = []
@@ -197,8 +200,11 @@ class Section:
 
     @cached_property
     def mean_sets(self) -> list[str]:
-        """The test sets that the ranking mean is over: those nobody was trained on (all, if there is no such set),
-        without those where a class is absent."""
+        """Test sets that the ranking mean is over.
+
+        These are the sets that no row was trained on, or all sets if there is no such set. Sets that lack a class are
+        left out.
+        """
         whole = [name for name in self.test_sets if any(row.cell(name, "frame_auc").values for row in self.rows)]
         return [name for name in whole if name not in self.in_domain] or whole
 
@@ -235,14 +241,14 @@ class Section:
         return lines
 
     def ties(self, metric: str) -> dict[str, set[str]]:
-        """Keys of the rows that each test set cannot tell from its best; oracles and controls take no part."""
+        """Keys of the rows that each test set cannot tell from its best row; oracles and controls take no part."""
         if metric not in self._ties:
             rows = {row.key: row.runs for row in self.rows if row.ranks}
             self._ties[metric] = ties_with_best(rows, self.test_sets, metric)
         return self._ties[metric]
 
     def probe_mean(self, metric: str) -> float | None:
-        """The frozen-CLIP probe's mean of a metric, the best if there are several; None without one."""
+        """Mean of a metric of the frozen-CLIP probe, or of the best of several probes; None without one."""
         probes = [row for row in self.rows if row.control and row.first.detector_class == PROBE]
         means = [mean for row in probes if (mean := row.mean(self.mean_sets, metric).mean) is not None]
         return (max if METRICS[metric].higher_is_better else min)(means, default=None)
@@ -258,7 +264,7 @@ def _limits_over_seeds(runs: list[RunResult], test_set: str) -> dict[str, tuple[
 
 
 def sections(results: Iterable[RunResult]) -> list[Section]:
-    """Results as tables: one a protocol and fingerprint, with a row for runs that differ in nothing but the seed."""
+    """Sort results into tables by protocol and fingerprint, with a row for runs that differ only in the seed."""
     rows = defaultdict(list)
     for result in results:
         rows[table_key(result), row_key(result)].append(result)
@@ -292,12 +298,12 @@ def number(cell: Cell) -> str:
 
 
 def table_key(result: RunResult) -> tuple:
-    """What a table has in common: protocol and fingerprint."""
+    """What all results of a table share: protocol and fingerprint."""
     return result.protocol, result.fingerprint
 
 
 def row_key(result: RunResult) -> tuple:
-    """What a row has in common: all but the seed."""
+    """What all results of a row share: everything but the seed."""
     return result.detector, tuple(sorted(result.overrides)), result.source, _selection_key(result)
 
 
