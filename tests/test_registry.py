@@ -255,9 +255,10 @@ def test_a_class_file_and_a_preset_make_a_detector_that_is_listed_and_tested(two
     import tiny
 
     tiny._presets.cache_clear()
-    (row,) = registry.describe_detectors()
+    row = next(row for row in registry.describe_detectors() if row["name"] == "brand_new")
     assert (row["name"], row["class"]) == ("brand_new", "brand_new")
-    assert registry.class_names() == ["brand_new"]
+    assert "brand_new" in registry.class_names()
+    assert "a_helper" not in registry.class_names()
     assert "resproto_fd.detectors.brand_new" not in sys.modules
     case = tiny.tiny("brand_new")
     assert case == {"width": 4}
