@@ -529,7 +529,7 @@ esac
 
 @pytest.mark.slow
 def test_the_slurm_script_of_the_docs_requeues_a_stopped_run_until_it_is_done(bench, pair, tmp_path):
-    (script,) = re.findall("```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs" / "distributed.md").read_text(), re.S)
+    (script,) = re.findall("```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs/how_to/several_gpus.md").read_text(), re.S)
     requeued, folder = tmp_path / "requeued", bench.folder("slurm")
     (tmp_path / "bin").mkdir()
     found = os.environ | {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "GLOO_SOCKET_IFNAME": LOOPBACK}
