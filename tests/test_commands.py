@@ -18,7 +18,7 @@ from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
 
 SMALL = ["--detector", "timm", "model.backbone=test_resnet", "model.pretrained=false", "input.size=48"]
-QUICK = ["train.epochs=2", "train.batch_size=8", "run.workers=0", "run.device=cpu", "run.progress=false"]
+QUICK = ["train.epochs=1", "train.batch_size=8", "run.workers=0", "run.device=cpu", "run.progress=false"]
 
 
 @pytest.fixture
@@ -44,12 +44,20 @@ def train(data, out, *words, detector=SMALL):
     return main(["train", *detector, "--protocol", "demo_cross", f"data.root={data}", f"run.out={out}", *QUICK, *words])
 
 
+@pytest.fixture(scope="module")
+def whole(demo, tmp_path_factory):
+    """The folder of a finished run, which nobody changes."""
+    out = tmp_path_factory.mktemp("whole")
+    assert train(demo, out) == 0
+    return run_folder(out)
+
+
 def run_folder(out) -> Path:
     return next(Path(out).rglob("config.yaml")).parent
 
 
 def test_train_leaves_a_whole_run_and_test_repeats_its_numbers(demo, tmp_path, capsys):
-    assert train(demo, tmp_path / "runs") == 0
+    assert train(demo, tmp_path / "runs", "train.epochs=2") == 0
     folder = run_folder(tmp_path / "runs")
     assert folder == tmp_path / "runs" / "demo_cross" / "timm" / "seed0"
     result = RunResult.load(folder / "result.json")
@@ -75,36 +83,36 @@ def test_train_leaves_a_whole_run_and_test_repeats_its_numbers(demo, tmp_path, c
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(demo, tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        assert train(demo, tmp_path / name, f"seed={seed}") == 0
+        assert train(demo, tmp_path / name, f"seed={seed}", "--test_dataset", "Demo-A") == 0
     a, b, c = (ScoreTable.load(run_folder(tmp_path / name) / "scores" / "Demo-A.npz").score for name in "abc")
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
 
 
 def test_a_run_can_train_on_forgeries_made_from_the_real_frames(demo, own_demo, tmp_path, capsys):
-    assert train(demo, tmp_path / "a", "train.samples=cross_blended") == 0
+    words = ["train.samples=cross_blended", "--test_dataset", "Demo-A"]
+    assert train(demo, tmp_path / "a", *words) == 0
     result = RunResult.load(run_folder(tmp_path / "a") / "result.json")
     assert "train.samples=cross_blended" in result.overrides
     real = sum(len(video.frames) for video in read_manifest(demo / "dataset_json/Demo-A.json", "Demo-A", split="train")
                if not video.label)  # fmt: skip
-    assert result.train_images == 2 * (2 * real // 8) * 8
-    assert train(demo, tmp_path / "b", "train.samples=cross_blended", "run.workers=1") == 0
+    assert result.train_images == (2 * real // 8) * 8
+    assert train(demo, tmp_path / "b", *words, "run.workers=1") == 0
     a, b = (ScoreTable.load(run_folder(tmp_path / name) / "scores" / "Demo-A.npz").score for name in "ab")
     assert np.array_equal(a, b)
     assert train(own_demo, tmp_path / "c", "train.samples=warped") == 2
     assert re.search(r"lacks the landmarks of \d+ training frames.*`resproto faces` writes", capsys.readouterr().err)
 
 
-def test_a_finished_run_is_not_trained_again(demo, tmp_path, capsys):
-    assert train(demo, tmp_path) == 0
-    best = run_folder(tmp_path) / "best.pt"
+def test_a_finished_run_is_not_trained_again(demo, whole):
+    best = whole / "best.pt"
     before = best.stat().st_mtime_ns
-    assert train(demo, tmp_path) == 0
+    assert train(demo, whole.parents[2]) == 0
     assert best.stat().st_mtime_ns == before
 
 
-def test_a_test_set_scored_before_is_not_scored_again(demo, tmp_path, monkeypatch):
-    assert train(demo, tmp_path) == 0
+def test_a_test_set_scored_before_is_not_scored_again(demo, whole, tmp_path, monkeypatch):
+    shutil.copytree(whole.parents[2], tmp_path, dirs_exist_ok=True)
     scores = run_folder(tmp_path) / "scores"
     (scores / "Demo-C.npz").unlink()
     titles = []
@@ -135,9 +143,8 @@ def test_deepfakebench_flags_work(demo, tmp_path):
     assert not list(folder.rglob("*.pt"))
 
 
-def test_weights_from_outside_are_tested_and_said_to_be(demo, tmp_path):
-    assert train(demo, tmp_path / "runs") == 0
-    best = torch.load(run_folder(tmp_path / "runs") / "best.pt", weights_only=True)
+def test_weights_from_outside_are_tested_and_said_to_be(demo, whole, tmp_path):
+    best = torch.load(whole / "best.pt", weights_only=True)
     foreign = tmp_path / "ckpt_best.pth"
     torch.save({f"module.{name}": value for name, value in best["model"].items()}, foreign)
     words = ["test", *SMALL, "--protocol", "demo_cross", "--weights_path", str(foreign), f"data.root={demo}"]
@@ -146,7 +153,7 @@ def test_weights_from_outside_are_tested_and_said_to_be(demo, tmp_path):
     assert result.selected_on.rule == "given"
     assert (result.trained_on, [test.in_domain for test in result.tests.values()]) == (None, [None] * 3)
     assert result.tests["Demo-B"].frame_auc == pytest.approx(
-        RunResult.load(run_folder(tmp_path / "runs") / "result.json").tests["Demo-B"].frame_auc, abs=1e-9
+        RunResult.load(whole / "result.json").tests["Demo-B"].frame_auc, abs=1e-9
     )
 
 
@@ -158,9 +165,10 @@ def test_a_deepfakebench_checkpoint_is_known_by_its_names_and_tested(demo, tmp_p
     torch.save({f"module.backbone.{name}": value for name, value in theirs.items()}, tmp_path / "ckpt_best.pth")
     words = ["test", "--detector", "meso4", "--protocol", "demo_cross", f"data.root={demo}", "run.device=cpu"]
     words += ["--weights", str(tmp_path / "ckpt_best.pth"), f"run.out={tmp_path / 'out'}", "run.workers=0"]
+    words += ["protocol.frames.test=1"]
     assert main(words) == 0
     assert "ckpt_best.pth is a DeepfakeBench checkpoint" in capsys.readouterr().err
-    result = RunResult.load(tmp_path / "out" / "demo_cross" / "meso4" / "seed0" / "result.json")
+    result = RunResult.load(run_folder(tmp_path / "out") / "result.json")
     assert result.note == "ckpt_best.pth is a DeepfakeBench checkpoint"
     assert result.parameters == 27_898
     assert {test.in_domain for test in result.tests.values()} == {None}  # what it was trained on is not known
@@ -171,7 +179,7 @@ def test_a_deepfakebench_checkpoint_is_known_by_its_names_and_tested(demo, tmp_p
 
 
 def test_a_detector_with_nothing_to_train_is_tested_as_it_is(demo, tmp_path):
-    assert train(demo, tmp_path, detector=["--detector", "clip_zero_shot_tiny"]) == 0
+    assert train(demo, tmp_path, "protocol.frames.test=1", detector=["--detector", "clip_zero_shot_tiny"]) == 0
     result = RunResult.load(run_folder(tmp_path) / "result.json")
     assert result.selected_on.rule == "none"
     assert result.trainable_parameters == 0
@@ -180,15 +188,15 @@ def test_a_detector_with_nothing_to_train_is_tested_as_it_is(demo, tmp_path):
 
 def test_resproto_fd_stores_both_its_scores(demo, tmp_path):
     detector = ["--detector", "resproto_fd_tiny"]
-    assert train(demo, tmp_path, "model.start_epoch=0", detector=detector) == 0
+    assert train(demo, tmp_path, "model.start_epoch=0", "--test_dataset", "Demo-A", detector=detector) == 0
     table = ScoreTable.load(run_folder(tmp_path) / "scores" / "Demo-A.npz")
     assert set(table.variants) == {"clip", "grp"}
     assert np.array_equal(table.score, table.variants["grp"])
     assert not np.array_equal(table.score, table.variants["clip"])
 
 
-def test_the_leaderboard_stands_on_result_files_alone(demo, tmp_path):
-    assert train(demo, tmp_path / "runs") == 0
+def test_the_leaderboard_stands_on_result_files_alone(whole, tmp_path):
+    shutil.copytree(whole.parents[2], tmp_path / "runs")
     close_all()
     for path in [*(tmp_path / "runs").rglob("*.pt"), *(tmp_path / "runs").rglob("*.npz")]:
         path.unlink()

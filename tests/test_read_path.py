@@ -1,10 +1,10 @@
 """From store to batch: every sample in its place, whatever the order of reading, the workers and the memory used."""
 
+import importlib
 import json
 import multiprocessing
 import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
@@ -299,12 +299,12 @@ def test_a_frame_of_the_detectors_size_is_copied_and_another_resized(stores, sid
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the processor time of other processes")
-def test_the_benchmark_prints_a_table_and_last_a_line_of_figures(tmp_path):
-    program = Path(__file__).resolve().parents[1] / "benchmarks" / "read_path.py"
+def test_the_benchmark_prints_a_table_and_last_a_line_of_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
     arguments = ["--tiny", "--frames", "64", "--size", "32", "--workers", "0", "1", "--dir", str(tmp_path)]
-    ran = subprocess.run([sys.executable, str(program), *arguments], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    lines = ran.stdout.splitlines()
+    monkeypatch.setattr(sys, "argv", ["read_path.py", *arguments])
+    assert importlib.import_module("read_path").main() == 0
+    lines = capsys.readouterr().out.splitlines()
     figures = json.loads(lines[-1])
     assert len(figures["results"]) == 2 * 3 * 2
     assert all(result["cpu_ms"] > 0 and result["images_per_second"] > 0 for result in figures["results"])
