@@ -193,6 +193,7 @@ PICTURES = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 MADE_BY = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
+@pytest.mark.slow
 def test_lsdas_losses_are_those_of_loops(monkeypatch):
     monkeypatch.setattr(lsda, "within_method", lambda maps, channel_maps: 1.5 * maps)
     monkeypatch.setattr(lsda, "across_methods", lambda maps, methods: maps.flip(0))
@@ -220,6 +221,7 @@ def test_lsdas_losses_are_those_of_loops(monkeypatch):
     torch.testing.assert_close(losses["total"], total)
 
 
+@pytest.mark.slow
 def test_lsda_trains_all_that_is_not_given_whatever_kinds_the_batch_has(tmp_path):
     file = tmp_path / "backbone.pth"
     torch.save(FaceEmbedding(TINY_LSDA["blocks"], TINY_LSDA["widths"]).state_dict(), file)

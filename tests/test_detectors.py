@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from tiny import CASES, IMAGES, LABELS, build, make, trained_a_little, trains
+from tiny import CASES, IMAGES, LABELS, build, make, quick_and_slow, trained_a_little, trains
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
@@ -132,6 +132,11 @@ def test_one_seed_gives_one_detector_and_two_seeds_two(case):
     assert not torch.equal(once, other)
 
 
+QUICK = {"resproto_fd", "clip", "timm", "gm_df", "mfclip", "sd2", "meso4", "clip_lora"}
+"""Cases and presets of the default tier in the two longest tests; the others are in the slow one."""
+
+
+@pytest.mark.parametrize("trained_case", quick_and_slow(filter(trains, CASES), QUICK), indirect=True)
 def test_head_on_detached_features_then_encode_gives_the_gradients_of_forward(trained_case):
     detector = make(trained_case).double().train()
     twin, images = copy.deepcopy(detector), IMAGES.double()
@@ -207,7 +212,7 @@ def assert_listed_as_built(config, detector):
     assert set(config.needs) == detector.requires
 
 
-@pytest.mark.parametrize("name", sorted({*PRESETS} - {*FROM_SCRATCH}))
+@pytest.mark.parametrize("name", quick_and_slow(sorted({*PRESETS} - {*FROM_SCRATCH}), QUICK))
 def test_full_size_presets_are_what_their_names_say(name):
     config = loading.load("detectors", name)
     with torch.device("meta"), without_pretrained():

@@ -154,7 +154,7 @@ def fitted(world, folder, name, accumulate, **changes):
 
 CASES = [(name, accumulate) for name in DETECTORS for accumulate in (1, 2)]
 OF_FOUR = [case for case in CASES if case[0] == "resproto_fd"]
-PAIRS = [(2, case) for case in CASES] + [(4, case) for case in OF_FOUR]
+PAIRS = [(2, case) for case in CASES] + [pytest.param(4, case, marks=pytest.mark.slow) for case in OF_FOUR]
 
 
 def all_fitted(world, folder):
@@ -211,7 +211,7 @@ def test_the_memory_of_resproto_fd_is_filled_in_these_runs(alone):
     assert state["memory.dwell"].max() > 0
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_each_process_takes_its_share_of_the_order_and_each_epoch_has_its_own_order(alone, ranks, size):
     shares = zip(*(result["resproto_fd", 1]["order"] for result in ranks(size)))
     joined = [[index for share in step for index in share] for step in shares]
@@ -241,7 +241,7 @@ def as_tuple(result):
     return result.index, result.scores, result.variants, [(bad.index, bad.message) for bad in result.skipped]
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_scores_are_identical_for_any_number_of_frames(tmp_path, size):
     shapes = [(1, 1), (1, 3), (3, 3), (5, 5), (2, 13)]
     one = [as_tuple(result) for result in together(1, scored, None, shapes=shapes)[0]]
@@ -383,7 +383,9 @@ def test_two_processes_leave_the_result_of_one(bench, pair):
     assert [name for name in pair if name.startswith("tb ")] == [name for name in one if name.startswith("tb ")]
 
 
-@pytest.mark.parametrize("fuse", [("write", 6000), ("score", 4)], ids=lambda fuse: fuse[0])
+@pytest.mark.parametrize(
+    "fuse", [("write", 6000), pytest.param(("score", 4), marks=pytest.mark.slow)], ids=lambda fuse: fuse[0]
+)
 def test_a_run_of_two_whose_main_process_is_killed_resumes_to_the_same_bits(bench, pair, fuse):
     name = f"killed_{fuse[0]}"
     runs = start(bench, name, fuses=[fuse, None])
@@ -399,9 +401,10 @@ def test_a_run_of_two_whose_main_process_is_killed_resumes_to_the_same_bits(benc
     ("fuses", "log_every"),
     [
         ([("step", 3, signal.SIGTERM), ("step", 3, signal.SIGTERM)], 1),
-        ([None, ("step", 3, signal.SIGUSR1)], 1),
-        ([None, ("step", 3, signal.SIGUSR1)], 20),  # they ask each other at these steps, and at the end of an epoch
-        ([("score", 1, signal.SIGTERM), ("score", 1, signal.SIGTERM)], 1),
+        pytest.param([None, ("step", 3, signal.SIGUSR1)], 1, marks=pytest.mark.slow),
+        # They ask each other at these steps, and at the end of an epoch.
+        pytest.param([None, ("step", 3, signal.SIGUSR1)], 20, marks=pytest.mark.slow),
+        pytest.param([("score", 1, signal.SIGTERM), ("score", 1, signal.SIGTERM)], 1, marks=pytest.mark.slow),
     ],
     ids=["all", "one", "one-epoch", "validating"],
 )

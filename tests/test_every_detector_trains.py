@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny import CASES, shallow, thin, trains
+from tiny import CASES, quick_and_slow, shallow, thin, trains
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.schema import DataConfig, RunConfig
@@ -48,7 +48,11 @@ def demo(tmp_path_factory):
     return protocols.resolve(protocol.model_copy(update={"frames": frames}), DataConfig(root=str(root)))
 
 
-@pytest.mark.parametrize("name", CLASSES)
+QUICK = {"resproto_fd", "clip", "timm", "gm_df", "mfclip", "sd2", "spsl", "uia_vit"}
+"""Classes that train in the default tier; the others in the slow one."""
+
+
+@pytest.mark.parametrize("name", quick_and_slow(CLASSES, QUICK))
 def test_a_class_trains_on_the_demo_and_its_loss_falls(name, demo, tmp_path):
     keywords = {**CASES[name][1], **WITH_NEEDS.get(name, {})}
     frames = demo.train

@@ -78,6 +78,7 @@ def results(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_and_the_gradients_of_one(results):
     alone = training_step(images(), LABELS)
     for result in results:
@@ -86,6 +87,7 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(results):
             torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_memories_of_all_processes_are_equal_and_those_of_one(results):
     alone = training_step(images(), LABELS)["memory"]
     assert alone["count"].tolist() == [1, 4]
@@ -94,6 +96,7 @@ def test_the_memories_of_all_processes_are_equal_and_those_of_one(results):
         torch.testing.assert_close(results[0]["memory"][name], buffer, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_rows_come_in_rank_order_and_gradients_of_different_losses_add_up(results):
     for rank, result in enumerate(results):
         assert result["rows"].tolist() == [0, 0, 1, 1]
@@ -101,6 +104,7 @@ def test_rows_come_in_rank_order_and_gradients_of_different_losses_add_up(result
         torch.testing.assert_close(result["row_gradient"], (1 + 2) * place)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_that_couple_the_batch_see_all_of_it(results, name):
     alone = step_of_head(name, slice(None), LABELS)

@@ -7,6 +7,7 @@ import json
 import statistics
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ MODULES = sorted(
 BARE = {*FOLDERS, "tests"}
 
 
+@cache
+def parsed(path):
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def python_files():
     return [path for folder in (*FOLDERS, "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
 
@@ -29,7 +36,7 @@ def python_files():
 def test_no_file_imports_a_folder_by_its_bare_name():
     wrong = []
     for path in python_files():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             names = []
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module]
@@ -109,7 +116,7 @@ def test_public_functions_and_classes_say_what_they_are():
     silent = []
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.py"):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
+            tree = parsed(path)
             if not ast.get_docstring(tree):
                 silent.append(str(path.relative_to(ROOT)))
             for node in tree.body:
@@ -131,7 +138,7 @@ def functions():
     """(file, function) of every function of the package and of the benchmarks."""
     for folder in (*FOLDERS, "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for node in ast.walk(parsed(path)):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                     yield path.relative_to(ROOT), node
 

@@ -80,7 +80,7 @@ def make(name: str, **keywords):
         return create_detector(name, pretrained=None, **keywords)
 
 
-QUICK = {"xception", "efficientnetb4", "resnet34", "meso4", "meso4Inception"}
+QUICK = {"xception", "meso4", "meso4Inception"}
 """Detectors that are compared in the default tier; the others are in the slow one."""
 
 

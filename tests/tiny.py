@@ -6,6 +6,7 @@ from functools import lru_cache
 from inspect import signature
 from unittest import mock
 
+import pytest
 import torch
 from timm.models.efficientnet import EfficientNet
 from timm.models.xception import Xception
@@ -29,6 +30,11 @@ TINY_LSDA = {"pretrained": None, "methods": ["real", "fake"], "blocks": [1, 1, 1
 
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 1, 0, 1, 1])
+
+
+def quick_and_slow(cases, quick):
+    """Test parameters: those among `quick` for the default tier, the others for the slow one."""
+    return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 @lru_cache
