@@ -20,12 +20,16 @@ WITH_FIELDS = {
 """Case -> beginnings of the names of parameters that learn only where the batch has further fields."""
 
 
-@pytest.fixture(params=CASES, scope="module")
+MAIN = [name for name in CASES if "," not in name or name.startswith("resproto_fd")]
+"""Cases of the default tier; variants of other classes are in the slow one."""
+
+
+@pytest.fixture(params=quick_and_slow(CASES, MAIN), scope="module")
 def case(request):
     return request.param
 
 
-@pytest.fixture(params=[case for case in CASES if trains(case)], scope="module")
+@pytest.fixture(params=quick_and_slow(filter(trains, CASES), MAIN), scope="module")
 def trained_case(request):
     return request.param
 

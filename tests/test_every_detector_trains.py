@@ -9,7 +9,6 @@ from tiny import CASES, quick_and_slow, shallow, thin, trains
 from resproto_fd.configs import loading
 from resproto_fd.configs.schema import DataConfig, RunConfig
 from resproto_fd.detectors import registry
-from resproto_fd.preprocessing.demo.data import make_demo
 from resproto_fd.trainer.augment.transforms import train_transform
 from resproto_fd.trainer.companions import find_companions
 from resproto_fd.trainer.data import FrameDataset
@@ -40,12 +39,10 @@ EPOCHS = 6
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    root = tmp_path_factory.mktemp("demo")
-    make_demo(root, size="tiny", workers=1)
+def resolved(demo):
     protocol = loading.load("protocols", "demo_cross")
     frames = protocol.frames.model_copy(update={"train": 1, "val": 1, "test": 1})
-    return protocols.resolve(protocol.model_copy(update={"frames": frames}), DataConfig(root=str(root)))
+    return protocols.resolve(protocol.model_copy(update={"frames": frames}), DataConfig(root=str(demo)))
 
 
 QUICK = {"resproto_fd", "clip", "timm", "gm_df", "mfclip", "sd2", "spsl", "uia_vit"}
@@ -53,9 +50,9 @@ QUICK = {"resproto_fd", "clip", "timm", "gm_df", "mfclip", "sd2", "spsl", "uia_v
 
 
 @pytest.mark.parametrize("name", quick_and_slow(CLASSES, QUICK))
-def test_a_class_trains_on_the_demo_and_its_loss_falls(name, demo, tmp_path):
+def test_a_class_trains_on_the_demo_and_its_loss_falls(name, resolved, tmp_path):
     keywords = {**CASES[name][1], **WITH_NEEDS.get(name, {})}
-    frames = demo.train
+    frames = resolved.train
     train = {
         "epochs": EPOCHS,
         "batch_size": len(frames),
@@ -80,11 +77,11 @@ def test_a_class_trains_on_the_demo_and_its_loss_falls(name, demo, tmp_path):
         detector = shallow(registry.build_detector(config.detector))
     data = FrameDataset(
         frames,
-        demo.stores,
+        resolved.stores,
         train_transform("none", config.detector.input),
         0,
-        fields=batch_fields(detector, frames, demo.sides),
-        companions=find_companions(detector.requires, frames, demo.sides, demo.stores),
+        fields=batch_fields(detector, frames, resolved.sides),
+        companions=find_companions(detector.requires, frames, resolved.sides, resolved.stores),
     )
     losses, given = [], []
     step = detector.training_step
