@@ -18,6 +18,8 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import atomic_file
 
 FORMAT = 1
+TEXTS = {"title", "paper", "source", "note", "deviations"}
+"""Keys of a detector or protocol that only describe it: a reworded text must not stop an interrupted run."""
 _NAME = re.compile(r"^step_(\d+)\.pt$")
 
 
@@ -115,9 +117,11 @@ def save_step(folder: Path, step: int, contents: dict[str, Any], keep: int) -> N
 
 
 def differing_keys(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """Keys, dotted, whose values differ between two nested mappings, with both values."""
+    """Keys, dotted, whose values differ between two nested mappings, with both values; `TEXTS` are ignored."""
     found = []
     for key in sorted(set(ours) | set(theirs)):
+        if key in TEXTS and prefix in ("config.detector.", "config.protocol."):
+            continue
         a, b = ours.get(key, "(absent)"), theirs.get(key, "(absent)")
         if isinstance(a, dict) and isinstance(b, dict):
             found += differing_keys(a, b, f"{prefix}{key}.")
