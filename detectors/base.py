@@ -1,4 +1,4 @@
-"""What every detector is: images in, scores (and losses, where labels are given) out.
+"""The base class of all detectors: images in, scores out, and losses if labels are given.
 
 Legend: B batch, C classes (0 real, 1 fake), D feature size, H and W pixels.
 """
@@ -18,15 +18,15 @@ from resproto_fd.losses.precision import at_least_float32
 
 @dataclass(eq=False)
 class Output:
-    """What a detector says about a batch.
+    """Result of a detector for a batch.
 
     Attributes:
-        scores: P(fake) in [0, 1], float32, [B]; never dependent on labels, batch size or order.
+        scores: P(fake) in [0, 1], float32, [B]; they never depend on labels, batch size or order.
         logits: [B, C].
-        features: What the scores are made from, [B, D].
-        losses: "total", which is trained on, and its terms, scalars; None without labels.
-        variants: Other scores of the same images by name, [B] each, so that an ablation of the scoring rule needs
-            no second pass over the images.
+        features: The features that the scores are computed from, [B, D].
+        losses: "total", the training loss, and its terms, scalars; None without labels.
+        variants: Other scores of the same images by name, [B] each. An ablation of the scoring rule then needs no
+            second pass over the images.
     """
 
     scores: Tensor
@@ -37,19 +37,19 @@ class Output:
 
 
 class Step(Protocol):
-    """What the trainer lends a detector for a step: its precision, and its way of differentiating."""
+    """Precision and differentiation of a training step, provided by the trainer."""
 
     def autocast(self) -> AbstractContextManager:
         """The context in which losses are computed."""
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of a loss, scalar, to the parameters' `grad`, scaled as the recipe wants it."""
+        """Adds the gradient of a scalar loss to the parameters' `grad`, scaled as the recipe requires."""
 
 
 class Detector(nn.Module):
-    """Base of all detectors; a subclass gives `encode` and `head`.
+    """Base class of all detectors; a subclass defines `encode` and `head`.
 
-    Everything that matters is in `state_dict`, loadable with `weights_only=True`; evaluation alters none of it.
+    `state_dict` contains the whole state and loads with `weights_only=True`. Evaluation does not change it.
 
     Attributes:
         requires: Further fields of the batch that the data set must provide in training (see `trainer.fields` and
@@ -165,22 +165,23 @@ class Detector(nn.Module):
 
 
 def check_size(images: Tensor, size: int, name: str) -> None:
-    """That images [B, 3, H, W] have the side for which a network was built.
+    """Check that images [B, 3, H, W] have the side for which a network was built.
 
     Args:
-        name: Of the network, for the message.
+        name: Name of the network, for the message.
 
     Raises:
-        UserError: They have not.
+        UserError: The images have another size.
     """
     if images.shape[-2:] != (size, size):
         raise UserError(
-            f"{name} takes {size} x {size} here, not {tuple(images.shape[-2:])}: set model.size and input.size alike"
+            f"{name} expected images of {size} x {size}, got {tuple(images.shape[-2:])}; set model.size and input.size "
+            "to the same number"
         )
 
 
 def two_class_output(logits: Tensor, features: Tensor, labels: Tensor | None = None) -> Output:
-    """Output of a plain classifier: softmax over (real, fake), cross-entropy where labels are given.
+    """Output of a plain classifier: softmax over (real, fake), and cross-entropy if labels are given.
 
     Args:
         logits: [B, 2].

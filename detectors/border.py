@@ -1,4 +1,4 @@
-"""A control that sees no face: a classifier of the border of the crop."""
+"""Border: a control that sees only the border of the crop, not the face."""
 
 from typing import Annotated, Any
 
@@ -15,13 +15,14 @@ FACE_SHARE = 1 / 1.3
 
 @register("border")
 class Border(TimmClassifier):
-    """A classifier of the crop's border alone: what lies within the face's box is set to the images' zero.
+    """Classify the border of the crop alone; a control, of no paper.
 
-    Where it beats chance, something beside the face goes with the label.
+    Pixels within the face's box are set to zero. If this control beats chance, something outside the face reveals the
+    label.
 
     Args:
         backbone, pretrained, dropout, options: See `TimmClassifier`.
-        hidden: Side of the hidden square by side of the image.
+        hidden: Side of the hidden square divided by the side of the image.
     """
 
     def __init__(

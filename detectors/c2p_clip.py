@@ -1,4 +1,4 @@
-"""C2P-CLIP: CLIP's image tower taught, beside the labels, to match texts that name the category.
+"""C2P-CLIP: an adapted CLIP that also learns to match images with texts of their category.
 
 Source: Tan et al., "C2P-CLIP: Injecting Category Common Prompt in CLIP to Enhance Generalization in Deepfake
 Detection", AAAI 2025.
@@ -25,16 +25,18 @@ PROMPTS = ("Camera", "Deepfake")
 
 @register("c2p_clip")
 class C2PClip(Detector):
-    """Cross-entropy on a linear reading of the unit embedding, and a contrast between images and their texts.
+    """Adapt CLIP with LoRA and match images with texts that name their category (Tan et al., AAAI 2025).
 
-    An image's text is its category's prompt, then its description where there is one. Texts matter in training alone.
+    The loss is cross-entropy of a linear classifier on the unit embedding, plus a contrast between images and texts.
+    The text of an image is the prompt of its category, followed by its description if there is one. Texts are used
+    only in training.
 
     Args:
         backbone, pretrained, quick_gelu: See `clip_tower.load_clip`; a ViT of open_clip.
         rank, alpha, dropout, targets: See `lora.add_lora`.
-        contrast: Weight of the contrast; 0 leaves out texts and their tower.
-        prompts: Of real and of fake images.
-        captions: Asks for descriptions; without any the prompts stand alone.
+        contrast: Weight of the contrast; 0 removes the texts and their tower.
+        prompts: The prompts of real and of fake images.
+        captions: Ask for descriptions. Without descriptions the prompts are used alone.
 
     Raises:
         UserError: As `load_clip` and `add_lora`.
@@ -75,7 +77,7 @@ class C2PClip(Detector):
         captions_facial: Sequence[str] | None = None,
         **fields: Tensor,
     ) -> Output:
-        """See `Detector.head`; descriptions are B texts, "" where there is none."""
+        """See `Detector.head`; descriptions are B texts, "" if there is none."""
         units = F.normalize(at_least_float32(features), dim=-1)
         output = two_class_output(self.classifier(units), features, labels)
         if labels is not None and self.contrast:
@@ -100,9 +102,9 @@ class C2PClip(Detector):
 
 
 def contrast(images: Tensor, texts: Tensor, tokens: Tensor, scale: Tensor) -> Tensor:
-    """CLIP's loss, each image with its text and each text with its images; equal texts are one.
+    """Contrast of images and texts as in CLIP, where equal texts count as one text.
 
-    With texts all different it is CLIP's: the mean of two cross-entropies whose targets are the pairs.
+    If all texts differ, it is CLIP's loss: the mean of two cross-entropies whose targets are the pairs.
 
     Args:
         images, texts: Unit vectors, [N, D].
@@ -111,7 +113,7 @@ def contrast(images: Tensor, texts: Tensor, tokens: Tensor, scale: Tensor) -> Te
     """
     distinct, place = tokens.unique(dim=0, return_inverse=True)
     ours = texts.new_zeros(len(distinct), texts.shape[1]).index_put((place,), texts)
-    with torch.autocast(images.device.type, enabled=False):  # at a scale of 100, half precision would not do
+    with torch.autocast(images.device.type, enabled=False):  # half precision is too coarse at a scale of 100
         cosines = scale * images @ ours.T
     of_texts = cosines.log_softmax(dim=0).gather(1, place[:, None]).mean()
     return (F.cross_entropy(cosines, place) - of_texts) / 2

@@ -1,4 +1,4 @@
-"""Capsule-Forensics: ten capsules on VGG's first layers, routed to one capsule a class (Nguyen et al., ICASSP 2019).
+"""Capsule-Forensics: ten capsules on VGG's first layers, routed to one capsule for each class.
 
 The layout is that of its second version (arXiv 1910.12467). Legend: B batch, I capsules in, O capsules out (classes),
 P = 4 components of a capsule out.
@@ -25,20 +25,21 @@ VGG_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 
 @register("capsule_net")
 class CapsuleNet(Detector):
-    """Capsules that read the statistics of VGG's maps; each component of the capsules out votes on the class.
+    """Route capsules that read statistics of VGG's maps to one capsule a class (Nguyen et al., ICASSP 2019).
 
-    The score is the mean of the components' softmax over the classes, and the loss its negative log-likelihood.
-    DeepfakeBench sums the cross-entropies of the components fed with that softmax instead, and takes a softmax of the
-    mean once more for its score; its checkpoints turn both on, and logits are then the mean.
+    Each component of the output capsules votes on the class. The score is the mean of the components' softmax, and the
+    loss is the negative log-likelihood of that mean. DeepfakeBench instead feeds that softmax into the cross-entropy of
+    each component, sums these, and applies a second softmax to the mean for its score. Loading one of its checkpoints
+    switches to that form; `logits` are then the mean.
 
     Args:
-        pretrained: VGG-19 with ImageNet weights (True) or of a file in torchvision's naming; None for random ones.
-        train_vgg: VGG's layers are trained along, as in DeepfakeBench; else they stay as they are.
-        noise: Deviation of what is added to the routing weights in training.
-        dropout: Of the capsules' votes in training.
+        pretrained: True for VGG-19 with ImageNet weights, a file in torchvision's naming, or None for random weights.
+        train_vgg: Train VGG's layers too, as DeepfakeBench does; otherwise they are frozen.
+        noise: Standard deviation of the noise added to the routing weights in training.
+        dropout: Dropout of the capsules' votes in training.
 
     Raises:
-        UserError: The weights cannot be had or do not fit.
+        UserError: The weights are not available or do not fit.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class CapsuleNet(Detector):
         return state
 
     def encode(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> the capsules' vectors one after the other by component, [B, 8 I]"""
+        """[B, 3, H, W] -> the vectors of the capsules, ordered by component, [B, 8 I]"""
         maps = self.vgg(images)
         vectors = torch.stack([capsule(maps) for capsule in self.capsules], dim=-1)
         return _squash(at_least_float32(vectors), dim=-1).flatten(1)
@@ -134,6 +135,6 @@ def _vgg(pretrained: bool | str | None) -> nn.Sequential:
         state = {key.removeprefix("features."): value for key, value in read_state_dict(path).items()}
         known = vgg.state_dict()
         if missing := [key for key in known if key not in state]:
-            raise UserError(f"{path}: no VGG-19 of torchvision's, features.{missing[0]} is missing")
+            raise UserError(f"{path}: expected a VGG-19 in torchvision's naming; features.{missing[0]} is missing")
         load_all(vgg, {key: state[key] for key in known}, str(path))
     return vgg

@@ -1,4 +1,4 @@
-"""A control that knows nothing: scores spread evenly over [0, 1]."""
+"""Chance: a control that knows nothing about the label."""
 
 import torch
 from torch import Tensor
@@ -9,8 +9,10 @@ from resproto_fd.detectors.registry import register
 
 @register("chance")
 class Chance(Detector):
-    """Scores spread evenly over [0, 1] that have nothing to do with the label: the digits far behind the point of one
-    weighted sum of the pixels, the weight drawn at random. The same image has the same score."""
+    """Give each image a score that is uniform in [0, 1] and unrelated to its label; a control, of no paper.
+
+    The score is the late digits of one weighted sum of the pixels, with a random weight. Equal images get equal scores.
+    """
 
     def __init__(self, pretrained: None = None):
         super().__init__()

@@ -1,4 +1,4 @@
-"""CLIP as a baseline: its image tower fine-tuned under a linear classifier."""
+"""CLIP as a baseline: its image tower, fine-tuned with a linear classifier."""
 
 from typing import Annotated
 
@@ -17,16 +17,17 @@ from resproto_fd.losses.global_batch import gather_rows
 
 @register("clip")
 class ClipClassifier(Detector):
-    """The whole image tower of CLIP, trained with a linear classifier on its projected embedding (not normalised).
+    """Fine-tune CLIP's whole image tower under a linear classifier (Radford et al., ICML 2021).
 
-    DeepfakeBench's checkpoints are of the embedding before the projection: loading one takes the projection away.
+    The classifier reads the projected embedding, not normalised. DeepfakeBench classifies the embedding before the
+    projection: loading one of its checkpoints removes the projection.
 
     Args:
         backbone: See `clip_tower.Backbone`.
         pretrained: See `clip_tower.load_clip`.
         quick_gelu: See `clip_tower.load_clip`.
-        sample_pairs: Also match each image with the prompts of its class, MFCLIP's sample pair attention weighting the
-            pairs of a batch; the largest batch, of all processes together (MFCLIP, Table VIII). None: it does not.
+        sample_pairs: Also match each image with the prompts of its class, weighted by MFCLIP's sample pair attention
+            (MFCLIP, Table VIII). The value is the largest batch of all processes together; None leaves this out.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class ClipClassifier(Detector):
         self.classifier = nn.Linear(self.clip.embed_dim, 2)
 
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See `Detector.from_deepfakebench`; of a ViT."""
+        """See `Detector.from_deepfakebench`; only for a ViT."""
         visual = self.clip.visual
         if not isinstance(visual, VisionTransformer):
             return super().from_deepfakebench(state)

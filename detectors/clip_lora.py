@@ -1,4 +1,4 @@
-"""CLIP-LoRA: the image tower of CLIP under low-rank adapters and a linear classifier (a baseline of the SD2 paper)."""
+"""CLIP-LoRA: CLIP's image tower with low-rank adapters and a linear classifier, a baseline of the SD2 paper."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,9 @@ from resproto_fd.detectors.registry import register
 
 @register("clip_lora")
 class ClipLora(Detector):
-    """Adapters and classifier train, with cross-entropy on the projected embedding; the tower's own weights do not.
+    """Train low-rank adapters in CLIP's frozen image tower and a linear classifier (LoRA: Hu et al., ICLR 2022).
+
+    The loss is cross-entropy on the projected embedding.
 
     Args:
         backbone: See `clip_tower.Backbone`; a ViT of open_clip.

@@ -1,4 +1,4 @@
-"""A control that saw no forgery but through a linear classifier: frozen CLIP (as UnivFD, Ojha et al., CVPR 2023)."""
+"""A linear probe of frozen CLIP: a control, and the method UnivFD."""
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ from resproto_fd.detectors.registry import register
 
 @register("clip_probe")
 class ClipProbe(Detector):
-    """CLIP's image tower as it is under a linear classifier, which alone trains (as UnivFD, Ojha et al., CVPR 2023).
+    """Train a linear classifier on frozen CLIP's embedding, as UnivFD does (Ojha et al., CVPR 2023).
 
     Args:
         backbone: See `clip_tower.Backbone`.

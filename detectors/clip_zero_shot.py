@@ -1,4 +1,4 @@
-"""CLIP as it is, zero-shot with texts of the two classes; nothing trains."""
+"""CLIP zero-shot: images are compared with texts of the two classes."""
 
 from typing import Literal
 
@@ -14,7 +14,9 @@ from resproto_fd.losses.residual import temperature
 
 @register("clip_zero_shot")
 class ClipZeroShot(Detector):
-    """CLIP as it is: softmax over tau * cosine with the text features of the two classes; nothing trains.
+    """Compare images with texts of the two classes by untrained CLIP (Radford et al., ICML 2021).
+
+    The score is a softmax over tau * cosine. No parameter trains.
 
     Args:
         backbone: See `clip_tower.Backbone`.

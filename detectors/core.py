@@ -1,4 +1,4 @@
-"""CORE: two augmentations of a picture should have the same features (Ni et al., CVPRW 2022)."""
+"""CORE: features that agree between two augmentations of a picture."""
 
 from typing import Annotated, Any, Literal
 
@@ -17,13 +17,15 @@ from resproto_fd.losses.precision import at_least_float32
 
 @register("core")
 class CORE(TimmClassifier):
-    """Xception with cross-entropy on both views and a penalty of the angle between their features.
+    """Train Xception so that two views of a frame have the same features (Ni et al., CVPRW 2022).
+
+    The loss is cross-entropy on both views plus a penalty on the angle between their features.
 
     Args:
         pretrained, dropout, options: See `TimmClassifier`.
         consistency: Weight of the penalty (the paper's alpha).
-        pairs: "views" of the same frame, as the paper; "halves" of the batch, as DeepfakeBench, which so draws
-            unrelated pictures together, real and fake alike.
+        pairs: "views" of the same frame, as in the paper; or "halves" of the batch, as in DeepfakeBench. Halves pull
+            unrelated pictures together, real and fake ones alike.
     """
 
     def __init__(

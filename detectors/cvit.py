@@ -1,4 +1,4 @@
-"""CViT: a convolutional network whose map a transformer reads (Wodajo & Atnafu, 2021, arXiv 2102.11126).
+"""CViT: a convolutional network followed by a transformer (arXiv 2102.11126).
 
 Legend: B batch, D embedding size.
 """
@@ -15,10 +15,12 @@ from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_sta
 
 @register("cvit")
 class CViT(Detector):
-    """CViT under its own head of two layers, trained with cross-entropy.
+    """Classify the map of a convolutional network by a transformer (Wodajo & Atnafu, 2021).
+
+    A head of two layers reads the class token and trains with cross-entropy.
 
     Args:
-        pretrained: A file of weights in this class's naming; None for random ones (CViT is trained from scratch).
+        pretrained: A file of weights in this class's naming, or None for random weights (CViT is trained from scratch).
         size, width, channels, depth, heads, hidden: See `CViTBackbone`.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Our detectors inside a DeepfakeBench checkout: one line in its `training/detectors/__init__.py` registers them all.
+"""Registers our detectors inside a DeepfakeBench checkout, by one line in its `training/detectors/__init__.py`:
 
     import resproto_fd.detectors.deepfakebench
 
-Each goes by its own name, or by `resproto_NAME` where DeepfakeBench has a detector of that name. A YAML for its
-train.py and test.py is written by `python -m resproto_fd.detectors.deepfakebench NAME --out FILE.yaml`; see
+Each has its own name, or `resproto_NAME` if DeepfakeBench has a detector of that name. The command
+`python -m resproto_fd.detectors.deepfakebench NAME --out FILE.yaml` writes a YAML for its train.py and test.py; see
 docs/how_to/deepfakebench.md.
 """
 
@@ -23,20 +23,20 @@ from resproto_fd.detectors.registry import build_detector, class_names
 from resproto_fd.detectors.weights import without_pretrained
 
 FOREIGN = "deepfakebench_class"
-"""Our wrapper of DeepfakeBench's classes, which has no place among them."""
+"""Our wrapper of DeepfakeBench's classes; it is not registered there."""
 
 
 def register_all(registry: Any) -> list[str]:
-    """Puts every detector of ours into DeepfakeBench's registry, none in the place of another.
+    """Adds all our detectors to DeepfakeBench's registry and replaces none of its own.
 
     Args:
         registry: Its `DETECTOR`, which has `register_module(module_name=...)` and `[...]`.
 
     Returns:
-        The names they go by there.
+        Their names there.
 
     Raises:
-        UserError: A name is taken, and with our prefix too.
+        UserError: A name is taken both without and with our prefix.
     """
     registered = []
     for name in sorted({*names("detectors"), *class_names()} - {FOREIGN}):
@@ -58,10 +58,10 @@ def _is_free(registry: Any, name: str) -> bool:
 
 
 def hosts_registry() -> Any:
-    """`DETECTOR` of the DeepfakeBench checkout that this runs in.
+    """The `DETECTOR` registry of the DeepfakeBench checkout that this runs in.
 
     Raises:
-        UserError: It runs in none.
+        UserError: This does not run in a DeepfakeBench checkout.
     """
     try:
         from metrics.registry import DETECTOR

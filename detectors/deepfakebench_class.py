@@ -1,4 +1,4 @@
-"""A detector class written for DeepfakeBench, in our trainer: given its data_dict, its answers checked."""
+"""Runs a detector class written for DeepfakeBench in our trainer, and checks what it returns."""
 
 import importlib
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ from resproto_fd.losses.precision import at_least_float32
 
 @register("deepfakebench_class")
 class ForeignDetector(Detector):
-    """Any class with DeepfakeBench's `forward(data_dict, inference)` and `get_losses(data_dict, pred_dict)`.
+    """Run a class that has DeepfakeBench's `forward` and `get_losses` (Yan et al., DeepfakeBench, NeurIPS 2023).
 
-    Where it is not trained it sees zeros in the place of labels. Of its `pred_dict`, `prob` may lack: it is then the
-    softmax of `cls`. A checkpoint that DeepfakeBench made of it loads.
+    Outside training the class sees zeros instead of labels. If its `pred_dict` has no `prob`, the softmax of `cls` is
+    used. Checkpoints that DeepfakeBench saved for the class can be loaded.
 
     Args:
-        target: "package.module:Class"; for one of a DeepfakeBench checkout, whose folder `training` is then in
-            PYTHONPATH, "detectors.xception_detector:XceptionDetector".
-        config: What its constructor takes, or a YAML file of that. `with_mask: true` has it given masks.
+        target: "package.module:Class". For a class of a DeepfakeBench checkout, put the checkout's folder `training`
+            into PYTHONPATH and give, for example, "detectors.xception_detector:XceptionDetector".
+        config: The argument of its constructor, or a YAML file that holds it. `with_mask: true` passes masks to it.
 
     Raises:
-        UserError: No such class; or it is no `nn.Module`, or reads a key that `config` lacks. In use: an answer of
-            another form, or a score that is not in [0, 1].
+        UserError: There is no such class, it is not an `nn.Module`, or it reads a key that `config` lacks. In use: it
+            returns another form, or a score outside [0, 1].
     """
 
     def __init__(self, target: str, config: dict[str, Any] | str | None = None):
@@ -58,12 +58,12 @@ class ForeignDetector(Detector):
         return self._output(pred_dict, labels, data_dict)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Logits, score and features of each image side by side, [B, 2 + 1 + D]: the class has no common half-way."""
+        """Logits, score and features of each image side by side, [B, 2 + 1 + D]: the class exposes no earlier stage."""
         output = self(images)
         return torch.cat([output.logits, output.scores[:, None], output.features], dim=1)
 
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
-        """Takes apart what `encode` put together; a loss that looks at images or masks cannot be had from it."""
+        """Splits what `encode` joined; a loss that needs images or masks cannot be computed here."""
         features = at_least_float32(features)
         pred_dict = {"cls": features[:, :2], "prob": features[:, 2], "feat": features[:, 3:]}
         return self._output(pred_dict, labels, {"image": None, "mask": None, "landmark": None})
@@ -79,7 +79,7 @@ class ForeignDetector(Detector):
         """`pred_dict` with `prob` [B] in it.
 
         Raises:
-            UserError: Which entry is missing, or what it is instead.
+            UserError: An entry is missing or has another form.
         """
         if not isinstance(pred_dict, Mapping):
             raise UserError(
@@ -87,12 +87,12 @@ class ForeignDetector(Detector):
             )
         cls = self._rows(pred_dict, "cls", count)
         if cls.shape != (count, 2):
-            raise UserError(f"{self.target}: cls is {list(cls.shape)}, wanted {[count, 2]}: real and fake")
+            raise UserError(f"{self.target}: expected cls of shape {[count, 2]} (real, fake), got {list(cls.shape)}")
         if pred_dict.get("prob") is None:
             pred_dict = {**pred_dict, "prob": at_least_float32(cls).softmax(dim=1)[:, 1]}
         prob = pred_dict["prob"]
         if not isinstance(prob, Tensor) or prob.numel() != count:
-            raise UserError(f"{self.target}: prob is {_form(prob)}, wanted {[count]}")
+            raise UserError(f"{self.target}: expected prob of shape {[count]}, got {_form(prob)}")
         prob = prob.reshape(count)
         if not self.training and not (usable := (prob >= 0) & (prob <= 1)).all():
             first = int((~usable).nonzero()[0])
@@ -105,7 +105,7 @@ class ForeignDetector(Detector):
     def _rows(self, pred_dict: Mapping[str, Any], name: str, count: int) -> Tensor:
         value = pred_dict.get(name)
         if not isinstance(value, Tensor) or not value.ndim or len(value) != count:
-            raise UserError(f"{self.target}: {name} is {_form(value)}, wanted [{count}, ...]")
+            raise UserError(f"{self.target}: expected {name} of shape [{count}, ...], got {_form(value)}")
         return value
 
     def _losses(self, found: Any) -> dict[str, Tensor]:
@@ -114,7 +114,7 @@ class ForeignDetector(Detector):
             raise UserError(f"{self.target}: get_losses gives no 'overall', but {has or 'nothing'}")
         for name, value in found.items():
             if not isinstance(value, Tensor) or value.numel() != 1:
-                raise UserError(f"{self.target}: loss '{name}' is {_form(value)}, wanted a scalar tensor")
+                raise UserError(f"{self.target}: expected loss '{name}' to be a scalar tensor, got {_form(value)}")
         terms = {name: value.reshape(()) for name, value in found.items() if name != "overall"}
         return {**terms, "total": found["overall"].reshape(())}
 

@@ -1,4 +1,4 @@
-"""EfficientNet-B4 as DeepfakeBench has it (Tan & Le, ICML 2019)."""
+"""EfficientNet-B4 as in DeepfakeBench."""
 
 from resproto_fd.detectors.parts.efficientnet_b4 import EfficientNetB4
 from resproto_fd.detectors.registry import register
@@ -6,7 +6,7 @@ from resproto_fd.detectors.registry import register
 
 @register("efficientnetb4")
 class EfficientNetB4Classifier(EfficientNetB4):
-    """EfficientNet-B4 under a linear classifier; all of it trains with cross-entropy.
+    """Train EfficientNet-B4 and a linear classifier with cross-entropy (Tan & Le, ICML 2019).
 
     Args:
         pretrained, dropout, options: See `EfficientNetB4`.

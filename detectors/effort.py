@@ -1,4 +1,4 @@
-"""Effort: CLIP trained in the smallest singular directions of its attention's projections (Yan et al., ICML 2025).
+"""Effort: CLIP, trained in the smallest singular directions of its attention projections.
 
 Legend: O outputs, I inputs, R trained singular values.
 """
@@ -21,20 +21,21 @@ from resproto_fd.detectors.registry import register
 
 @register("effort")
 class Effort(Detector):
-    """Of each attention projection the smallest singular values train, with their vectors; and a linear classifier.
+    """Train the smallest singular values of CLIP's attention projections, with their vectors (Yan et al., ICML 2025).
 
-    Two constraints keep what trains orthogonal to what is frozen, and the norms of the weights. DeepfakeBench has them
-    switched off: its checkpoints do not say where training began, and loading one switches them off here.
+    A linear classifier trains too. Two constraints keep the trained part orthogonal to the frozen part and preserve the
+    norms of the weights. DeepfakeBench switches them off, and its checkpoints do not record where training began:
+    loading one switches the constraints off here too.
 
     Args:
         backbone: See `clip_tower.Backbone`; a ViT of open_clip. Its embedding before the projection is classified.
         pretrained: See `clip_tower.load_clip`.
         quick_gelu: See `clip_tower.load_clip`.
-        rank: Singular values that train, of each matrix.
-        constraint_weight: Of each constraint, a mean over all matrices; 0 leaves both out.
+        rank: Number of singular values of each matrix that train.
+        constraint_weight: Weight of each constraint, a mean over all matrices; 0 removes both.
 
     Raises:
-        UserError: As `load_clip`; or the backbone is no ViT of open_clip.
+        UserError: As `load_clip`; or the backbone is not a ViT of open_clip.
     """
 
     def __init__(

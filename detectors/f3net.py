@@ -1,4 +1,4 @@
-"""F3-Net: what the bands of a face's spectrum show, and how they are distributed (Qian et al., ECCV 2020)."""
+"""F3-Net: the frequency bands of a picture and their local statistics."""
 
 import math
 import re
@@ -21,14 +21,15 @@ KEPT = re.compile(r"FAD_head\.(_DCT_all|_DCT_all_T|filters\.\d+\.base)")
 
 @register("f3net")
 class F3Net(TimmClassifier):
-    """Two Xceptions, one of the picture's frequency bands (FAD), one of local frequency statistics (LFS), cross-linked.
+    """Classify frequency bands (FAD) and local frequency statistics (LFS) by two Xceptions (Qian et al., ECCV 2020).
 
-    DeepfakeBench's is the first alone, with the whole spectrum as a fourth band and bands that share their borders.
+    The two networks exchange their maps at two depths. DeepfakeBench has the first network alone, with the whole
+    spectrum as a fourth band and with bands that share their borders.
 
     Args:
         pretrained: See `TimmClassifier`; timm spreads the weights of three channels over more.
-        paper: Both branches; a DeepfakeBench checkpoint turns it off.
-        size: Side of the images, for which the filters are learnt.
+        paper: Use both branches; loading a DeepfakeBench checkpoint sets it to False.
+        size: Side of the images; the learnt filters depend on it.
         dropout, options: See `TimmClassifier`.
     """
 
@@ -65,10 +66,10 @@ class F3Net(TimmClassifier):
         return super().from_deepfakebench(state)
 
     def encode(self, images: Tensor) -> Tensor:
-        """[B, 3, size, size] -> [B, 4096], or 2048 of one branch.
+        """[B, 3, size, size] -> [B, 4096], or [B, 2048] with one branch.
 
         Raises:
-            UserError: Images of another size.
+            UserError: The images have another size.
         """
         check_size(images, self.size, "F3Net")
         if not self.paper:

@@ -1,4 +1,4 @@
-"""Face X-ray: where a face was blended into another picture, and whether anywhere (Li et al., CVPR 2020).
+"""Face X-ray: find where a face was blended into another picture.
 
 Legend: B batch, S side of the images.
 """
@@ -17,26 +17,28 @@ from resproto_fd.losses.boundary import blending_boundary
 from resproto_fd.losses.precision import at_least_float32
 
 MAP_WEIGHTS = {True: 100.0, False: 1000.0}
-"""Of the map's loss, in the paper (section 3.3) and in DeepfakeBench."""
+"""Weight of the map's loss, in the paper (section 3.3) and in DeepfakeBench."""
 
 
 @register("facexray")
 class FaceXray(TimmClassifier):
-    """An HRNet's four resolutions give a map of the blending boundary, and the map gives the verdict.
+    """Predict a map of the blending boundary with an HRNet and classify the map (Li et al., CVPR 2020).
 
-    In the paper the map is a linear one of the features, made probabilities and taught by binary cross-entropy; its
-    mean is classified. In DeepfakeBench three convolutions give an unbounded map, taught by its mean squared error, and
-    three linear layers classify it at half its size; loading one of its checkpoints changes to that.
+    In the paper the map is a linear function of the features, turned into probabilities and trained with binary
+    cross-entropy; its mean is classified. In DeepfakeBench three convolutions give an unbounded map, trained with the
+    mean squared error, and three linear layers classify it at half its size. Loading one of its checkpoints switches to
+    that form.
 
     Args:
         backbone: An HRNet of timm.
         pretrained: See `TimmClassifier`.
         options: See `TimmClassifier`.
-        paper: The paper's map, loss and classifier; else DeepfakeBench's.
-        size: S, of which DeepfakeBench's classifier depends.
-        mask_weight: Of the map's loss, where the batch has masks; None: 100, or DeepfakeBench's 1000. 0 asks for none.
-        masks: What masks show: boundaries, as cross-blended pictures have, or the regions that were forged, whose
-            boundaries are made then.
+        paper: Use the paper's map, loss and classifier; otherwise DeepfakeBench's.
+        size: S; DeepfakeBench's classifier depends on it.
+        mask_weight: Weight of the map's loss if the batch has masks. None means 100, or DeepfakeBench's 1000; with 0 no
+            masks are required.
+        masks: What the masks show: "boundaries", as cross-blended pictures have, or the forged "regions", from which
+            boundaries are computed.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class FaceXray(TimmClassifier):
         self._build_heads(paper)
 
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See `Detector.from_deepfakebench`; ImageNet's classifier, which its checkpoints carry along, is left out."""
+        """See `Detector.from_deepfakebench`; the ImageNet classifier in its checkpoints is left out."""
         if self.paper:
             self._build_heads(paper=False)
         unused = tuple(f"backbone.{part}." for part in ("incre_modules", "downsamp_modules", "final_layer", "fc"))
@@ -66,7 +68,7 @@ class FaceXray(TimmClassifier):
         return {f"classifier.{key[3:]}" if key.startswith("fc.") else key: value for key, value in used.items()}
 
     def encode(self, images: Tensor) -> Tensor:
-        """What is classified: [B, 1], the mean of the map, or [B, (S / 2)^2], DeepfakeBench's map at half its size."""
+        """The features: the map's mean, [B, 1], or DeepfakeBench's map at half its size, [B, (S / 2)^2]."""
         return self._features(self.map(images))
 
     def forward(
@@ -84,7 +86,7 @@ class FaceXray(TimmClassifier):
         return output
 
     def map(self, images: Tensor) -> Tensor:
-        """Of the blending boundary, [B, 1, S, S]: logits, or DeepfakeBench's, which are taken as they are."""
+        """Map of the blending boundary, [B, 1, S, S]: logits, or DeepfakeBench's unbounded values."""
         maps = self.backbone.forward_features(images)
         side = maps[0].shape[-2:]
         maps = [maps[0], *(F.interpolate(x, side, mode="bilinear", align_corners=False) for x in maps[1:])]
@@ -96,7 +98,7 @@ class FaceXray(TimmClassifier):
         )
 
     def map_loss(self, found: Tensor, boundary: Tensor) -> Tensor:
-        """Between `map` and the boundary, both [B, 1, S, S], the mean over pixels; scalar."""
+        """Loss between `map` and the boundary, both [B, 1, S, S]: the mean over pixels, a scalar."""
         found = at_least_float32(found)
         if self.paper:
             return F.binary_cross_entropy_with_logits(found, boundary)

@@ -1,4 +1,4 @@
-"""FFD: a learnt map of where the forgery is weighs Xception's features (Dang et al., CVPR 2020)."""
+"""FFD: Xception with a learnt attention map of the forged region."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from resproto_fd.detectors.registry import register
 
 @register("ffd")
 class FFD(TimmClassifier):
-    """A map of where the forgery is, learnt within Xception, that weighs its features (Dang et al., CVPR 2020).
+    """Weight Xception's features by a learnt map of the forged region (Dang et al., CVPR 2020).
 
     Args:
         pretrained, dropout, options: See `TimmClassifier`.
-        mask_weight: Of the mean absolute difference between map and mask, where the batch has masks. 0 asks for none,
-            as DeepfakeBench, whose mask loss cannot run.
+        mask_weight: Weight of the mean absolute difference between map and mask. With 0 no masks are required, as in
+            DeepfakeBench, whose mask loss cannot run.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Forensics Adapter: a small network beside frozen CLIP that finds blending boundaries and tells CLIP where to look.
+"""Forensics Adapter: a small network beside frozen CLIP that finds blending boundaries.
 
 Source: Cui et al., "Forensics Adapter: Adapting CLIP for Generalizable Face Forgery Detection", CVPR 2025, and its
 authors' code.
@@ -24,21 +24,22 @@ from resproto_fd.losses.precision import at_least_float32
 
 @register("forensics_adapter")
 class ForensicsAdapter(Detector):
-    """Copies of CLIP's class token look where the adapter's biases send them; what they see is classified.
+    """Direct frozen CLIP's attention to blending boundaries by a small adapter network (Cui et al., CVPR 2025).
 
-    Losses: of labels; with masks also of the blending boundary (mean squared error) and of a contrast among a fake's
-    patches, those on the boundary against the others; a contrast of real images against fakes.
+    Copies of CLIP's class token attend where the adapter's biases point; their output is classified. The losses are
+    cross-entropy and a contrast of real images against fakes. With masks there are two more: the mean squared error of
+    the blending boundary, and a contrast between a fake's patches on the boundary and its other patches.
 
     Args:
         backbone, pretrained, quick_gelu: See `clip_tower.load_clip`; a ViT of open_clip.
         queries, width, heads, depth, patch, hidden, out: See `Adapter`.
         joins: CLIP's layers, counted from 1, that join after the adapter's first, second, ... block.
         contrasted: The adapter's blocks, counted from 1, whose patches are contrasted.
-        label_weight, mask_weight, patch_weight, sample_weight: Of the four losses; masks are asked for where the second
-            or the third counts.
+        label_weight, mask_weight, patch_weight, sample_weight: Weights of the four losses. Masks are required if the
+            second or the third is not 0.
 
     Raises:
-        UserError: As `load_clip`; a tower of another kind; a layer or block that there is not.
+        UserError: As `load_clip`; the tower is of another kind; a layer or block does not exist.
     """
 
     def __init__(
@@ -66,11 +67,12 @@ class ForensicsAdapter(Detector):
         self.clip.requires_grad_(False)
         visual = self.clip.visual
         if not isinstance(visual, VisionTransformer):
-            raise UserError(f"forensics_adapter: a ViT of open_clip is wanted, not {type(visual).__name__}")
+            kind = type(visual).__name__
+            raise UserError(f"forensics_adapter: expected a ViT of open_clip, got {kind}; set model.backbone")
         known = visual.transformer.layers
         for name, given, most in (("joins", joins, known), ("contrasted", contrasted, depth)):
             if any(not 1 <= number <= most for number in given) or len(given) > depth:
-                raise UserError(f"forensics_adapter: {name} {list(given)}, but there are layers 1 to {most}")
+                raise UserError(f"forensics_adapter: expected {name} between 1 and {most}, got {list(given)}")
         grid, clip_heads = visual.grid_size[0], visual.transformer.resblocks[0].attn.num_heads
         clip_width = len(visual.class_embedding)
         self.adapter = Adapter(
@@ -131,7 +133,7 @@ class ForensicsAdapter(Detector):
         return output
 
     def _look(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Features [B, D], and what `Adapter` says of the queries and the patches."""
+        """Features [B, D], and what `Adapter` returns for the queries and the patches."""
         visual = self.clip.visual
         inputs = frozen_layers(visual, resized(images, visual.image_size[0]))
         bias, asked, after = self.adapter(images, [inputs[number][:, 1:] for number in self.joins])

@@ -1,7 +1,7 @@
-"""FreqNet: a small network that is kept at high frequencies and convolves spectra.
+"""FreqNet: a small network of high frequencies that convolves spectra.
 
 Source: Tan et al., "Frequency-Aware Deepfake Detection: Improving Generalizability through Frequency Space Learning",
-AAAI 2024; the order of the layers is that of its authors' code, the paper's figure being a sketch.
+AAAI 2024. The order of the layers is that of the authors' code, since the paper's figure is a sketch.
 
 Legend: B batch, C channels, H and W pixels.
 """
@@ -22,10 +22,12 @@ PLACES, CHANNELS = (2, 3), (1,)
 
 @register("freqnet")
 class FreqNet(Detector):
-    """High frequencies of images, features and channels, spectral convolutions, two stages of a ResNet-50.
+    """Classify high frequencies by spectral convolutions and half a ResNet-50 (Tan et al., AAAI 2024).
+
+    High frequencies are taken of the image, of the features and of the channels.
 
     Args:
-        pretrained: A file of weights in this class's naming; None for random ones (the paper trains from scratch).
+        pretrained: A file of weights in this class's naming, or None for random weights, as in the paper.
         spectra: See `SpectralConvolution`.
     """
 

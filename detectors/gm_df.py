@@ -1,6 +1,8 @@
-"""GM-DF: CLIP with experts and prompts a data set, fitted by meta-learning over the data sets.
+"""GM-DF: CLIP with experts and prompts for each data set, trained by meta-learning over the data sets.
 
-Source: Lai et al., "GM-DF: Generalized Multi-Scenario Deepfake Detection", ACM MM 2025; equations and tables are its.
+Source: Lai et al., "GM-DF: Generalized Multi-Scenario Deepfake Detection", ACM MM 2025; equation and
+table numbers are the paper's.
+
 Legend: B batch, D training domains, K size of a domain's embedding, W width, E embedding size, T tokens of a prompt.
 """
 
@@ -32,27 +34,30 @@ SMALLEST_TEMPERATURE = 0.01
 
 @register("gm_df")
 class GMDF(Detector):
-    """Images against prompts of (domain, class); P(fake) is the softmax over the wildcard domain's two prompts.
+    """Match images with prompts of data set and class, by experts and meta-learning (Lai et al., ACM MM 2025).
+
+    P(fake) is the softmax over the two prompts of the wildcard domain.
 
     Decisions where the paper is silent or contradicts itself:
 
-    * f(x) of equation 12 is that softmax, under the image's own domain where it is known: no other classifier is named.
-    * Equation 3 normalises after the MLP, which CLIP's pretrained blocks do not survive; `norm` says which.
-    * Experts work on the last class token, before the projection; in the inner step an image is seen by its own
-      domain's expert (equation 1), else by the attention over all (equations 4, 5).
-    * No positive of equation 11 is the wildcard's, so it would not learn: a share `wildcard` of the images is given it.
+    * f(x) of equation 12 is that softmax, taken under the image's own domain if it is known. The paper names no other
+      classifier.
+    * Equation 3 normalises after the MLP, which breaks CLIP's pretrained blocks; `norm` chooses the place.
+    * Experts work on the last class token, before the projection. In the inner step only the expert of its own domain
+      sees an image (equation 1); otherwise attention combines all experts (equations 4, 5).
+    * The wildcard is no positive of equation 11 and would not learn: a share `wildcard` of the images is given to it.
     * The inner step is a plain gradient step of theta_E (experts, domain embeddings, prompt words) on the meta-train
-      domains; it stays. The optimiser then moves the rest by the gradient of equation 14 on the meta-test domain, drawn
-      at each step; equation 15 takes no second derivative. With one domain, of which the paper does not speak, every
-      other image is meta-train and all are meta-test.
-    * L_sis is equation 11. The distance of means and covariances between domains, of which section 3.2 also speaks, is
-      `alignment`, off by default since equation 14 lacks it.
+      domains; it is kept. The optimiser then moves the other parameters by the gradient of equation 14 on the meta-test
+      domain, which is drawn at each step. Equation 15 takes no second derivative. With a single domain, a case that the
+      paper does not discuss, every other image is meta-train and all images are meta-test.
+    * L_sis is equation 11. Section 3.2 also mentions a distance of means and covariances between domains. It is
+      `alignment`, off by default, since equation 14 does not contain it.
 
     Args:
         backbone: See `clip_tower.Backbone`; a ViT of open_clip.
         pretrained: See `clip_tower.load_clip`.
         quick_gelu: See `clip_tower.load_clip`.
-        domains: Names of the training sets, D; left out, the protocol's.
+        domains: Names of the training sets, D. If not given, a run takes those of its protocol.
         domain_size: K; the paper gives none.
         expert_size: Width within an expert; the paper gives none.
         experts: Whether there are experts (Table 5, Meta-MoE).
@@ -60,14 +65,14 @@ class GMDF(Detector):
         inner_lr: beta of equation 13; the paper gives none.
         sis: Whether L_sis is used (Table 5, DA).
         alignment: Weight of the distance between the domains' features.
-        mim: Weight of L_mim and of its autoencoder's loss; equation 14 has 1, and 0 leaves it out (Table 5, MIM).
+        mim: Weight of L_mim and of its autoencoder's loss; 1 in equation 14, and 0 removes both (Table 5, MIM).
         mim_tokens: Visual tokens; the paper gives none.
-        mim_share: Of the patches that are hidden, at random; the paper's best (section 4.4, figure 4).
+        mim_share: Share of the patches that are hidden, at random; the paper's best (section 4.4, figure 4).
         second_order: Layers of equation 8, counted from 1.
         wildcard: Share of the training images given to the wildcard domain.
         norm: "pre" or "post", see `domain_tower.run_tower`.
         conv_stem: See `domain_tower.condition_on_domain`.
-        tune_text: Whether the text tower is trained too.
+        tune_text: Whether the text tower trains too.
 
     Raises:
         UserError: As `load_clip` and `condition_on_domain`.
@@ -128,8 +133,8 @@ class GMDF(Detector):
 
         Args:
             images: Normalised, [B, 3, H, W].
-            domain: Place in the vocabulary, -1 for the wildcard, [B]; None for the wildcard throughout.
-            alone: Each image of a known domain is seen by that domain's expert alone.
+            domain: Index in the vocabulary, -1 for the wildcard, [B]; None means the wildcard for all images.
+            alone: Only the expert of its own domain sees an image of a known domain.
         """
         domain = self._domains(domain, images)
         found = run_tower(self.clip.visual, images, self.domain_embeddings[domain], self.second_order, norm=self.norm)
@@ -159,7 +164,7 @@ class GMDF(Detector):
         return F.normalize(at_least_float32(x), dim=-1).unflatten(0, (len(words), 2))
 
     def temperatures(self) -> Tensor:
-        """tau_d, equation 10, the wildcard's first, [D + 1]; kept above a hundredth, CLIP's own limit."""
+        """tau_d, equation 10, the wildcard's first, [D + 1]; at least 0.01, which is CLIP's own limit."""
         base = self.clip.logit_scale.neg().exp()
         return (base + self.phi * self.domain_words.norm(dim=-1)).clamp(min=SMALLEST_TEMPERATURE)
 
@@ -214,8 +219,8 @@ class GMDF(Detector):
     ) -> dict[str, Tensor]:
         """See `Detector.training_step`.
 
-        Equations 13 to 15: theta_E takes a step against L_cls on the meta-train domains; gradients are of the rest, by
-        L_total on the meta-test domain.
+        Equations 13 to 15: theta_E takes a step against L_cls on the meta-train domains. The other parameters get the
+        gradient of L_total on the meta-test domain.
         """
         if not self.steps_alone:
             return super().training_step(model, step, images, labels, domain=domain)
@@ -239,7 +244,8 @@ class GMDF(Detector):
     def _meta_sets(self, domain: Tensor) -> tuple[Tensor, Tensor]:
         """Which images are the meta-train set and which the meta-test set, bool [B] each.
 
-        Of several domains one drawn at random is the latter; of one, every other image is the former, all the latter.
+        With several domains, a random one is the meta-test set. With one domain, every other image is meta-train and
+        all images are meta-test.
         """
         present = domain.unique()
         if len(present) < 2:
@@ -248,5 +254,5 @@ class GMDF(Detector):
         return ~test, test
 
     def _domains(self, domain: Tensor | None, like: Tensor) -> Tensor:
-        """Rows of the embeddings, the wildcard's being 0, [B]."""
+        """Rows of the embeddings, 0 for the wildcard, [B]."""
         return torch.zeros(len(like), dtype=torch.long, device=like.device) if domain is None else domain + 1

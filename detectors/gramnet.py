@@ -1,4 +1,4 @@
-"""Gram-Net: what the Gram matrices of six depths of a ResNet say of texture, beside the ResNet's own features.
+"""Gram-Net: texture from Gram matrices at six depths of a ResNet, beside the ResNet's own features.
 
 Source: Liu et al., "Global Texture Enhancement for Fake Face Detection in the Wild", CVPR 2020.
 
@@ -16,17 +16,17 @@ from resproto_fd.detectors.registry import register
 ALIGNED = 32
 """Channels that every depth's maps are brought to, and features that each Gram block gives."""
 TAPS = {"images": 3, "act1": 64, "maxpool": 64, "layer1": 64, "layer2": 128, "layer3": 256}
-"""Where a Gram block looks: the images, and what these parts of a ResNet-18 say, with their channels."""
+"""Inputs of the Gram blocks: the images and the outputs of these parts of a ResNet-18, with their channels."""
 
 
 def gram_matrix(maps: Tensor) -> Tensor:
-    """Products of each two channels, summed over places, by the number of all entries: [B, C, H, W] -> [B, C, C]."""
+    """Products of all pairs of channels, summed over places, divided by C H W: [B, C, H, W] -> [B, C, C]."""
     flat = maps.flatten(2)
     return flat @ flat.transpose(1, 2) / flat[0].numel()
 
 
 class GramBlock(nn.Module):
-    """Maps aligned by a convolution, their Gram matrix, two convolutions over it, the mean: [B, C, H, W] -> [B, 32].
+    """Gram matrix of aligned maps, read by two convolutions and averaged: [B, C, H, W] -> [B, 32].
 
     Args:
         channels: C.
@@ -43,7 +43,9 @@ class GramBlock(nn.Module):
 
 @register("gramnet")
 class GramNet(TimmClassifier):
-    """ResNet-18 with six Gram blocks, their features scaled by one learnt number and joined to the pooled ones.
+    """Add texture features from Gram matrices to a ResNet-18 (Liu et al., CVPR 2020).
+
+    One learnt number scales the features of the six Gram blocks; they are joined to the pooled ones.
 
     Args:
         pretrained, dropout, options: See `TimmClassifier`.

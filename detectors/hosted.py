@@ -1,4 +1,4 @@
-"""A detector of ours that speaks the interface of DeepfakeBench's, as its train.py and test.py call it."""
+"""Wraps a detector of ours in DeepfakeBench's interface, as its train.py and test.py call it."""
 
 import inspect
 import sys
@@ -22,21 +22,21 @@ from resproto_fd.losses.global_batch import gather_rows
 
 
 class HostedDetector(nn.Module):
-    """`preset` of a subclass says which detector it is.
+    """Detector of ours with DeepfakeBench's interface; `preset` of a subclass names it.
 
-    Labels reach it in training alone. Its state dict is that of the detector within, so that checkpoints go both ways.
+    It gets labels only in training. Its state dict is that of the detector within, so that checkpoints fit both.
 
     Args:
-        config: DeepfakeBench's merged configuration. Beside its keys `resolution`, `mean`, `std` and `weights_path`,
-            these of our own are read: `model` and `input`, changes of the preset; `class_counts`, numbers of real and
-            fake training frames, or their ratio; `leave_out`, names of fields in `Detector.requires` that training
-            does without; `steps_per_epoch`, for --ddp, where DeepfakeBench tells the epoch to another object.
+        config: DeepfakeBench's merged configuration. The keys `resolution`, `mean`, `std` and `weights_path` are read,
+            and our own keys: `model` and `input`, changes of the preset; `class_counts`, numbers of real and fake
+            training frames, or their ratio; `leave_out`, names of fields in `Detector.requires` that training omits;
+            `steps_per_epoch`, for --ddp, where DeepfakeBench sets the epoch on another object.
 
     Attributes:
-        epoch: Set by DeepfakeBench's trainer before each.
+        epoch: Set by DeepfakeBench's trainer before each epoch.
 
     Raises:
-        UserError: The images to come are not what the preset takes; or as `build_detector`.
+        UserError: The configured images do not fit the preset; or as `build_detector`.
     """
 
     preset: str
@@ -58,16 +58,16 @@ class HostedDetector(nn.Module):
         weakref.finalize(self, handle.remove)
 
     def build_backbone(self, config: dict[str, Any]) -> Detector:
-        """The detector within; no pretrained weights are read where a checkpoint is to be loaded."""
+        """The detector within; pretrained weights are not read if a checkpoint follows."""
         with without_pretrained() if config.get("weights_path") else nullcontext():
             return build_detector(self.settings)
 
     def build_loss(self, config: dict[str, Any]) -> nn.Module:
-        """Of test batches; in training the detector computes its own."""
+        """Loss of test batches; in training the detector computes its own."""
         return nn.CrossEntropyLoss()
 
     def features(self, data_dict: dict[str, Any]) -> Tensor:
-        """What the detector makes its scores from, [B, D]."""
+        """Features that the scores are computed from, [B, D]."""
         return self.detector.encode(self._images(data_dict))
 
     def classifier(self, features: Tensor) -> Tensor:
@@ -75,11 +75,11 @@ class HostedDetector(nn.Module):
         return self.detector.head(features).logits
 
     def forward(self, data_dict: dict[str, Any], inference: bool = False) -> dict[str, Any]:
-        """`cls` [B, 2], `prob` [B] and `feat` [B, D]; in training also `losses`, which alone have a gradient.
+        """`cls` [B, 2], `prob` [B] and `feat` [B, D]; in training also `losses`, the only values with a gradient.
 
         Raises:
-            UserError: Clips in the place of images; in training, what the detector asks for is not there, or it takes
-                a step that DeepfakeBench's loop cannot take.
+            UserError: The input holds clips. In training: a required field is missing, or the detector takes a step
+                that DeepfakeBench's loop cannot take.
         """
         images = self._images(data_dict)
         if inference or not self.training:
@@ -91,7 +91,7 @@ class HostedDetector(nn.Module):
         return told | {name: value.detach() for name, value in values.items()}
 
     def get_losses(self, data_dict: dict[str, Any], pred_dict: dict[str, Any]) -> dict[str, Tensor]:
-        """`overall`, which is trained on, and its terms; of a test batch the cross-entropy of `cls`."""
+        """`overall`, the training loss, and its terms; for a test batch the cross-entropy of `cls`."""
         if "losses" in pred_dict:
             return pred_dict["losses"]
         return {"overall": self.loss(pred_dict["cls"], _labels(data_dict))}
@@ -111,11 +111,11 @@ class HostedDetector(nn.Module):
         return found
 
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
-        """That of the detector within."""
+        """State dict of the detector within."""
         return self.detector.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: dict[str, Any], *args, **kwargs) -> Any:
-        """Takes also our own `best.pt`, and what DeepfakeBench saves under --ddp."""
+        """Load a state dict; our own `best.pt` and DeepfakeBench's files of --ddp work too."""
         state = state_dict.get("model", state_dict)
         if all(key.startswith("module.") for key in state):
             state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -124,11 +124,12 @@ class HostedDetector(nn.Module):
     def _images(self, data_dict: dict[str, Any]) -> Tensor:
         images = data_dict["image"]
         if images.ndim != 4:
-            raise UserError(f"{self.preset} takes images [B, 3, H, W], not {list(images.shape)}: set video_mode: false")
+            found = list(images.shape)
+            raise UserError(f"{self.preset} expected images [B, 3, H, W], got {found}; set video_mode: false")
         return images * self.scale + self.shift if self.renormalises else images
 
     def _training_step(self, images: Tensor, data_dict: dict[str, Any]) -> tuple[Output, dict[str, Tensor]]:
-        """What the detector's own training step says; its one loss is held back, for the loop to differentiate."""
+        """Run the detector's own training step; its loss is kept for DeepfakeBench's loop to differentiate."""
         labels, fields = _labels(data_dict), self._fields(data_dict)
         self._begin(labels)
         outputs: list[Output] = []
@@ -154,16 +155,16 @@ class HostedDetector(nn.Module):
         indispensable = {p.name for p in parameters if p.default is p.empty}
         lacking = sorted(wanted - found.keys() - (set(self.config.get("leave_out") or ()) - indispensable))
         if lacking:
-            say = "set with_mask: true, or " if "mask" in lacking else ""
-            say += "" if indispensable & {*lacking} else f"set leave_out: [{', '.join(lacking)}], or "
+            remedy = "set with_mask: true, or " if "mask" in lacking else ""
+            remedy += "" if indispensable & {*lacking} else f"set leave_out: [{', '.join(lacking)}], or "
             raise UserError(
-                f"{self.preset} asks for {', '.join(lacking)} in training, which DeepfakeBench's loader does not give: "
-                f"{say}train it with `resproto train`"
+                f"{self.preset} requires {', '.join(lacking)} in training, which DeepfakeBench's loader does not give; "
+                f"{remedy}train it with `resproto train`"
             )
         return found
 
     def _begin(self, labels: Tensor) -> None:
-        """Tells the detector of the training's start and of each epoch, as our trainer would."""
+        """Call `start_training` and `start_epoch` of the detector, as our trainer does."""
         if self.begun is None:
             self.detector.start_training(self._class_counts(labels))
         if (epoch := self._epoch()) != self.begun:
@@ -175,7 +176,7 @@ class HostedDetector(nn.Module):
             return torch.tensor(given)
         counts = torch.bincount(gather_rows(labels), minlength=2).cpu()
         print(
-            f"note: {self.preset}: class_counts: [real, fake] is not stated, so that of the first batch is taken: "
+            f"note: {self.preset}: class_counts: [real, fake] is not set; using the counts of the first batch, "
             f"{counts.tolist()}",
             file=sys.stderr,
         )
@@ -186,14 +187,14 @@ class HostedDetector(nn.Module):
             return self.epoch or 0
         if not (steps := self.config.get("steps_per_epoch")):
             raise UserError(
-                f"{self.preset} is not told the epoch: DeepfakeBench under --ddp tells it to another object; set "
+                f"{self.preset} does not know the epoch: DeepfakeBench under --ddp sets it on another object; set "
                 "steps_per_epoch: N, which is training frames / train_batchSize / processes, rounded up"
             )
         return self.steps // steps
 
 
 class _HeldBack:
-    """A `base.Step` that keeps the losses it is to differentiate."""
+    """A `base.Step` that keeps the losses instead of differentiating them."""
 
     def __init__(self):
         self.losses: list[Tensor] = []
@@ -201,7 +202,7 @@ class _HeldBack:
 
 
 def _stepped(hosted: HostedDetector | None, optimizer: Optimizer) -> None:
-    """After any optimiser's step: a detector whose parameters are among those stepped is told."""
+    """Call `after_step` of a detector if the optimiser's step changed its parameters."""
     if hosted is None:
         return
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -211,7 +212,7 @@ def _stepped(hosted: HostedDetector | None, optimizer: Optimizer) -> None:
 
 
 def _labels(data_dict: dict[str, Any]) -> Tensor:
-    """0 real, 1 fake, where labels may tell manipulations apart."""
+    """Labels 0 real and 1 fake, from labels that may number the manipulations."""
     return (data_dict["label"] != 0).long()
 
 
@@ -228,7 +229,7 @@ def _mask(mask: Tensor) -> Tensor:
 
 
 def _settings(name: str, config: dict[str, Any]) -> DetectorConfig:
-    """The preset, or a class without one, changed as the host's configuration says."""
+    """The preset, or a class without a preset, with the changes of the host's configuration."""
     if name in names("detectors"):
         values = load("detectors", name).model_dump(exclude_unset=True)
     else:
@@ -239,12 +240,12 @@ def _settings(name: str, config: dict[str, Any]) -> DetectorConfig:
     size, given = settings.input.size, config.get("resolution", settings.input.size)
     if given != size:
         raise UserError(
-            f"{name} takes images of {size} pixels and is given {given}: set resolution: {size}, or input: "
-            f"{{size: {given}}} if it can take these"
+            f"{name} expected images of {size} pixels, got {given}; set resolution: {size}, or input: "
+            f"{{size: {given}}} if the detector supports it"
         )
     if settings.input.fit == "crop":
         raise UserError(
-            f"{name} takes the centre of a face and DeepfakeBench gives the whole: set input: {{fit: resize}} if it is "
-            "to take that"
+            f"{name} expected the centre of a face, got the whole face from DeepfakeBench; set input: {{fit: resize}} "
+            "to use the whole face"
         )
     return settings

@@ -1,4 +1,4 @@
-"""IID: whose face is seen against whose face it was, implicit identity (Huang et al., CVPR 2023).
+"""IID: the identity that a face shows, compared with the identity that a recogniser finds.
 
 Legend: B batch, D = 512, I identities.
 """
@@ -25,34 +25,35 @@ from resproto_fd.losses.precision import at_least_float32
 
 IRESNET_50 = (3, 4, 14, 3)
 FACE = 112
-"""Side of the face that the recogniser is shown."""
+"""Side of the faces that the recogniser sees."""
 SCALE, MARGIN = 64.0, 0.4
-"""Of the implicit identity loss."""
+"""Scale and margin of the implicit identity loss."""
 CLASS_SCALE, CLASS_MARGIN = 8.0, 0.2
-"""Of the classification loss."""
+"""Scale and margin of the classification loss."""
 
 
 @register("iid")
 class IID(Detector):
-    """Xception's embedding, the implicit identity, less a face recogniser's, the explicit one, is classified.
+    """Classify the difference between Xception's embedding and a face recogniser's (Huang et al., CVPR 2023).
 
-    Two further losses: of a real face the two identities are to agree, of a fake to differ (EIC); the implicit ones of
-    one person are to be near each other (IIE), that of a fake being the person whose face was covered. DeepfakeBench
-    takes the person swapped in.
+    Xception gives the implicit identity, the recogniser the explicit one. Two further losses act in training. EIC makes
+    the two identities agree for a real face and differ for a fake. IIE brings the implicit identities of one person
+    together; a fake counts as the person whose face was covered. DeepfakeBench takes the person swapped in.
 
-    DeepfakeBench leaves out the recogniser's last batch norm where a batch has one picture: that picture then has
-    another score than in company. Here it is never left out, so that a score is that of DeepfakeBench's batches;
-    `batch_coupled` leaves it out as DeepfakeBench does.
+    DeepfakeBench skips the recogniser's last batch norm if a batch has one picture, so that the score of this picture
+    differs from its score in a larger batch. Here the norm is never skipped, and scores equal those of DeepfakeBench's
+    larger batches. `batch_coupled` skips it as DeepfakeBench does.
 
     Args:
-        pretrained: See `TimmClassifier`; of Xception.
-        identity_weights: File of an ArcFace IResNet-50 in insightface's naming; none is published with this or another
-            library here. Wanted where `pretrained` is not None.
-        identities: I, at least the number of persons in the training data. 0: no IIE, and none are asked for.
+        pretrained: See `TimmClassifier`; the weights of Xception.
+        identity_weights: File of an ArcFace IResNet-50 in insightface's naming. No library here publishes one. Required
+            if `pretrained` is not None.
+        identities: I, at least the number of persons in the training data. With 0 there is no IIE and no identities are
+            required.
         eic, iie: Weights of the losses.
-        train_identity: Train the recogniser too, as DeepfakeBench does; in the paper it is given.
+        train_identity: Train the recogniser too, as DeepfakeBench does; in the paper it is fixed.
         batch_coupled: See above.
-        blocks, widths: Of the recogniser's stages.
+        blocks, widths: Numbers of blocks and widths of the recogniser's stages.
         options: See `TimmClassifier`.
 
     Raises:
@@ -92,7 +93,7 @@ class IID(Detector):
         self.kernel = nn.Parameter(torch.randn(WIDTH, identities) * 0.01) if identities else None
 
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See `Detector.from_deepfakebench`; identities are as many as the checkpoint has, where there are any."""
+        """See `Detector.from_deepfakebench`; the checkpoint sets the number of identities, unless it is 0 here."""
         found = {}
         for key, value in state.items():
             if key == "IIE_LOSS.kernel":
@@ -122,7 +123,7 @@ class IID(Detector):
     def head(
         self, features: Tensor, labels: Tensor | None = None, target_identity: Tensor | None = None, **fields: Tensor
     ) -> Output:
-        """See `Detector.head`; `target_identity` [B], an index below I, is whose video it is."""
+        """See `Detector.head`; `target_identity`, the person whose video it is, is an index below I, [B]."""
         implicit, explicit = at_least_float32(features).chunk(2, dim=1)
         output = two_class_output(self.classifier(implicit - explicit), features)
         if labels is None:
@@ -138,20 +139,20 @@ class IID(Detector):
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the scaled sigmoids of logits [B, 2], the right one less a margin; scalar."""
+    """Cross-entropy of scaled sigmoids of logits [B, 2], with a margin taken off the right one; scalar."""
     shares = logits.sigmoid() - CLASS_MARGIN * F.one_hot(labels, 2).to(logits)
     return F.cross_entropy(CLASS_SCALE * shares, labels)
 
 
 def identity_contrast(implicit: Tensor, explicit: Tensor, labels: Tensor) -> Tensor:
-    """Mean cosine of the two identities [B, D] over fakes, less that over reals; a class that is absent adds 0."""
+    """Mean cosine of the two identities [B, D] over fakes minus that over reals; an absent class adds 0."""
     cosines = F.cosine_similarity(implicit, explicit)
     means = [(cosines * (labels == kind)).sum() / (labels == kind).sum().clamp(min=1) for kind in (0, 1)]
     return means[1] - means[0]
 
 
 def identity_loss(embeddings: Tensor, kernel: Tensor, identity: Tensor) -> Tensor:
-    """ArcFace (Deng et al., CVPR 2019): cross-entropy of cosines, the right one's angle grown by a margin; scalar.
+    """ArcFace (Deng et al., CVPR 2019): cross-entropy of cosines, with a margin added to the right angle; scalar.
 
     Args:
         embeddings: [B, D].

@@ -1,4 +1,4 @@
-"""LRL: how alike the places of a face are, in its pixels and its high frequencies (Chen et al., AAAI 2021).
+"""LRL: the similarity of a face's patches, in pixels and in high frequencies.
 
 Legend: B batch, C channels, S side of the images, P = 16 patches of the last map.
 """
@@ -23,23 +23,25 @@ from resproto_fd.losses.precision import at_least_float32
 PARTS = ((0, 3, 56), (3, 5, 160), (5, None, 1792))
 """Stages of EfficientNet-B4 before each fusion, and their channels."""
 GRID, CUT = 4, 0.33
-"""Patches a side; lowest frequency that the second input keeps, row and column added up, by side."""
+"""Patches a side; lowest frequency (row + column, divided by the side) that the second input keeps."""
 WIDTHS = (256, 256, 128, 64)
-"""Of the decoder."""
+"""Widths of the decoder."""
 
 
 @register("lrl")
 class LRL(Detector):
-    """Two EfficientNets, of the picture and of its high frequencies, that weigh each other; patches are compared.
+    """Classify the similarities between patches of a face, from pixels and high frequencies (Chen et al., AAAI 2021).
+
+    Two EfficientNets, one of the picture and one of its high frequencies, weight each other's maps at three depths.
 
     Args:
         pretrained: See `EfficientNetB4`.
         size: Side of the images.
-        normalisation: Of the images, by name (`input.mean`); frequencies are those of whole grey levels.
-        similarity: Weight of the mean squared error of the patches' likeness, where the batch has masks.
-        segmentation: Weight of the cross-entropy of a decoded mask, where the batch has masks; 0 builds no decoder.
-        dropout: Within the classifier.
-        drop_path: Share of residual branches that are dropped in training, of the last block.
+        normalisation: Name of the images' normalisation (`input.mean`); frequencies are taken of whole grey levels.
+        similarity: Weight of the mean squared error of the patches' similarity, if the batch has masks.
+        segmentation: Weight of the cross-entropy of a decoded mask, if the batch has masks; 0 builds no decoder.
+        dropout: Dropout within the classifier.
+        drop_path: Share of the last block's residual branches that training drops.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class LRL(Detector):
         self.register_buffer("kept", band(size, CUT * size, 2 * size), persistent=False)
 
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See `Detector.from_deepfakebench`; the decoder's part is left out where there is none here."""
+        """See `Detector.from_deepfakebench`; the decoder's tensors are left out if this detector has no decoder."""
         found = {_ours(key): value for key, value in state.items() if not re.match(r"encoder_\w+\.last_layer\.", key)}
         return {key: value for key, value in found.items() if self.decoder is not None or key[:8] != "decoder."}
 
@@ -77,7 +79,7 @@ class LRL(Detector):
         self.frequency.set_grad_checkpointing(True)
 
     def high_frequencies(self, images: Tensor) -> Tensor:
-        """What is left of the grey picture without its low frequencies, in the same scale, [B, 1, S, S]."""
+        """The grey picture without its low frequencies, in the same scale, [B, 1, S, S]."""
         with torch.no_grad(), without_autocast(images):
             grey = grey_levels(at_least_float32(images), self.mean, self.std)
             dct = self.dct.to(grey.dtype)
@@ -85,11 +87,11 @@ class LRL(Detector):
             return (high[:, None] / 127.5 - 1).to(images.dtype)
 
     def encode(self, images: Tensor, frequencies: Tensor | None = None) -> Tensor:
-        """Likeness of each patch to each other, in [0, 1], row by row, [B, P (P - 1)].
+        """Similarity of each patch to each other patch, in [0, 1], row by row, [B, P (P - 1)].
 
         Args:
             images: [B, 3, S, S].
-            frequencies: What the second network is fed, [B, 1, S, S]; made from the images if not given.
+            frequencies: Input of the second network, [B, 1, S, S]; computed from the images if not given.
         """
         return _others(likeness(self._maps(images, frequencies)))
 
@@ -120,7 +122,7 @@ class LRL(Detector):
         return two_class_output(self.classifier(features), features, labels)
 
     def _maps(self, images: Tensor, frequencies: Tensor | None) -> Tensor:
-        """Maps of all three levels, at the places of the last, or as many as the grid divides: [B, C, h, w]"""
+        """Maps of all three levels, in the size of the last one rounded to a multiple of the grid: [B, C, h, w]"""
         check_size(images, self.size, "LRL")
         x, y = images, self.high_frequencies(images) if frequencies is None else frequencies
         levels = []
@@ -134,7 +136,7 @@ class LRL(Detector):
 
 
 def likeness(maps: Tensor) -> Tensor:
-    """(1 + cosine) / 2 of each patch with each: [B, C, h, w] -> [B, P, P]"""
+    """(1 + cosine) / 2 of each pair of patches: [B, C, h, w] -> [B, P, P]"""
     patches = maps.unflatten(3, (GRID, -1)).unflatten(2, (GRID, -1)).permute(0, 2, 4, 1, 3, 5)
     vectors = F.normalize(at_least_float32(patches.flatten(3).flatten(1, 2)), dim=-1)
     with without_autocast(vectors):
@@ -142,7 +144,7 @@ def likeness(maps: Tensor) -> Tensor:
 
 
 def mask_likeness(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """1 - the difference of the forged shares of each patch and each: [B, 1, S, S] -> [B, P, P]"""
+    """1 - the difference of the forged shares of each pair of patches: [B, 1, S, S] -> [B, P, P]"""
     shares = F.adaptive_avg_pool2d(mask.to(dtype), GRID).flatten(1)
     return 1 - (shares[:, :, None] - shares[:, None]).abs()
 
@@ -160,7 +162,7 @@ def _part(network: nn.Module, x: Tensor, start: int, stop: int | None) -> Tensor
 
 
 def _fusion(channels: int) -> nn.Sequential:
-    """Logits of how much either of two maps counts at each place (RFAM): [B, 2 C, h, w] -> [B, 2, h, w]"""
+    """Network that weights two maps at each place (RFAM); logits: [B, 2 C, h, w] -> [B, 2, h, w]"""
     first = nn.Conv2d(2 * channels, channels, 1)
     return nn.Sequential(first, nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 2, 3, padding=1))
 
@@ -177,7 +179,7 @@ def _decoder(before: int) -> nn.Sequential:
 
 
 def _ours(key: str) -> str:
-    """Name here of a tensor of DeepfakeBench's.
+    """Our name of a tensor of DeepfakeBench's.
 
     >>> _ours("decoder.decoder_stages.3.layer.1.bias"), _ours("rfam2.attention.0.bias"), _ours("final.weight")
     ('decoder.1.bias', 'fusions.1.0.bias', 'decoder.29.weight')

@@ -1,4 +1,4 @@
-"""LSDA: a student of several teachers, one a forgery method, whose features are varied (Yan et al., CVPR 2024).
+"""LSDA: a student taught by one teacher for each forgery method, whose features are augmented.
 
 Legend: B batch, M forgery methods, h and w places of the last map.
 """
@@ -30,27 +30,28 @@ TEACHING = ("encoders_f.", "encoder_c.", "fc_weights.", "mlp.")
 
 @register("lsda")
 class LSDA(Detector):
-    """An EfficientNet that is taught by the labels and by teachers, and scored alone.
+    """Teach an EfficientNet augmented features of several forgery methods (Yan et al., CVPR 2024).
 
-    A teacher for each forgery method sees its forgeries only; its features, varied within the method and mixed with
-    those of others, are what the student's are to be for these. For real faces they are to be a face recogniser's. A
-    classifier of all methods keeps the teachers' features apart. What is varied and mixed is a micro-batch's.
+    Each forgery method has a teacher that sees only forgeries of this method. The teacher's features are augmented
+    within the method and mixed with those of other methods; the student learns the result. For real faces the student
+    learns the features of a face recogniser. A classifier of all methods keeps the teachers' features apart.
+    Augmentation and mixing stay within a micro-batch. Only the student is scored.
 
-    DeepfakeBench's further loss, which draws real features from those of two methods and towards two others', has no
-    lower bound and is no part of the paper: it is left out. So is the loss on the teachers when the batch does not
-    say which method made an image.
+    DeepfakeBench has one more loss, which pulls real features away from two methods and towards two others. It has no
+    lower bound and is not in the paper, so it is left out. The loss on the teachers is left out too if the batch does
+    not name the methods.
 
     Args:
-        pretrained: See `TimmClassifier`; of student and teachers.
-        real_weights: File of an ArcFace IResNet-100 in insightface's naming (its embedding is not used); none is
-            published with this or another library here. Wanted where there are teachers and `pretrained` is not None.
-        teachers: Build them, and ask for methods.
-        methods: Of the training data, "real" first.
+        pretrained: See `TimmClassifier`; the weights of student and teachers.
+        real_weights: File of an ArcFace IResNet-100 in insightface's naming (its embedding is not used). No library
+            here publishes one. Required if there are teachers and `pretrained` is not None.
+        teachers: Build the teachers, and require methods.
+        methods: The methods of the training data, "real" first.
         binary, domain, distillation: Weights of the losses of labels, methods and teachers.
-        train_real: Train the last stage of the face recogniser and what is not of its stages, as DeepfakeBench does; in
-            the paper it is given.
+        train_real: Train the face recogniser except its first three stages, as DeepfakeBench does; in the paper the
+            recogniser is fixed.
         channel_maps: See `latent_augmentation.within_method`.
-        blocks, widths: Of the recogniser's stages; the last width is 512.
+        blocks, widths: Numbers of blocks and widths of the recogniser's stages; the last width is 512.
         options: See `TimmClassifier`.
 
     Raises:
@@ -76,7 +77,8 @@ class LSDA(Detector):
     ):
         super().__init__()
         if not methods or methods[0] != "real" or len(methods) < 2:
-            raise UserError(f"lsda: methods are 'real' and then those of forgeries, not {', '.join(methods) or 'none'}")
+            given = ", ".join(methods) or "none"
+            raise UserError(f"lsda: expected model.methods to be 'real', then forgery methods, got {given}")
         if teachers and pretrained and real_weights is None and not pretrained_skipped():
             raise UserError(
                 "lsda learns real faces from a face recogniser: set model.real_weights=/path/to/backbone.pth, an "
@@ -102,9 +104,9 @@ class LSDA(Detector):
             self.mlp = _classifier(WIDTH // 2, len(methods))
 
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See `Detector.from_deepfakebench`; embeddings and ImageNet's classifiers, which nothing uses, are left out.
+        """See `Detector.from_deepfakebench`; unused embeddings and ImageNet classifiers are left out.
 
-        So are the teachers where there are none here.
+        The teachers are left out too if this detector has none.
         """
         found = {}
         for key, value in state.items():
@@ -143,14 +145,14 @@ class LSDA(Detector):
             return output
         losses = {"binary": output.losses["total"], **self._teaching(images, maps, method)}
         total = sum(weight * losses[name] for name, weight in self.weights.items())
-        # Of kinds that the batch lacks, too: several processes want a gradient of every parameter in every step.
+        # Includes teachers without images in the batch: data parallelism needs a gradient of every parameter.
         teachers = [*self.encoders_f.parameters(), *self.encoder_c.parameters()]
         losses["total"] = total + 0.0 * sum(p.sum() for p in teachers if p.requires_grad)
         output.losses = losses
         return output
 
     def _teaching(self, images: Tensor, maps: Tensor, method: Tensor) -> dict[str, Tensor]:
-        """Losses "domain" and "distillation" of the student's maps [B, 512, h, w]; a kind that is absent adds 0."""
+        """Losses "domain" and "distillation" of the student's maps [B, 512, h, w]; an absent method adds 0."""
         forged, features, varied = [], [maps[:0]], [maps[:0]]
         for kind, encoder in enumerate(self.encoders_f, start=1):
             here = (method == kind).nonzero()[:, 0]
@@ -170,12 +172,12 @@ class LSDA(Detector):
         }
 
     def recognise(self, images: Tensor) -> Tensor:
-        """What is known of real faces, [B, 3, H, W] -> [B, 512, H / 32, W / 32]."""
+        """The recogniser's features of real faces, [B, 3, H, W] -> [B, 512, H / 32, W / 32]."""
         return F.avg_pool2d(self.encoder_c(images), 2)
 
 
 class _Encoder(nn.Module):
-    """EfficientNet-B4, its stem padded as the others are, to maps [B, 512, H / 32, W / 32]."""
+    """EfficientNet-B4 with a padded stem, and a convolution: images to maps [B, 512, H / 32, W / 32]."""
 
     def __init__(self, pretrained: bool | str | None, options: dict[str, Any] | None):
         super().__init__()
@@ -191,7 +193,7 @@ def _classifier(hidden: int, count: int) -> nn.Sequential:
 
 
 def _fusion() -> nn.Sequential:
-    """Two kinds of varied features to what is taught."""
+    """Network that joins two kinds of augmented features to what the student learns."""
     return nn.Sequential(
         nn.Conv2d(2 * WIDTH, WIDTH, 1),
         nn.LeakyReLU(),
@@ -203,5 +205,5 @@ def _fusion() -> nn.Sequential:
 
 
 def _apart(found: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared difference; 0 of nothing."""
+    """Mean squared difference; 0 if there is no entry."""
     return (at_least_float32(found) - at_least_float32(wanted)).square().sum() / max(found.numel(), 1)

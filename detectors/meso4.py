@@ -1,4 +1,4 @@
-"""Meso4: four small convolutions between pixels and semantics (Afchar et al., WIFS 2018)."""
+"""Meso4: a network of four small convolutions."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,7 +9,7 @@ from resproto_fd.detectors.registry import register
 
 @register("meso4")
 class Meso4(MesoNet):
-    """Four convolutions, each rectified, normalised and pooled."""
+    """Classify by four small convolutions, each rectified, normalised and pooled (Afchar et al., WIFS 2018)."""
 
     def _build(self) -> None:
         self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)

@@ -1,4 +1,4 @@
-"""MesoInception-4: MesoNet with inception layers of dilated convolutions (Afchar et al., WIFS 2018)."""
+"""MesoInception-4: MesoNet with inception layers."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from resproto_fd.detectors.registry import register
 
 @register("meso4Inception")
 class Meso4Inception(MesoNet):
-    """Two inception layers of dilated convolutions in the place of the first two convolutions."""
+    """Replace Meso4's first two convolutions by inception layers with dilation (Afchar et al., WIFS 2018)."""
 
     def _build(self) -> None:
         for layer, before, widths in ((1, 3, (1, 4, 4, 2)), (2, 11, (2, 4, 4, 2))):

@@ -1,7 +1,8 @@
-"""MFCLIP: an image encoder and a noise encoder, taught by texts that tell method, kind and generator of a forgery.
+"""MFCLIP: an image encoder and a noise encoder, taught by texts about method, kind and generator of a forgery.
 
-Source: "MFCLIP: Multi-modal Fine-grained CLIP for Generalizable Diffusion Face Forgery Detection"; equations, tables
-and section numbers are its.
+Source: "MFCLIP: Multi-modal Fine-grained CLIP for Generalizable Diffusion Face Forgery Detection"; equation, table
+and section numbers are the paper's.
+
 Legend: B batch, D embedding size, S side of a patch, T tokens of a text.
 """
 
@@ -30,7 +31,7 @@ from resproto_fd.losses.precision import at_least_float32
 SMOOTHING = 0.5
 """Temperature of the softmax of equation 13."""
 LEVELS = ("forgery_type", "family", "method")
-"""What the second, third and fourth sentence tell."""
+"""Fields that the second, third and fourth sentence describe."""
 FIRST = ("a photo of a real face", "a photo of a fake face")
 KINDS = {
     "face swap": "a photo of an identity swapped face",
@@ -49,30 +50,33 @@ FAMILIES = {
 
 @register("mfclip")
 class MFCLIP(Detector):
-    """Cross-entropy on X_v = X_i + N_n, a language embedding predicted from it, and images matched with their texts.
+    """Match faces and their noise with fine-grained texts about the forgery (Zhang et al., 2024).
 
-    Testing needs neither texts nor other images (equation 3). Where the paper is silent: hidden sizes and heads are
-    chosen here; a level that a label does not tell repeats the first; a fifth kind, reenactment, and a third family,
-    autoencoders, are given sentences of the same form; gradients of equation 13 flow into both distributions.
+    The losses are cross-entropy on X_v = X_i + N_n, the divergence of a language embedding predicted from X_v, and a
+    contrast of images with their texts. Testing needs neither texts nor other images (equation 3).
+
+    Decisions where the paper is silent: hidden sizes and heads are chosen here. A level that a label does not describe
+    repeats the first level. A fifth kind, reenactment, and a third family, autoencoders, have sentences of the same
+    form. Gradients of equation 13 flow into both distributions.
 
     Args:
-        pretrained: A file of weights in this class's naming; None for random ones (the paper trains from scratch).
+        pretrained: A file of weights in this class's naming, or None for random weights, as in the paper.
         size: Side of the images.
         width: D.
-        channels, image_depth, image_hidden: Of the image encoder, CViT's by default.
+        channels, image_depth, image_hidden: Sizes of the image encoder; the defaults are CViT's.
         patch: S (Table VII).
-        noise_depth, noise_hidden: Of the noise encoder's blocks, B of them.
-        text_depth, text_hidden: Of the language encoder's blocks, L of them.
-        heads: Of all attention.
-        levels: Of the texts: 4, or 2 where methods have no family and generator (FF++), or what Figure 8 tries.
-        pairs: Largest batch of sample pair attention, of all processes together; the training batch.
+        noise_depth, noise_hidden: Number (B) and hidden width of the noise encoder's blocks.
+        text_depth, text_hidden: Number (L) and hidden width of the language encoder's blocks.
+        heads: Heads of every attention.
+        levels: Levels of the texts: 4; 2 if methods have no family and generator (FF++); or as in Figure 8.
+        pairs: Largest batch of sample pair attention, all processes together; set it to the training batch.
         place: See `SamplePairContrast`.
         noise, image, text, predictor, attention: Parts of Table VI: NE, IE, FTE, predictor (with L_kl, Table IX), SPA.
         contrast: Whether L_cmc is used (Table IX).
-        normalisation: Of the images, by name (`input.mean`).
+        normalisation: Name of the images' normalisation (`input.mean`).
 
     Raises:
-        UserError: Neither image nor noise encoder; or the weights do not fit.
+        UserError: There is neither an image nor a noise encoder; or the weights do not fit.
     """
 
     def __init__(
@@ -102,7 +106,7 @@ class MFCLIP(Detector):
     ):
         super().__init__()
         if not (noise or image):
-            raise UserError("mfclip: noise and image are both off; one of them has to see")
+            raise UserError("mfclip: model.noise and model.image are both false; set one of them to true")
         self.image = CViTBackbone(size, width, channels, image_depth, heads, image_hidden) if image else None
         given = NORMALISATIONS[normalisation]
         self.noise = NoiseEncoder(width, patch, noise_depth, heads, noise_hidden, *given) if noise else None
@@ -127,7 +131,7 @@ class MFCLIP(Detector):
         return sum(part(images) for part in (self.image, self.noise) if part is not None)
 
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
-        """See `Detector.head`; fields are indices into the vocabulary, [B] each."""
+        """See `Detector.head`; the fields are indices into the vocabulary, [B] each."""
         logits = at_least_float32(self.classifier(features))
         scores = logits.softmax(dim=-1)[:, 1].float()
         if labels is None:
@@ -142,7 +146,7 @@ class MFCLIP(Detector):
         return Output(scores, logits, features, {"total": sum(losses.values()), **losses})
 
     def sentences(self, labels: Tensor, fields: dict[str, Tensor]) -> Tensor:
-        """Tokens of each image's sentences, one a level, [B, levels, 77]."""
+        """Tokens of each image's sentences, one for each level, [B, levels, 77]."""
         first = self.tokens_label[labels]
         rows = [first]
         for name in LEVELS[: self.levels - 1]:
@@ -160,7 +164,7 @@ class MFCLIP(Detector):
 
 
 def _sentences(methods: Sequence[str]) -> dict[str, list[str]]:
-    """The sentences of each field's values; "" where a value says nothing, so that the first level is repeated."""
+    """The sentence of each value of each field; "" stands for no sentence, so that the first level is repeated."""
     return {
         "label": list(FIRST),
         "forgery_type": list(KINDS.values()),

@@ -1,4 +1,4 @@
-"""Multi-attentional detection: maps over EfficientNet that gather texture each by itself (Zhao et al., CVPR 2021).
+"""Multi-attentional detection: attention maps over EfficientNet that each gather texture.
 
 Legend: B batch, M maps, h, w sides of a map.
 """
@@ -19,7 +19,7 @@ from resproto_fd.losses.precision import at_least_float32
 from resproto_fd.losses.region_independence import region_independence_loss
 
 DEEP = 1792
-"""Channels of the whole."""
+"""Channels of the deep features."""
 SIZES = (MAPS * TEXTURE, MAPS * SHALLOW, DEEP, DEEP)
 THEIRS = {
     "attention_generation.": "attention.",
@@ -32,18 +32,19 @@ THEIRS = {
 
 @register("multi_attention")
 class MultiAttention(EfficientNetB4):
-    """Texture that four attention maps gather, and the whole under their sum, into one classifier.
+    """Classify texture gathered by four attention maps, together with the deep features (Zhao et al., CVPR 2021).
 
-    DeepfakeBench's checkpoints bring its network along: no swish after stem and head, one twice after the whole's
-    projection; and its score, for it turns to the attention only after 35 910 batches of a process, training or not:
-    until then a linear classifier on the backbone alone has the say. `attend` chooses (`variants` has the other score).
+    DeepfakeBench's network differs: it has no swish after stem and head, and two after the projection of the deep
+    features. Its score differs too: it uses the attention only after 35 910 batches of a process, in training or
+    testing, and a linear classifier on the backbone before. Loading one of its checkpoints switches to both. `attend`
+    chooses the score, and `variants` has the other one.
 
     Args:
         pretrained, options: See `EfficientNetB4`.
-        dropout: Of what the maps gather.
+        dropout: Dropout of the gathered texture.
         independence: Weight of the region independence loss (the paper's lambda).
-        rate: Of the centres' step in that loss (the paper's alpha); a tenth less with each epoch.
-        degraded: Share of the training pictures that are blurred where one of their maps looks (the paper's AGDA).
+        rate: Step of the centres in that loss (the paper's alpha); each epoch multiplies it by 0.9.
+        degraded: Share of the training pictures that are blurred where one of their maps attends (the paper's AGDA).
     """
 
     couples_batch = True
@@ -81,7 +82,7 @@ class MultiAttention(EfficientNetB4):
         self.rate = self.first_rate * 0.9**epoch
 
     def encode(self, images: Tensor) -> Tensor:
-        """Texture by map, shallow features by map, the whole under the maps, the whole: [B, 3, H, W] -> [B, D]"""
+        """Texture and shallow features of each map, attended and plain deep features: [B, 3, H, W] -> [B, D]"""
         if self.training and self.degraded and self.attend:
             with torch.no_grad():
                 images = degraded(images, self._maps(images)[1], self.degraded)
@@ -129,5 +130,5 @@ def _resized(maps: Tensor, like: Tensor) -> Tensor:
 
 
 def _gathered(maps: Tensor, features: Tensor) -> Tensor:
-    """Sum of the features [B, C, H, W] over places, weighed by each map: [B, M, C]"""
+    """Sum of the features [B, C, H, W] over places, weighted by each map: [B, M, C]"""
     return torch.einsum("bmhw,bchw->bmc", _resized(maps, features), features)

@@ -1,4 +1,4 @@
-"""PatchCraft: the noise of an image's richest patches set against that of its poorest.
+"""PatchCraft: the noise of an image's patches of most texture against that of least texture.
 
 Source: Zhong et al., "PatchCraft: Exploring Texture Patch for Efficient AI-generated Image Detection", 2023 (first
 called "Rich and Poor Texture Contrast").
@@ -21,18 +21,18 @@ from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_sta
 
 WIDTH = 32
 CONVOLUTIONS = (4, 2, 2, 2)
-"""Convolutions of each of the classifier's blocks, between which it halves."""
+"""Convolutions of each block of the classifier; maps are halved between blocks."""
 
 
 def smash_and_rebuild(images: Tensor, grey: Tensor, side: int, places: int, grid: int) -> tuple[Tensor, Tensor]:
-    """Two pictures of an image: one of its richest patches, the richest first, one of its poorest, the poorest first.
+    """Two pictures made of an image's patches: those of most texture, and those of least, in this order each.
 
     Args:
         images: [B, 3, H, W].
         grey: Its grey levels, [B, H, W].
         side: S.
-        places: Patches are looked at in so many rows and columns, evenly spaced, which may overlap.
-        grid: G; of the `places`^2 patches the first and last G^2 by diversity are taken, equals in reading order.
+        places: Number of rows and columns of candidate patches, evenly spaced; they may overlap.
+        grid: G; the first and the last G^2 of the `places`^2 patches by diversity are used, equals in reading order.
 
     Returns:
         [B, 3, G S, G S] each.
@@ -57,17 +57,19 @@ def smash_and_rebuild(images: Tensor, grey: Tensor, side: int, places: int, grid
 
 @register("patchcraft")
 class PatchCraft(Detector):
-    """SRM residuals of the two pictures, a learnt layer over them, the difference between both, a small CNN.
+    """Compare the noise of the most and the least textured patches of an image (Zhong et al., 2023).
+
+    A learnt layer reads SRM residuals of both rebuilt pictures; a small CNN classifies the difference.
 
     Args:
-        pretrained: A file of weights in this class's naming; None for random ones (the paper trains from scratch).
+        pretrained: A file of weights in this class's naming, or None for random weights, as in the paper.
         side: S.
-        places: See `smash_and_rebuild`; 14 x 14 stand for the paper's 192 random places, so that scores are certain.
+        places: See `smash_and_rebuild`. 14 x 14 replace the paper's 192 random places, so that scores do not vary.
         grid: G.
-        normalisation: The images': diversity is counted on grey levels.
+        normalisation: Name of the images' normalisation; diversity is computed on grey levels.
 
     Raises:
-        UserError: Fewer places than patches; in `encode`, images smaller than a patch.
+        UserError: There are fewer places than patches; in `encode`, images are smaller than a patch.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class PatchCraft(Detector):
     ):
         super().__init__()
         if places < grid:
-            raise UserError(f"patchcraft: {places} x {places} places cannot give {grid} x {grid} patches")
+            raise UserError(f"patchcraft: expected model.places of at least model.grid={grid}, got {places}")
         self.side, self.places, self.grid = side, places, grid
         for name, values in zip(("mean", "std"), NORMALISATIONS[normalisation], strict=True):
             self.register_buffer(name, torch.tensor(values), persistent=False)
@@ -98,7 +100,8 @@ class PatchCraft(Detector):
     def encode(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, 32]"""
         if min(images.shape[-2:]) < self.side:
-            raise UserError(f"patchcraft: images are {tuple(images.shape[-2:])}, a patch has {self.side} pixels a side")
+            size = tuple(images.shape[-2:])
+            raise UserError(f"patchcraft: expected images of at least {self.side} pixels a side, got {size}")
         grey = grey_levels(images, self.mean, self.std)
         both = torch.cat(smash_and_rebuild(images, grey, self.side, self.places, self.grid))
         rich, poor = self.fingerprint(self.srm(both)).chunk(2)  # in one pass: batch norm sees both in training too

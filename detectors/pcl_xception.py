@@ -1,4 +1,4 @@
-"""PCL: places of one source should have alike features (Zhao et al., Learning Self-Consistency, ICCV 2021)."""
+"""PCL: features of places with the same source should be similar."""
 
 from typing import Annotated, Any
 
@@ -12,17 +12,17 @@ from resproto_fd.detectors.registry import register
 from resproto_fd.losses.precision import at_least_float32
 
 UNUSED = ("backbone.type_fc.", "backbone.mag_fc.", "backbone.map.", "PCL.phi.")
-"""Parts of DeepfakeBench's checkpoint that score nothing and train nothing."""
+"""Parts of DeepfakeBench's checkpoint without effect on scores or training."""
 
 
 @register("pcl_xception")
 class PCLXception(MaskTaught):
-    """Xception with a loss on the pairwise likeness of its places.
+    """Train Xception so that places of the same source have similar features (Zhao et al., ICCV 2021).
 
     Args:
         pretrained, dropout, options: See `TimmClassifier`.
-        consistency: Weight of that loss (the paper's lambda, 10; DeepfakeBench has 1); 0 leaves it out.
-        first_column_bug: Whether the loss's target is DeepfakeBench's, which is wrong in the first column.
+        consistency: Weight of the pairwise loss (the paper's lambda, 10; DeepfakeBench has 1); 0 removes it.
+        first_column_bug: Use DeepfakeBench's target of that loss, which is wrong in the first column.
     """
 
     term = "consistency"
@@ -51,17 +51,17 @@ class PCLXception(MaskTaught):
 
 
 def pair_logits(embedded: Tensor) -> Tensor:
-    """Likeness of every two places, before the sigmoid: [B, C, h, w] -> [B, h w, h w] (the paper's equation 1)."""
+    """Similarity of all pairs of places, before the sigmoid: [B, C, h, w] -> [B, h w, h w] (the paper's equation 1)."""
     places = at_least_float32(embedded).flatten(2)
     return places.transpose(1, 2) @ places / places.shape[1] ** 0.5
 
 
 def consistency_target(mask: Tensor, first_column_bug: bool = False) -> Tensor:
-    """1 - |m_p - m_q| of every two places p, q of masks [B, h, w]: [B, h w, h w] (the paper's equation 2).
+    """1 - |m_p - m_q| of all pairs of places p, q of masks [B, h, w]: [B, h w, h w] (the paper's equation 2).
 
     Args:
         mask: In [0, 1].
-        first_column_bug: As DeepfakeBench: m_q itself where p is in the first column.
+        first_column_bug: As in DeepfakeBench, the target is m_q itself if p is in the first column.
     """
     flat = mask.flatten(1)
     target = 1 - (flat[:, :, None] - flat[:, None]).abs()

@@ -1,6 +1,6 @@
-"""RECCE: what a decoder of real faces cannot reconstruct is where the forgery is (Cao et al., CVPR 2022).
+"""RECCE: a decoder of real faces, whose errors show where a forgery is.
 
-Legend beside the usual: n side of the middle maps, S side of the images.
+Legend: B batch, D feature size, n side of the middle maps, S side of the images.
 """
 
 import re
@@ -21,19 +21,21 @@ from resproto_fd.losses.global_batch import gather_rows
 from resproto_fd.losses.precision import at_least_float32
 
 WIDTHS = (2048, MIDDLE, 256, 128, 1)
-"""What `encode` lays side by side: the classifier's features, the encoder's and decoder's (pooled), the error."""
+"""Widths that `encode` joins: features of the classifier, of encoder and decoder (pooled), and the error."""
 
 
 @register("recce")
 class Recce(TimmClassifier):
-    """Xception with a decoder that is taught real faces alone; its maps and its errors guide the classification.
+    """Guide Xception by a decoder that learns to reconstruct only real faces (Cao et al., CVPR 2022).
+
+    The decoder's maps and its reconstruction errors weight the classifier's maps.
 
     Args:
         pretrained: See `TimmClassifier`.
         reconstruction: Weight of the mean absolute error on real faces (paper, lambda_1); DeepfakeBench has 0.
         metric: Weight of `metric_loss` (lambda_2); DeepfakeBench has 0.
-        noise: Deviation of the white noise added to half of the images in training.
-        dropout: Before the decoder, in the guidance, and before the classifier.
+        noise: Standard deviation of the white noise added to half of the images in training.
+        dropout: Dropout before the decoder, in the guidance, and before the classifier.
         options: See `TimmClassifier`.
     """
 
@@ -57,7 +59,7 @@ class Recce(TimmClassifier):
         self.reasoning, self.attention = GraphReasoning(dropout), GuidedAttention(dropout)
 
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See `Detector.from_deepfakebench`; a second Xception and an ImageNet classifier in the file are unused."""
+        """See `Detector.from_deepfakebench`; an unused second Xception and ImageNet classifier are left out."""
         state = {key: value for key, value in state.items() if not re.match(r"backbone\.|model\.encoder\.fc\.", key)}
         state = {re.sub(r"^model\.encoder\.", "backbone.", key): value for key, value in state.items()}
         return {re.sub(r"^model\.", "", re.sub(r"^model\.fc\.", "classifier.1.", k)): v for k, v in state.items()}
@@ -102,7 +104,7 @@ class Recce(TimmClassifier):
 def metric_loss(features: Tensor, labels: Tensor) -> Tensor:
     """Mean distance of the pairs of reals, and mean similarity of a real and a fake (paper, eq 3, plus one).
 
-    Similarity is (cosine + 1) / 2, distance is 1 less it; a kind of pair that the batch lacks counts nothing.
+    Similarity is (cosine + 1) / 2, and distance is 1 - similarity. A kind of pair that the batch lacks adds 0.
 
     Args:
         features: [B, D].

@@ -90,7 +90,7 @@ def defaults_of(name: str) -> dict[str, Any]:
 
 
 def build_detector(config: "DetectorConfig") -> "Detector":
-    """The detector of a resolved configuration, exactly as it says.
+    """The detector of a resolved configuration, without further defaults.
 
     Raises:
         UserError: Unknown class; a keyword its constructor does not know, or of the wrong type.
@@ -210,7 +210,7 @@ def _entry_points() -> dict[str, EntryPoint]:
             owner = f"{other.value}" if other else _own_modules()[point.name]
             raise UserError(
                 f"detector name '{point.name}' is taken by {owner}; {point.value} of the installed package "
-                f"'{point.dist.name if point.dist else '?'}' wants it too: uninstall one of them"
+                f"'{point.dist.name if point.dist else '?'}' registers it too: uninstall one of them"
             )
         found[point.name] = point
     return found
@@ -228,7 +228,7 @@ def _import_entry_point(point: EntryPoint) -> None:
 
 
 def backbone_title(backbone: Any) -> str:
-    """A backbone as tables print it: its name, or what an own layout is; "" where a preset says none."""
+    """A backbone as tables print it: its name, or a short form of its layout; "" if a preset has none."""
     if not isinstance(backbone, dict):
         return backbone or ""
     vision = backbone.get("vision_cfg", {})

@@ -1,4 +1,4 @@
-"""RepDFD: CLIP as it is, reprogrammed by a learnt border around the face and texts that hold the face.
+"""RepDFD: frozen CLIP, reprogrammed by a learnt border around the face and by texts that contain the face.
 
 Source: Lin et al., "Standing on the Shoulders of Giants: Reprogramming Visual-Language Model for General Deepfake
 Detection", AAAI 2025.
@@ -20,24 +20,25 @@ from resproto_fd.detectors.registry import register
 from resproto_fd.losses.precision import at_least_float32
 
 WORD = "*"
-"""Where a text holds the face."""
+"""The word of a text that the face replaces."""
 
 
 @register("repdfd")
 class RepDFD(Detector):
-    """Softmax over the cosines of the bordered image with a text of a real face and one of this face as a fake.
+    """Reprogram frozen CLIP by a learnt border and texts that contain the face (Lin et al., AAAI 2025).
 
-    The border alone trains. The paper's face embedding is that of a face recogniser (TransFace); here CLIP's own
-    embedding of the plain image stands in for it. A random projection, never trained, makes a word of it.
+    The score is a softmax over the cosines of the bordered image with two texts: one of a real face, and one of this
+    face as a fake. Only the border trains. The paper embeds the face with a face recogniser (TransFace); here CLIP's
+    embedding of the plain image replaces it. A fixed random projection turns the embedding into a word.
 
     Args:
         backbone, pretrained, quick_gelu: See `clip_tower.load_clip`; the text tower must be open_clip's own.
         share: Side of the face within the border, as a share of S.
         real: The text of a real face.
-        fake: That of a fake; `*` is replaced by the face.
+        fake: The text of a fake face; the face replaces its `*`.
 
     Raises:
-        UserError: As `load_clip`; another text tower, or a text without `*` or with several.
+        UserError: As `load_clip`; the text tower is of another kind; or `fake` has no `*` or several.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class RepDFD(Detector):
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("word", tokens[1] == self.clip.tokenizer([WORD])[0, 1], persistent=False)
         if fake.split().count(WORD) != 1:
-            raise UserError(f"repdfd: fake '{fake}' wants one {WORD}, in the place of the face")
+            raise UserError(f"repdfd: expected model.fake with one {WORD}, in the place of the face, got '{fake}'")
         width = self.clip.text.token_embedding.embedding_dim
         self.register_buffer("projection", torch.randn(width, self.clip.embed_dim) / width)
         side = self.clip.visual.image_size
@@ -68,14 +69,14 @@ class RepDFD(Detector):
         self.border = nn.Parameter(torch.zeros(3, side, side))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Unit embeddings of the bordered image, of the real text and of its fake text: [B, 3, S, S] -> [B, 3 D]"""
+        """Unit embeddings of the bordered image, the real text and the fake text: [B, 3, S, S] -> [B, 3 D]"""
         with torch.no_grad():
             real, fake = self.texts(self.clip(images))
         parts = self.clip(self.bordered(images)), real, fake
         return torch.cat([F.normalize(at_least_float32(part), dim=-1) for part in parts], dim=-1)
 
     def bordered(self, images: Tensor) -> Tensor:
-        """The image made smaller, within the border: [B, 3, S, S] -> the same shape."""
+        """The shrunk image within the border: [B, 3, S, S] -> the same shape."""
         small = F.interpolate(images, (self.inner, self.inner), mode="bilinear", antialias=True)
         after = images.shape[-1] - self.inner - self.margin
         padding = (self.margin, after, self.margin, after)

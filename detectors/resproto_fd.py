@@ -1,4 +1,4 @@
-"""ResProto-FD: visual-language residual learning with gradient-aware residual prototypes (eqs 1-12 of the paper).
+"""ResProto-FD: visual-language residual learning with gradient-aware residual prototypes (equations 1 to 12).
 
 Legend: B batch, D embedding size, H and W pixels; class 0 real, 1 forged.
 """
@@ -32,16 +32,17 @@ from resproto_fd.losses.residual import (
 
 @register("resproto_fd")
 class ResProtoFD(Detector):
-    """The image tower of CLIP, trained on what is left of an image once its class's text feature is taken off.
+    """Train CLIP on the residual of image and text features, and score by stored prototypes (Jing, Zheng and Peng).
 
-    The defaults are the paper's. Only the image tower and logit_scale train.
+    The residual is the image feature minus the text feature of its class. The defaults are the paper's. Only the image
+    tower and logit_scale train.
 
     Args:
         backbone: See `clip_tower.Backbone`.
         pretrained: See `clip_tower.load_clip`.
         quick_gelu: See `clip_tower.load_clip`.
-        prompts: Texts of the two classes; None takes Table 1.
-        residual: Take f_res = f - lambda * t_y (eq 1); False takes f itself everywhere.
+        prompts: Texts of the two classes; None means Table 1 of the paper.
+        residual: Use f_res = f - lambda * t_y (equation 1); False uses f itself everywhere.
         residual_weight: lambda.
         similarity: "cosine", or "dot" as the released code does.
         loss: "rl" (eqs 3-7), or "ce", plain cross-entropy on the same logits.
@@ -51,10 +52,10 @@ class ResProtoFD(Detector):
         capacity: M, prototypes kept of each class.
         clusters: K-means centres of a batch's forged residual features.
         gamma: Decay of a prototype's score per update of its class.
-        start_epoch: First epoch to collect in, counting from 0; the paper is silent, the released code says 2.
-        top_k: K, prototypes that an image is compared with.
-        temperature: Of the softmax over those K; the released code has 0.1.
-        keep_text_tower: Keep the frozen text tower in memory and in checkpoints; nothing here needs it.
+        start_epoch: First epoch that collects prototypes, counting from 0; 2 in the released code, not in the paper.
+        top_k: K, the number of prototypes that an image is compared with.
+        temperature: Temperature of the softmax over those K; 0.1 in the released code.
+        keep_text_tower: Keep the frozen text tower in memory and in checkpoints; scoring does not need it.
     """
 
     def __init__(
@@ -98,7 +99,8 @@ class ResProtoFD(Detector):
         self.start_epoch(0)
 
     def start_training(self, class_counts: Tensor) -> None:
-        """
+        """Set the class prior of the loss; see `Detector.start_training`.
+
         Raises:
             UserError: A class has no training frame, so that the residual loss has no prior for it.
         """
@@ -120,12 +122,12 @@ class ResProtoFD(Detector):
         return self.clip(images)
 
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
-        """Scores, and the loss where labels are given; in training it may also update the memory.
+        """Scores, and with labels also the loss; training may update the memory.
 
-        `logits` in training with labels are those of eq 2, from the residual of the given class. Otherwise each class
-        is tried in turn: tau * sim(f - lambda * t_k, t_k), of which k = 1 is Score_clip (eq 12); no label enters.
-        `scores` are Score_GRP in evaluation once the memory holds both classes, else Score_clip, brought from its
-        range to [0, 1] linearly. `variants` has "clip", and "grp" where it exists.
+        In training with labels, `logits` are those of equation 2, from the residual of the given class. Otherwise they
+        use no label and try each class k: tau * sim(f - lambda * t_k, t_k); k = 1 is Score_clip (equation 12). In
+        evaluation, `scores` are Score_GRP as soon as the memory holds both classes. Before that they are Score_clip,
+        mapped linearly to [0, 1]. `variants` has "clip", and "grp" if it exists.
         """
         features = F.normalize(at_least_float32(features), dim=-1)
         tau = temperature(self.clip.logit_scale)
@@ -153,7 +155,7 @@ class ResProtoFD(Detector):
         return {"tau": tau, "text_image_temperature": 1 / tau, **{f"memory/{k}": v for k, v in memory.items()}}
 
     def _similarity_if(self, features: Tensor) -> Tensor:
-        """sim(f - lambda * t_k, t_k): how well each image fits each class if it is of that class, [B, 2]."""
+        """sim(f - lambda * t_k, t_k) of each image under the assumption of each class k, [B, 2]."""
         residual = features[:, None] - self.residual_weight * self.text_features
         return similarity(residual, self.text_features, self.similarity).diagonal(dim1=1, dim2=2)
 

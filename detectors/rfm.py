@@ -1,4 +1,4 @@
-"""RFM: what a detector looks at most is erased, so that it must look elsewhere (Wang and Deng, CVPR 2021)."""
+"""RFM: the most telling regions are erased in training, so that the detector learns from others."""
 
 from typing import Annotated, Any
 
@@ -14,12 +14,12 @@ from resproto_fd.detectors.registry import register
 
 @register("rfm")
 class RFM(TimmClassifier):
-    """Xception, trained on images whose most telling places are filled with noise.
+    """Train Xception on images whose most telling regions are filled with noise (Wang & Deng, CVPR 2021).
 
     Args:
         pretrained, dropout, options: See `TimmClassifier`.
-        boxes: How many are erased in each image.
-        box: Largest height and width of one, as a share of the image's (the paper: 120 of 256 pixels).
+        boxes: Number of boxes erased in each image.
+        box: Largest height and width of a box, as a share of the image's (the paper: 120 of 256 pixels).
     """
 
     steps_alone = True
@@ -43,9 +43,9 @@ class RFM(TimmClassifier):
         return super().training_step(model, step, images, labels, **fields)
 
     def attention(self, images: Tensor) -> Tensor:
-        """The forgery attention map: how much each pixel moves the difference of the two logits, at most over channels.
+        """The forgery attention map: the largest gradient, over channels, of the difference of the two logits.
 
-        Batch statistics and gradients of parameters stay as they are.
+        Batch statistics and gradients of parameters do not change.
 
         Args:
             images: [B, 3, H, W].
@@ -64,12 +64,12 @@ class RFM(TimmClassifier):
 
 
 def erased(images: Tensor, attention: Tensor, boxes: int, largest: float) -> Tensor:
-    """Images with boxes of uniform noise in [-1, 1]: each around the pixel of the highest attention still visible.
+    """Images with boxes of uniform noise in [-1, 1], each around the visible pixel of highest attention.
 
     Args:
         images: [B, 3, H, W].
         attention: [B, H, W].
-        boxes: Number in each image.
+        boxes: Number of boxes in each image.
         largest: Longest side of a box as a share of the image's.
     """
     count, _, height, width = images.shape
@@ -86,7 +86,7 @@ def erased(images: Tensor, attention: Tensor, boxes: int, largest: float) -> Ten
 
 
 def _span(places: Tensor, peak: Tensor, largest: float) -> Tensor:
-    """Which places [B, L] a random interval holds, one around each peak [B]: up to `largest` of L long."""
+    """Mask [B, L] of a random interval around each peak [B], at most `largest` * L long."""
     longest = max(1, round(largest * places.shape[1]))
     length = torch.randint(1, longest + 1, peak.shape, device=peak.device)
     before = (torch.rand(peak.shape, device=peak.device) * length).long()

@@ -1,4 +1,4 @@
-"""SBI: the network of self-blended images (Shiohara & Yamasaki, CVPR 2022)."""
+"""SBI: EfficientNet-B4, trained on self-blended images."""
 
 from torch import Tensor, nn
 
@@ -8,10 +8,11 @@ from resproto_fd.detectors.registry import register
 
 @register("sbi")
 class SBI(EfficientNetB4):
-    """The network of self-blended images (Shiohara & Yamasaki, CVPR 2022); the method lies in the fakes it is fed.
+    """Classify self-blended images by EfficientNet-B4 (Shiohara & Yamasaki, CVPR 2022).
 
-    DeepfakeBench's has a third class without samples, which takes its share of the probability: its checkpoints bring
-    it along, and logits are [B, 3] then.
+    The method lies in the training fakes, which the preset's `train.samples` makes. DeepfakeBench's network has a third
+    class without samples, which takes a share of the probability. Loading one of its checkpoints adds this class;
+    `logits` are then [B, 3].
 
     Args:
         pretrained, dropout, options: See `EfficientNetB4`.

@@ -1,6 +1,7 @@
-"""SD2: CLIP under low-rank adapters, five kinds of face told apart by texts, descriptions kept in view.
+"""SD2: CLIP with low-rank adapters, matched with texts of five kinds of face and with descriptions.
 
-Source: "A Rich Knowledge Space for Scalable Deepfake Detection"; equations, tables and sections are its.
+Source: "A Rich Knowledge Space for Scalable Deepfake Detection"; equation, table and section
+numbers are the paper's.
 
 Legend: B batch, C types (real, face swap, reenactment, entire synthesis, editing), L layers, W width, D embedding size.
 """
@@ -28,7 +29,7 @@ from resproto_fd.losses.siglip import siglip_loss
 TYPES = ("real", "face swap", "reenactment", "entire synthesis", "editing")
 UNKNOWN = "unknown"
 CLIP_SCALE = 1 / 0.07
-"""tau before training, of CLIP."""
+"""CLIP's tau before training."""
 
 
 @cache
@@ -39,29 +40,29 @@ def text_labels() -> dict[str, list[str]]:
 
 @register("sd2")
 class SD2(Detector):
-    """CLIP fine-tuned to match each image with a text of its type and with descriptions of its face and surroundings.
+    """Match images with texts of five forgery types and with descriptions (A Rich Knowledge Space, under review).
 
-    The score is 1 - P(real) of the softmax over the types' simple texts (section 5.1 decides by the highest logit, for
-    accuracy only). `logits` are those of that softmax, the fakes' joined by log-sum-exp; an image that is only known to
-    be fake (type "unknown", or no types given) is taught by that sum. L_C is the mean over the batch, as in Algorithm 1
-    (equation 3 writes a sum). L_S is the squared Frobenius norm over the five types (equation 4; Algorithm 1 has a mean
-    over a matrix of B texts). L_D is equation 5 divided by the number of images (Algorithm 1); an image without a
-    description is in no pair of it.
+    The score is 1 - P(real) of the softmax over the types' simple texts (section 5.1 uses the highest logit, but only
+    for accuracy). `logits` are those of that softmax, with the fakes' joined by log-sum-exp. An image that is only
+    known to be fake (type "unknown", or no types given) trains on that sum. L_C is the mean over the batch, as in
+    Algorithm 1 (equation 3 has a sum). L_S is the squared Frobenius norm over the five types (equation 4; Algorithm 1
+    has a mean over a matrix of B texts). L_D is equation 5 divided by the number of images (Algorithm 1); an image
+    without a description is in none of its pairs.
 
     Args:
-        backbone: See `clip_tower.Backbone`; for adapters a ViT of open_clip, for `clam` a ResNet of its serves too.
+        backbone: See `clip_tower.Backbone`. Adapters need a ViT of open_clip; `clam` also works with its ResNets.
         pretrained: See `clip_tower.load_clip`.
         quick_gelu: See `clip_tower.load_clip`.
-        lora_rank: r of both towers; None trains all of their weights.
+        lora_rank: r of both towers; None trains all their weights.
         lora_alpha: The adapters' output is scaled by alpha / r.
-        lora_dropout: Of the adapters' input.
+        lora_dropout: Dropout of the adapters' input.
         lora_targets: Adapted layers; the paper does not name them.
-        clam: Whether the class tokens of all layers are looked at (Table 5).
-        clam_heads: H; None takes the image tower's; the paper does not say.
-        labels: "all" draws a text of each type once a batch; "simple" always takes the first.
-        scale: tau before training, CLIP's own start; None takes the pretrained model's.
+        clam: Whether attention reads the class tokens of all layers (Table 5).
+        clam_heads: H; None means the image tower's. The paper gives none.
+        labels: "all" draws a text of each type for every batch; "simple" always uses the first.
+        scale: tau before training; the default is CLIP's initial value, None means the pretrained model's.
         alpha: Weight of L_C (equation 6).
-        separation: Weight of L_S; the paper's is 1, and says training fails without it.
+        separation: Weight of L_S; 1 in the paper, which reports that training fails without it.
         facial: Whether L_D uses descriptions of the face (Table 5).
         environmental: Whether L_D uses descriptions of the surroundings (Table 5).
 
@@ -127,7 +128,7 @@ class SD2(Detector):
             features: f, [B, D].
             labels: [B].
             forgery_type: Index into the vocabulary, [B].
-            captions_facial, captions_environmental: A description of each image, "" where there is none.
+            captions_facial, captions_environmental: A description of each image, "" if there is none.
         """
         scale, features = self.clip.logit_scale.exp(), at_least_float32(features)
         texts = F.normalize(at_least_float32(self.clip.text(self._drawn_labels())), dim=-1)
@@ -148,7 +149,7 @@ class SD2(Detector):
         return Output(scores, logits, features, {"total": total, **losses})
 
     def _drawn_labels(self) -> Tensor:
-        """Tokens of a text of each type, [C, T]: in training one drawn at random, else the simple one."""
+        """Tokens of a text of each type, [C, T]: a random one in training, otherwise the simple one."""
         if not self.training:
             return self.label_tokens[:, 0]
         drawn = torch.rand(len(TYPES), device=self.label_counts.device, dtype=torch.float64)
@@ -189,10 +190,10 @@ def _cross_layer(clip: Clip, heads: int | None) -> CrossLayerAttention:
 
 
 def classification_loss(types: Tensor, targets: Tensor) -> Tensor:
-    """L_C (equation 3): mean over the batch of -log P(its type), the fakes' sum for an image of unknown forgery.
+    """L_C (equation 3): mean of -log P(type); an unknown forgery uses the sum over all fakes.
 
     Args:
-        types: tau * sim, [B, C].
+        types: Logits tau * sim, [B, C].
         targets: Type of each image, C for an unknown forgery, [B].
 
     Returns:

@@ -1,4 +1,4 @@
-"""SD2's image encoder, frozen, under a linear classifier: its paper's test on images that are no faces (Table 4)."""
+"""A linear probe of SD2's frozen image encoder: the paper's test on images without faces (Table 4)."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_sta
 
 @register("sd2_probe")
 class SD2Probe(Detector):
-    """A linear classifier on the embedding of a trained SD2's image tower; nothing else trains.
+    """Train a linear classifier on a frozen SD2 image tower (A Rich Knowledge Space, under review).
 
     Args:
         backbone: See `clip_tower.Backbone`.
-        pretrained: Weights of an SD2 (`best.pt` of a run); None for random ones.
-        sd2: Other keywords of `SD2` that it was trained with.
-        clam: Whether the cross-layer attention's output is taken instead; the paper says "vision encoder".
+        pretrained: Weights of an SD2 (`best.pt` of a run), or None for random weights.
+        sd2: Other keywords with which that SD2 was trained.
+        clam: Whether to classify the output of the cross-layer attention; the paper names the "vision encoder".
 
     Raises:
         UserError: The weights cannot be read or do not fit.

@@ -1,4 +1,4 @@
-"""Self-information attention: where and in which channels features surprise (Sun et al., ECCV 2022).
+"""Self-information attention: attention to features that differ from their surroundings.
 
 Legend: B batch, C channels.
 """
@@ -14,20 +14,21 @@ from resproto_fd.detectors.registry import register
 from resproto_fd.losses.precision import at_least_float32
 
 SHIFTS, BETWEEN, FLOOR = 5, 0.5, 0.1
-"""Channels that each is compared with, weight of that comparison, and what keeps the logarithm finite."""
+"""Channels that each channel is compared with, weight of that comparison, and floor of the logarithm."""
 UNUSED = ("att0conv.", "att1conv.", "att2conv.", "att3conv.", "att4conv.", "att5conv.", "att6conv.", "linear.")
 
 
 @register("sia")
 class SIA(EfficientNetB4):
-    """EfficientNet-B4 with three self-information attentions; the maps of earlier ones are added to later features.
+    """Weight EfficientNet-B4's features by their self-information at three depths (Sun et al., ECCV 2022).
 
-    DeepfakeBench compares the wrong channels with each other: its checkpoints turn that on.
+    The maps of earlier attentions are added to later features. DeepfakeBench compares the wrong channels with each
+    other; loading one of its checkpoints switches to this.
 
     Args:
         pretrained, dropout, options: See `EfficientNetB4`.
-        batch_coupled: The attention is relative to the mean of the whole batch, as in DeepfakeBench, whose scores so
-            depend on which pictures are scored together; else to each picture's.
+        batch_coupled: Divide the attention by the mean of the whole batch, as DeepfakeBench does; scores then depend on
+            the other pictures of the batch. Otherwise each picture has its own mean.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class SIA(EfficientNetB4):
         return self.backbone.forward_head(self.backbone.bn2(self.backbone.conv_head(x)))
 
     def _attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features weighed by their attention, and the attention, which passes on no gradient; both [B, C, H, W]."""
+        """Weighted features, and the attention without gradient; both [B, C, H, W]."""
         with torch.no_grad():
             values = at_least_float32(x)
             surprise = self_information(values, self.paper)
@@ -68,12 +69,12 @@ class SIA(EfficientNetB4):
 
 
 def self_information(x: Tensor, same_channel: bool = True) -> Tensor:
-    """How far features are from their eight neighbours in place, and from the next five channels: [B, C, H, W], >= 0.
+    """Distance of features from their eight neighbours and from the next five channels, [B, C, H, W], >= 0.
 
     Args:
-        x: [B, C, H, W]; places outside count as zero, and the first channel follows the last.
-        same_channel: Comparisons of one channel are added up; else, as in DeepfakeBench, five at a time of the list of
-            all, first by shift and then by channel.
+        x: [B, C, H, W]; places outside are zero, and the first channel follows the last.
+        same_channel: Add up the comparisons of each channel. Otherwise, as in DeepfakeBench, add up groups of five in
+            the list of all comparisons, ordered by shift and then by channel.
     """
     within = 9 * (x - F.avg_pool2d(x, 3, stride=1, padding=1))
     differences = torch.stack([x - x.roll(-shift, dims=1) for shift in range(1, SHIFTS + 1)], dim=1)

@@ -1,6 +1,6 @@
-"""SLADD's detector: real or fake, and where a picture was blended (Chen et al., CVPR 2022).
+"""SLADD: Xception that also predicts where a picture was blended.
 
-The paper's synthesizer, which learns by policy gradient which blend is hardest, is not here.
+The paper's synthesizer, which learns by policy gradient which blend is hardest, is not included.
 """
 
 from typing import Annotated, Any
@@ -15,16 +15,16 @@ from resproto_fd.detectors.registry import register
 from resproto_fd.losses.precision import at_least_float32
 
 UNUSED = ("backbone.type_fc.", "backbone.mag_fc.", "synthesizer.")
-"""Parts of DeepfakeBench's checkpoint that do not score."""
+"""Parts of DeepfakeBench's checkpoint without effect on scores."""
 
 
 @register("sladd")
 class SLADD(MaskTaught):
-    """Xception with a head for the forged region on its middle maps.
+    """Train Xception together with a head that predicts the forged region (Chen et al., CVPR 2022).
 
     Args:
         pretrained, dropout, options: See `TimmClassifier`.
-        mask_weight: Of the mean squared difference between the found and the true region; 0 leaves the head out.
+        mask_weight: Weight of the mean squared error of the region; 0 removes the head.
     """
 
     term = "mask"
@@ -49,5 +49,5 @@ class SLADD(MaskTaught):
         return F.mse_loss(self.region(middle), wanted)
 
     def region(self, middle: Tensor) -> Tensor:
-        """How forged each place is, in (0, 1): [B, MIDDLE, h, w] -> [B, 1, h, w]."""
+        """The forged region, in (0, 1): [B, MIDDLE, h, w] -> [B, 1, h, w]."""
         return torch.sigmoid(at_least_float32(self.map["c"](middle)))

@@ -1,4 +1,4 @@
-"""SPSL: the phase of a picture's spectrum as a fourth channel (Liu et al., CVPR 2021)."""
+"""SPSL: the phase of a picture's spectrum as a fourth channel."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from resproto_fd.detectors.registry import register
 
 @register("spsl")
 class SPSL(TimmClassifier):
-    """The picture that the phase of its spectrum gives, as a fourth channel (Liu et al., CVPR 2021).
+    """Add a picture made of the spectrum's phase to Xception's input, as a fourth channel (Liu et al., CVPR 2021).
 
-    The network is whole, as DeepfakeBench's is; the paper's is cut short.
+    The network is the whole Xception, as in DeepfakeBench; the paper shortens it.
 
     Args:
         pretrained, dropout, options: See `TimmClassifier`; timm spreads the weights of three channels over four.

@@ -1,6 +1,6 @@
-"""Colours and high-frequency noise side by side, each told what matters in the other (Luo et al., CVPR 2021).
+"""SRM: colours and high-frequency noise in two streams that attend to each other.
 
-Legend beside the usual: C channels, P positions of a map.
+Legend: B batch, C channels, P positions of a map.
 """
 
 import re
@@ -30,15 +30,15 @@ WITHOUT_EFFECT = re.compile(
 
 @register("srm")
 class SRMNet(TimmClassifier):
-    """Two Xceptions, of the picture and of its SRM residuals, joined by attention at several depths.
+    """Join two Xceptions, of a picture and of its SRM residuals, by attention (Luo et al., CVPR 2021).
 
     Args:
-        pretrained: See `TimmClassifier`; of both.
-        paper: The classifier gives cosines, which the margin wants, and each map is filtered by all three filters. A
-            DeepfakeBench checkpoint turns it off: there it gives unbounded logits, and filters are dealt to maps in
-            another order.
-        size: Side of the images, for which the attention across branches is learnt.
-        margin, scale: Of the additive margin softmax (Wang et al. 2018).
+        pretrained: See `TimmClassifier`; the weights of both networks.
+        paper: The classifier gives cosines, as the margin requires, and all three filters are applied to each map. A
+            DeepfakeBench checkpoint sets it to False: the classifier then gives unbounded logits, and the filters are
+            assigned to maps in another order.
+        size: Side of the images; the attention between the networks depends on it.
+        margin, scale: Parameters of the additive margin softmax (Wang et al., 2018).
         dropout, options: See `TimmClassifier`.
     """
 
@@ -75,7 +75,7 @@ class SRMNet(TimmClassifier):
         """[B, 3, size, size] -> [B, 2048]
 
         Raises:
-            UserError: Images of another size.
+            UserError: The images have another size.
         """
         check_size(images, self.size, "SRM")
         residuals = colour_residuals(images)
@@ -90,7 +90,7 @@ class SRMNet(TimmClassifier):
         return self.backbone.forward_head(self.fusion(a, b))
 
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
-        """See `Detector.head`; logits are scaled cosines, or DeepfakeBench's own."""
+        """See `Detector.head`; logits are scaled cosines, or DeepfakeBench's logits."""
         if self.paper:
             features, weights = at_least_float32(features), at_least_float32(self.classifier[1].weight)
             shown = self.classifier[0](features)

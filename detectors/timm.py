@@ -1,4 +1,4 @@
-"""Any backbone of timm with a linear classifier: the plain baselines (Xception, EfficientNet, ResNet, ...)."""
+"""Any backbone of timm with a linear classifier, for the plain baselines."""
 
 from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
 from resproto_fd.detectors.registry import register
@@ -6,7 +6,7 @@ from resproto_fd.detectors.registry import register
 
 @register("timm")
 class Timm(TimmClassifier):
-    """A timm backbone, pooled, under a linear classifier; all of it trains with cross-entropy.
+    """Train a timm backbone and a linear classifier with cross-entropy (Wightman, timm, 2019).
 
     Args:
         backbone, pretrained, dropout, options: See `TimmClassifier`.

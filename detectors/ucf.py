@@ -1,4 +1,4 @@
-"""UCF: forgery features parted into what methods share and what is a method's own (Yan et al., ICCV 2023)."""
+"""UCF: forgery features, separated into common and method-specific ones."""
 
 import re
 from collections.abc import Sequence
@@ -22,23 +22,23 @@ MARGIN = 3.0
 
 @register("ucf")
 class UCF(Detector):
-    """Xception whose features are halved: the common half is scored, both make up faces with another's content.
+    """Separate common from method-specific forgery features and score the common ones (Yan et al., ICCV 2023).
 
-    The three further losses need a partner for each image (a frame of the other class) and, for the method's own
-    features, its method; without a partner the common features learn from the labels alone. As the partners are chosen
-    anew, the contrast is within a micro-batch.
+    A decoder reconstructs faces from both halves and another image's content. The three further losses need a partner
+    for each image (a frame of the other class); the specific features also need the image's method. Without a partner
+    the common features learn from the labels alone. The contrast stays within a micro-batch.
 
     Args:
-        pretrained: See `TimmClassifier`; of both encoders.
-        multi_task: Build what the further losses need, and ask for partners and methods.
-        methods: Of the training data, "real" among them.
+        pretrained: See `TimmClassifier`; the weights of both encoders.
+        multi_task: Build the networks of the further losses, and require partners and methods.
+        methods: The methods of the training data, "real" among them.
         specific, reconstruction, contrastive: Weights of these losses (paper, section 3.4).
-        swap: Probability that the common features are exchanged within a class before faces are made up.
-        dropout: In the classifiers; the decoder's is 0.3.
+        swap: Probability that common features are exchanged within a class before faces are reconstructed.
+        dropout: Dropout in the classifiers; the decoder's is 0.3.
         options: See `TimmClassifier`.
 
     Raises:
-        UserError: "real" is no method.
+        UserError: `methods` does not contain "real".
     """
 
     keywords_from_data = {"methods": "train_methods"}
@@ -57,7 +57,7 @@ class UCF(Detector):
     ):
         super().__init__()
         if "real" not in methods:
-            raise UserError(f"ucf: 'real' is not among the methods {', '.join(methods)}")
+            raise UserError(f"ucf: expected 'real' in model.methods, got {', '.join(methods)}")
         self.multi_task, self.swap, self.real = multi_task, swap, list(methods).index("real")
         self.weights = {"specific": specific, "reconstruction": reconstruction, "contrastive": contrastive}
         self.requires = frozenset({"partner", "method"} if multi_task else ())
@@ -123,10 +123,10 @@ class UCF(Detector):
     def _made_up(self, pairs: Tensor, common: Tensor, specific: Tensor, content: Tensor) -> Tensor:
         """Sum of four mean absolute errors: real and fake content, each with its own and with the other's forgery.
 
-        Whose face it shall be, the content says.
+        The content determines which face is reconstructed.
 
         Args:
-            pairs: Reals, then fakes, [2 B, 3, H, W].
+            pairs: Real images, then fakes, [2 B, 3, H, W].
             common, specific: Halves of their forgery features, [2 B, 256, h, w].
             content: [2 B, 512, h, w]
         """
@@ -140,19 +140,19 @@ class UCF(Detector):
 
 
 def shuffled_within(groups: Tensor) -> Tensor:
-    """Positions [N] in a random order in which each place keeps its group [N]."""
+    """A random permutation [N] that keeps each position within its group [N]."""
     order = torch.randperm(len(groups), device=groups.device)
     members = order[groups[order].argsort(stable=True)]
     return torch.empty_like(members).scatter(0, groups.argsort(stable=True), members)
 
 
 def pair_contrast(features: Tensor, order: Tensor, anchors: Tensor | None = None) -> Tensor:
-    """Triplet losses of reals and of fakes: one of the same group shall be nearer than one of the other class.
+    """Triplet losses of real images and of fakes: the same group should be nearer than the other class.
 
     Args:
-        features: Of the reals, then of the fakes, [2 B, D].
-        order: Where each place's positive example is found; its negative one is that of its partner's place, [2 B].
-        anchors: The places that count, [2 B]; None for all.
+        features: Features of the real images, then of the fakes, [2 B, D].
+        order: Position of each positive example, [2 B]; the negative example is the partner's positive one.
+        anchors: The positions that count, [2 B]; None means all.
     """
     found, total = features[order], 0.0
     for own, other in zip((slice(None, len(features) // 2), slice(len(features) // 2, None)), (1, 0), strict=True):

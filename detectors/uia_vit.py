@@ -1,4 +1,4 @@
-"""UIA-ViT: which patches of a fake are forged, taught by none but the labels (Zhuang et al., ECCV 2022).
+"""UIA-ViT: a ViT that learns from labels alone which patches of a fake are forged.
 
 Legend: B batch, G patches a side, N = G^2 patches, W width of the transformer.
 """
@@ -19,34 +19,34 @@ from resproto_fd.losses.global_batch import gather_rows
 from resproto_fd.losses.precision import at_least_float32
 
 IMAGES_OF_A_KIND = 4
-"""Images of each class whose patches go into the Gaussians, of each batch."""
+"""Number of images of each class and batch whose patches the Gaussians use."""
 REAL, FAKE, CROSS = 0, 1, 2
 
 
 @register("uia_vit")
 class UIAViT(TimmClassifier):
-    """A ViT whose attention learns which patches belong together, and whose patches join in the verdict.
+    """Teach a ViT's attention which patches belong together, without masks (Zhuang et al., ECCV 2022).
 
-    Two Gaussians, of the patch features of reals and of the middle of fakes, say which patches of a fake are taken as
-    forged. The attention between patches is pulled to a level for each kind of pair (real, forged, of both kinds);
-    the levels train. The class token is classified together with a mean of the patches, which leans towards those that
-    it attends to as training goes on. In testing the weighting is that of the end of training.
+    Two Gaussians decide which patches of a fake count as forged: one of the patch features of real images, one of the
+    middle of fakes. The loss pulls the attention between patches to a learnt level for each kind of pair (real, forged,
+    mixed). The classifier reads the class token and a weighted mean of the patches. The weights follow the attention
+    more and more as training goes on; testing uses the weights of the end of training.
 
-    How far training has come is counted in training images over those of all epochs, and is part of the state, as the
-    Gaussians and what was collected for them are. Without `start_training` it stays at the beginning.
+    Progress is the number of training images seen, divided by the number in all epochs. It is part of the state, as are
+    the Gaussians and their collected sums. Without `start_training` it stays 0.
 
-    DeepfakeBench's fit is in float32, where the pseudo-inverse takes the shrunk directions for none: other patches are
-    forged then. Here it is in float64, and has them all.
+    DeepfakeBench fits the Gaussians in float32, where the pseudo-inverse drops the shrunk directions, so that it marks
+    other patches as forged. Here the fit is in float64 and keeps them.
 
     Args:
         backbone: A ViT of timm with a class token.
         pretrained, dropout, options: See `TimmClassifier`.
-        epochs: Of the whole training, which the weighting goes by.
+        epochs: Number of epochs of the whole training; the weights of the patches depend on it.
         warm_up: Epochs of cross-entropy alone.
-        fits: Times an epoch the Gaussians are fitted.
-        consistency_weight: Of the attention's distance from the levels.
-        middle: Layers before the patch features.
-        last: Layers at the end whose attention is taught and read.
+        fits: Number of fits of the Gaussians in an epoch.
+        consistency_weight: Weight of the attention's distance from the levels.
+        middle: Number of layers before the patch features.
+        last: Number of last layers whose attention is taught and read.
     """
 
     keywords_from_data = {"epochs": "epochs"}
@@ -70,7 +70,7 @@ class UIAViT(TimmClassifier):
         self.middle, self.last = middle, last
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, 2))
         self.levels = nn.Parameter(torch.tensor([0.6, 0.6, 0.2]))
-        # It only makes the patch features, through which no gradient flows.
+        # Used for the patch features alone, through which no gradient flows.
         self.norm_middle = nn.LayerNorm(width, eps=1e-6).requires_grad_(False)
         self.gaussians = nn.ModuleList([ShrunkGaussian(width), ShrunkGaussian(width)])
         # Counted on the host too, so that no step waits for the device.
@@ -80,7 +80,7 @@ class UIAViT(TimmClassifier):
         self.register_load_state_dict_post_hook(lambda detector, _: detector._recall())
 
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See `Detector.from_deepfakebench`; no checkpoint says how far training had come, so it begins anew."""
+        """See `Detector.from_deepfakebench`; checkpoints do not contain the progress, so it starts at 0."""
         own = {k: v for k, v in self.state_dict().items() if k.partition(".")[0] in ("gaussians", "frames", "seen")}
         levels = [state.get(f"model.{name}") for name in ("c_real", "c_fake", "c_cross")]
         if all(level is not None for level in levels):
@@ -102,7 +102,7 @@ class UIAViT(TimmClassifier):
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
         output = two_class_output(self.classifier(features), features, labels)
         if labels is not None:
-            # Multiplied by 0 before it counts: several processes want a gradient of every parameter in every step.
+            # Multiplied by 0 during warm-up: data parallelism needs a gradient of every parameter in every step.
             real, fake, cross = self.levels
             output.losses["levels"] = 0.05 * (1 / real.abs() + 1 / fake.abs()) + 0.5 * cross.abs()
             output.losses["total"] = output.losses["total"] + output.losses["levels"] * float(self._teaches())
@@ -121,7 +121,7 @@ class UIAViT(TimmClassifier):
 
     @torch.no_grad()
     def forged_patches(self, patches: Tensor, labels: Tensor) -> Tensor:
-        """Which patches are taken as forged: of fakes those nearer to fakes' Gaussian, all before there is one.
+        """Patches that count as forged: those of fakes nearer to the fakes' Gaussian; all before the first fit.
 
         Args:
             patches: [B, N, W].
@@ -135,10 +135,10 @@ class UIAViT(TimmClassifier):
         return (labels == 1)[:, None] & (nearer | ~(real.fitted & fake.fitted))
 
     def consistency(self, attention: Tensor, patches: Tensor, labels: Tensor) -> Tensor:
-        """Mean absolute distance of the attention between patches from the levels of their kinds; scalar.
+        """Mean absolute distance of the attention between patches from the levels of their kinds, a scalar.
 
-        The mean of reals plus that of fakes. Each patch of a real belongs to itself wholly; that of a fake has the
-        level of its kind.
+        It is the mean over real images plus the mean over fakes. The target of a patch with itself is 1 in a real
+        image, and the level of its kind in a fake.
 
         Args:
             attention: Sigmoid of the mean logits, [B, N, N].
@@ -156,7 +156,7 @@ class UIAViT(TimmClassifier):
 
     @property
     def progress(self) -> float:
-        """Share of the whole training that is done, in [0, 1]; testing is at its end."""
+        """Completed share of the whole training, in [0, 1]; 1 in testing."""
         return min(self._epochs_done() / self.epochs, 1.0) if self.training else 1.0
 
     def _epochs_done(self) -> float:
@@ -169,7 +169,7 @@ class UIAViT(TimmClassifier):
         return self._epochs_done() >= self.warm_up
 
     def _collect(self, patches: Tensor, labels: Tensor) -> None:
-        """Patches of a few images for the Gaussians, of fakes those of the middle; fits when it is time."""
+        """Add patches of a few images to the Gaussians (of fakes only the middle), and fit them when due."""
         side = round(patches.shape[1] ** 0.5)
         middle = slice(round(side * 3 / 14), round(side * 11 / 14))
         grid = patches.detach().unflatten(1, (side, side))

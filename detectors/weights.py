@@ -1,4 +1,4 @@
-"""Weight files: found, read without running what is in them, and loaded without leaving a key behind."""
+"""Finds weight files, reads them without running their contents, and loads every key."""
 
 import codecs
 import pickle
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from resproto_fd.configs.errors import UserError
 
 ENTRIES = ("state_dict", "model_state_dict", "model", "net")
-"""Names under which training scripts save the weights among other things, in the order in which they are entered."""
+"""Names under which training scripts save the weights among other things, in the order of search."""
 
 HARMLESS = [
     Namespace,
@@ -27,16 +27,16 @@ HARMLESS = [
     *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
-"""What scripts save beside weights and which reading builds without running anything: arguments, NumPy's numbers."""
+"""Classes that scripts save beside weights and that are safe to read: arguments and NumPy's numbers."""
 
 _skipped = False
 
 
 @contextmanager
 def without_pretrained() -> Iterator[None]:
-    """Inside, detectors are built without reading pretrained weights: a checkpoint is to be loaded over them.
+    """Build detectors inside without pretrained weights, since a checkpoint will replace them.
 
-    Neither the files nor a network is then needed where a trained detector is tested.
+    Testing a trained detector then needs neither the files nor a network.
     """
     global _skipped
     before, _skipped = _skipped, True
@@ -47,15 +47,15 @@ def without_pretrained() -> Iterator[None]:
 
 
 def pretrained_skipped() -> bool:
-    """Whether `without_pretrained` is in force."""
+    """Whether `without_pretrained` is active."""
     return _skipped
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a weight file by name: safetensors, a PyTorch checkpoint, or a TorchScript archive (OpenAI's CLIP).
 
-    Nothing stored in the file is run. Of a checkpoint the entry that holds the weights is entered (`ENTRIES`), and the
-    prefix `module.` of data-parallel training is dropped.
+    Nothing stored in the file is run. In a checkpoint, the entry that holds the weights (`ENTRIES`) is used, and the
+    prefix `module.` of data-parallel training is removed.
 
     Raises:
         UserError: The file is missing, unreadable, or holds something other than named tensors.
@@ -88,7 +88,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
         raise UserError(f"{path}: holds no named tensors but {type(content).__name__}")
-    # A counter may stand beside the weights of a network, whose names all have the prefix or have it not.
+    # All weights have the prefix, or none; a counter beside them may lack it.
     outside = [key for key in tensors if not key.startswith("module.")]
     if len(outside) == len(tensors) or any("." in key for key in outside):
         return tensors
@@ -96,12 +96,12 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_all(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load `state` into `module`, every key, no key left over.
+    """Load every key of `state` into `module`, which must have exactly these keys.
 
-    Shapes that differ by axes of length 1 alone are taken as equal.
+    Shapes that differ only by axes of length 1 count as equal.
 
     Raises:
-        UserError: A missing, unknown or differently shaped key; the first ones are named with their shapes.
+        UserError: A key is missing, unknown or of another shape; the message names the first ones with their shapes.
     """
     own = module.state_dict()
     state = {
@@ -110,9 +110,9 @@ def load_all(module: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
     }
     other = [key for key in own if key in state and state[key].shape != own[key].shape]
     problems = [
-        *(f"{key} is {list(state[key].shape)}, wanted {list(own[key].shape)}" for key in other[:3]),
-        *(f"{key} is missing, wanted {list(own[key].shape)}" for key in [k for k in own if k not in state][:3]),
-        *(f"{key} {list(state[key].shape)} is not wanted" for key in [k for k in state if k not in own][:3]),
+        *(f"{key}: expected {list(own[key].shape)}, got {list(state[key].shape)}" for key in other[:3]),
+        *(f"{key} {list(own[key].shape)} is missing" for key in [k for k in own if k not in state][:3]),
+        *(f"{key} {list(state[key].shape)} is unknown" for key in [k for k in state if k not in own][:3]),
     ]
     if problems:
         raise UserError(f"{source} does not fit {type(module).__name__}: {'; '.join(problems)}")
@@ -122,18 +122,18 @@ def load_all(module: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
 def fetch(what: str, repository: str, names: Sequence[str], url: str, remedy: str) -> Path:
     """The file of published weights, from a cache or downloaded.
 
-    The hub's own client retries for most of a minute where there is no network; this answers within seconds, and a
-    cached file needs no network at all.
+    Without a network this fails within seconds, where the hub's own client retries for most of a minute. A cached file
+    needs no network.
 
     Args:
-        what: The weights, for the message.
-        repository: On the Hugging Face hub, "" for none.
-        names: Files of the repository, any one of which will do, best first.
+        what: Name of the weights, for the message.
+        repository: Repository on the Hugging Face hub, "" for none.
+        names: Files of the repository in order of preference; one is enough.
         url: Another address of the weights, "" for none.
-        remedy: What to do with a file fetched by hand, for the message.
+        remedy: How to use a file fetched by hand, for the message.
 
     Raises:
-        UserError: No copy and no way to one; the message names the addresses to fetch from.
+        UserError: There is no copy and none can be fetched; the message names the addresses.
     """
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
@@ -147,7 +147,7 @@ def fetch(what: str, repository: str, names: Sequence[str], url: str, remedy: st
         if (folder / file_name).is_file():
             return folder / file_name
 
-    reasons = ["no copy lies in the caches"]
+    reasons = ["there is no copy in the caches"]
     if constants.HF_HUB_OFFLINE:
         reasons.append("HF_HUB_OFFLINE is set")
     else:
@@ -166,7 +166,7 @@ def fetch(what: str, repository: str, names: Sequence[str], url: str, remedy: st
                 reasons.append(f"{address}: {_first_line(error)}")
     addresses = [url] if url else []
     addresses += [f"{constants.ENDPOINT}/{repository}/resolve/main/{names[0]}"] if repository else []
-    raise UserError(f"{what} cannot be had: {'; '.join(reasons)}. Fetch {' or '.join(addresses)} and {remedy}")
+    raise UserError(f"{what} cannot be found: {'; '.join(reasons)}. Fetch {' or '.join(addresses)} and {remedy}")
 
 
 def _from_hub(download, repository: str, names: Sequence[str]) -> Path:

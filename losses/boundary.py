@@ -1,4 +1,4 @@
-"""Blending boundaries, and contrasts of what is real with what is not.
+"""Blending boundaries, and contrasts of real with forged patches and samples.
 
 Source: Cui et al., "Forensics Adapter", CVPR 2025; the boundary is Face X-ray's (Li et al., CVPR 2020).
 
@@ -13,7 +13,7 @@ from resproto_fd.losses.precision import at_least_float32
 
 TEMPERATURE = 0.5
 SOFT = 3.5
-"""Deviation, in pixels of a side of 256, of the blur that gives a mask's edge a width."""
+"""Standard deviation of the blur of a mask's edge, in pixels at a side of 256."""
 
 
 def blending_boundary(mask: Tensor) -> Tensor:
@@ -29,13 +29,15 @@ def blending_boundary(mask: Tensor) -> Tensor:
 
 
 def patch_contrast(patches: Tensor, forged: Tensor, labels: Tensor) -> Tensor:
-    """-ln of the share of pairs of a fake's untouched patches among those and the pairs across the boundary.
+    """Contrast of a fake's patches on the boundary with its other patches.
 
-    A pair counts exp(cosine / 0.5). The mean over fakes that have a patch on the boundary and two off it; else 0.
+    It is -ln of the share that the pairs of untouched patches have among these pairs and those across the boundary. A
+    pair counts exp(cosine / 0.5). The result is the mean over fakes with at least one patch on the boundary and two off
+    it, or 0 without such a fake.
 
     Args:
         patches: [B, L, D].
-        forged: Whether on the boundary, [B, L].
+        forged: Whether a patch is on the boundary, [B, L].
         labels: [B].
     """
     pairs = _cosines(patches) / TEMPERATURE
@@ -44,7 +46,9 @@ def patch_contrast(patches: Tensor, forged: Tensor, labels: Tensor) -> Tensor:
 
 
 def sample_contrast(features: Tensor, labels: Tensor) -> Tensor:
-    """-ln of the share of pairs of real images among those and the pairs of a real one and a fake; 0 where none is.
+    """Contrast of real images with fakes; 0 if a kind of pair is absent.
+
+    It is -ln of the share that the pairs of real images have among these pairs and those of a real image and a fake.
 
     Args:
         features: [N, D].
@@ -62,7 +66,7 @@ def _cosines(vectors: Tensor) -> Tensor:
 
 
 def _share(pairs: Tensor, like: Tensor, unlike: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of -ln(sum of exp over like pairs / over both kinds), of those rows that are chosen and have both kinds."""
+    """Mean of -ln(sum of exp over like pairs / over both kinds) over chosen rows that have both kinds."""
     counts = (chosen == 1) & like.flatten(1).any(dim=1) & unlike.flatten(1).any(dim=1)
     above, below = (pairs.masked_fill(~which, float("-inf")).flatten(1) for which in (like, like | unlike))
     found = below[counts].logsumexp(dim=1) - above[counts].logsumexp(dim=1)

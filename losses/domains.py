@@ -8,11 +8,11 @@ EPSILON = 1e-8
 
 
 def classification_loss(similar: Tensor, domain: Tensor, labels: Tensor, temperatures: Tensor) -> Tensor:
-    """L_cls, equation 12: cross-entropy over the two prompts of each image's domain, the mean over the batch.
+    """L_cls, equation 12: mean cross-entropy over the two prompts of each image's domain.
 
     Args:
         similar: Cosines with the prompts, [B, D + 1, 2].
-        domain: Rows, [B].
+        domain: Row of each image's domain, [B].
         labels: [B].
         temperatures: tau_d, [D + 1].
     """
@@ -21,26 +21,27 @@ def classification_loss(similar: Tensor, domain: Tensor, labels: Tensor, tempera
 
 
 def consistency_loss(similar: Tensor, domain: Tensor, labels: Tensor, temperatures: Tensor) -> Tensor:
-    """L_sis, equation 11: each image's own prompt against those of all domains and classes under its temperature.
+    """L_sis, equation 11: each image's own prompt against the prompts of all domains and classes.
 
     Args:
         similar, domain, labels, temperatures: As `classification_loss`.
     """
     scaled = (similar / temperatures[domain][:, None, None]).flatten(1)
     own = scaled.gather(1, (2 * domain + labels)[:, None])[:, 0]
-    # log(sum + epsilon), the sum taken relative to its largest term as log-sum-exp does
+    # log(sum + epsilon), with the sum relative to its largest term, as in log-sum-exp
     largest = scaled.amax(dim=1).detach()
     every = ((scaled - largest[:, None]).exp().sum(dim=1) + EPSILON * largest.neg().exp()).log() + largest
     return (every - own).mean()
 
 
 def alignment_loss(features: Tensor, domain: Tensor, count: int) -> Tensor:
-    """Squared distances of means and covariances (Sun & Saenko, Deep CORAL, 2016), the mean over pairs of domains
-    with two images or more; 0 without such a pair.
+    """Squared distances of the domains' means and covariances (Sun & Saenko, Deep CORAL, 2016).
+
+    The mean over pairs of domains with at least two images each; 0 without such a pair.
 
     Args:
         features: [B, E].
-        domain: Rows, [B].
+        domain: Row of each image's domain, [B].
         count: D + 1.
     """
     parts = [features[domain == row] for row in range(count)]

@@ -1,4 +1,4 @@
-"""Rows of all processes in one tensor, for losses that are not a mean over samples."""
+"""Gathers the rows of all processes, for losses that are not a mean over samples."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """The rows of all W processes in rank order, differentiable; x itself when there is one process.
+    """The rows of all W processes in rank order, differentiable; x itself with one process.
 
-    When every process computes the same loss from the gathered rows, the mean of the processes' parameter gradients,
-    which data parallelism takes, is the gradient that one process with all the rows would have.
+    Every process computes the same loss from the gathered rows. Data parallelism then takes the mean of the processes'
+    parameter gradients, which equals the gradient of one process with all rows.
 
     Args:
         x: The same shape and dtype on every process, [B, ...].
@@ -42,7 +42,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 def average_over_processes(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The mean of each gradient over all processes; the gradients themselves when there is one process."""
+    """The mean of each gradient over all processes; the gradients themselves with one process."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return gradients
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])

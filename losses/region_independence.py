@@ -6,23 +6,24 @@ from torch import Tensor
 from resproto_fd.losses.precision import at_least_float32
 
 INNER, OUTER = (0.05, 0.1), 0.2
-"""Margins: of the distance of a map's vector from its centre, for real and fake, and of one centre from another."""
+"""Margins of a vector's distance from its centre, for real and fake, and of the distance between centres."""
 
 
 def region_independence_loss(
     vectors: Tensor, centres: Tensor, labels: Tensor, rate: float, through_centres: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Keeps what a map looks at together over pictures, and what the maps look at apart.
+    """Loss that keeps each map's features close to their centre and the centres of the maps apart.
 
-    Sums are means here, and the second term is divided by M and by the rate, as in the authors' code: it reaches the
-    vectors through the centres' step alone, which the rate scales.
+    As in the authors' code, sums are means, and the second term is divided by M and by the rate. This term reaches the
+    vectors only through the centres' step, which the rate scales.
 
     Args:
         vectors: Features that each of M maps gathers, L2-normalised, [B, M, D].
-        centres: Of each map so far, [M, D].
+        centres: Current centre of each map, [M, D].
         labels: 0 real, 1 fake, [B].
-        rate: Share of the way to the batch's mean that the centres go (the paper's alpha), in (0, 1].
-        through_centres: False cuts the gradient there, as DeepfakeBench does, whose second term so teaches nothing.
+        rate: Step of the centres towards the batch's mean (the paper's alpha), in (0, 1].
+        through_centres: False stops the gradient at the centres, as DeepfakeBench does; its second term then has no
+            effect.
 
     Returns:
         The loss, and the centres after their step, [M, D].

@@ -1,7 +1,7 @@
 """Visual-language residual learning: residual features, logits and the loss (ResProto-FD, eqs 1-8 and 12).
 
-Class 0 is real, class 1 forged. Everything is computed in float32 at least, also under autocast: the formulas hold no
-matrix product, which autocast would take to half precision and TF32 would round.
+Class 0 is real, class 1 forged. All computations are in at least float32, also under autocast: the formulas avoid
+matrix products, which autocast would run in half precision and TF32 would round.
 """
 
 import math
@@ -39,10 +39,10 @@ def similarity(features: Tensor, text: Tensor, kind: str = "cosine") -> Tensor:
         kind: "cosine" (the paper) or "dot", which does not divide by |features| (the released code).
 
     Raises:
-        ValueError: Another kind.
+        ValueError: The kind is unknown.
     """
     if kind not in SIMILARITIES:
-        raise ValueError(f"similarity {kind!r} is not one of {', '.join(SIMILARITIES)}")
+        raise ValueError(f"expected similarity {' or '.join(SIMILARITIES)}, got {kind!r}")
     features = at_least_float32(features)
     if kind == "cosine":
         features = F.normalize(features, dim=-1)
@@ -52,7 +52,7 @@ def similarity(features: Tensor, text: Tensor, kind: str = "cosine") -> Tensor:
 def temperature(logit_scale: Tensor) -> Tensor:
     """tau = exp(logit_scale), at most 100, as CLIP bounds it.
 
-    The gradient is that of exp at the bound too: OpenAI's weights stand on it, and a plain clamp would leave
+    The gradient is that of exp also at the bound. OpenAI's weights are at the bound, and a plain clamp would keep
     logit_scale there for ever.
     """
     tau = at_least_float32(logit_scale).exp()
@@ -86,14 +86,18 @@ class ResidualLoss(nn.Module):
         self.set_class_counts(class_counts)
 
     def set_class_counts(self, class_counts: Sequence[float] | Tensor) -> None:
-        """Set N^(c); raises ValueError as the constructor does."""
+        """Set N^(c).
+
+        Raises:
+            ValueError: As the constructor.
+        """
         counts = class_counts.tolist() if isinstance(class_counts, Tensor) else list(class_counts)
         if len(counts) != 2 or any(not math.isfinite(n) or n != int(n) or n <= 0 for n in counts):
-            raise ValueError(f"class_counts wants the training frames [real, forged], both above 0, not {counts}")
+            raise ValueError(f"expected class_counts of training frames [real, forged], both above 0, got {counts}")
         self.class_counts.copy_(torch.tensor(counts))
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss trained on, a scalar: mean CE of the batch + omega2 * sum of p^(c) * L_reg^(c).
+        """The training loss, a scalar: mean CE of the batch + omega2 * sum of p^(c) * L_reg^(c).
 
         Args:
             logits: z, [B, 2]; under data parallelism those of the global batch.
@@ -102,7 +106,7 @@ class ResidualLoss(nn.Module):
         return self.terms(logits, labels)["total"]
 
     def terms(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The loss trained on as "total", with its terms "cross_entropy" and "regulariser" (before omega2), scalars."""
+        """The training loss "total" and its terms "cross_entropy" and "regulariser" (before omega2), scalars."""
         z, log_prior, member = self._prepared(logits, labels)
         cross_entropy = F.cross_entropy(z + log_prior, labels)
         regulariser = (self._regulariser(z, log_prior, member) * log_prior.exp()).sum(-1)
@@ -136,7 +140,7 @@ class ResidualLoss(nn.Module):
     def _prepared(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z [B, 2], log p [2] and the membership of the classes [B, 2]."""
         if logits.shape != (len(labels), 2):
-            raise ValueError(f"logits are {list(logits.shape)}, but {len(labels)} labels want [{len(labels)}, 2]")
+            raise ValueError(f"expected logits [{len(labels)}, 2] for {len(labels)} labels, got {list(logits.shape)}")
         z = at_least_float32(logits)
         log_prior = self.class_counts.to(z.dtype).log().log_softmax(0)  # a softmax of logarithms is a share
         return z, log_prior, _membership(labels, z.dtype)
@@ -162,14 +166,14 @@ def gradient_scores(
 ) -> Tensor:
     """Prototype score g^(c) = || dL^(c) / dF_res || over the rows of class c; 0 for a class not in the batch (eq 8).
 
-    In closed form: neither a second pass through the encoder nor a backward pass. Waits for no device.
+    Computed in closed form, without a second pass through the encoder or a backward pass; it waits for no device.
 
     Args:
         residual: Residual features, [B, D].
         text: Text features, [2, D].
         tau: The temperature itself, not its logarithm.
         labels: 0 real, 1 forged, [B].
-        loss: Of its `per_class` the gradient is taken.
+        loss: The loss whose `per_class` is differentiated.
         kind: Similarity, "cosine" or "dot".
 
     Returns:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def siglip_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, present: Tensor) -> Tensor:
-    """Each image with its own text against all texts of the batch; the sum over pairs, by the number of images.
+    """Sigmoid loss of each image with its own text against all texts of the batch, divided by the number of images.
 
     L = -1/B sum_i sum_j log sigmoid(z_ij (scale * cos(images_i, texts_j) + bias)), z_ii = 1, else -1.
 
@@ -18,8 +18,8 @@ def siglip_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, pres
         texts: Embeddings of the images' texts, [B, D].
         scale: Factor of the cosine, scalar.
         bias: Added to it, scalar.
-        present: 1 for an image that has a text, 0 for one without, [B]; pairs with an absent text are left out of the
-            sum, and B counts those present. With none the loss is 0.
+        present: 1 for an image with a text, 0 for one without, [B]. Pairs with an absent text are left out, and B is
+            the number of texts present. Without any text the loss is 0.
 
     Returns:
         A scalar.

@@ -77,7 +77,8 @@ def test_vgg_takes_a_file_in_torchvisions_naming_and_stays_as_it_is_unless_asked
     assert not any(p.requires_grad for p in detector.vgg.parameters())
     assert all(p.requires_grad for p in create_detector("capsule_net", pretrained=None, train_vgg=True).parameters())
     torch.save({"features.0.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"other\.pth: no VGG-19 of torchvision's, features\.0\.bias is missing"):
+    message = r"other\.pth: expected a VGG-19 in torchvision's naming; features\.0\.bias is missing"
+    with pytest.raises(UserError, match=message):
         create_detector("capsule_net", pretrained=str(tmp_path / "other.pth"))
 
 

@@ -241,7 +241,7 @@ def test_lsda_trains_all_that_is_not_given_whatever_kinds_the_batch_has(tmp_path
     assert not alone.requires
     with pytest.raises(UserError, match=r"model\.real_weights=.*ArcFace"):
         create_detector("lsda", **{**TINY_LSDA, "pretrained": True})
-    with pytest.raises(UserError, match="'real' and then those of forgeries, not a, b"):
+    with pytest.raises(UserError, match=r"expected model\.methods to be 'real', then forgery methods, got a, b"):
         create_detector("lsda", pretrained=None, methods=["a", "b"])
 
 

@@ -117,7 +117,7 @@ def test_the_border_alone_trains_and_only_where_it_shows():
 
 def test_the_text_of_a_fake_wants_one_place_for_the_face():
     for fake in ("A fake photo of a person", "A * photo of a * person"):
-        with pytest.raises(UserError, match=r"wants one \*"):
+        with pytest.raises(UserError, match=r"expected model\.fake with one \*"):
             reprogrammed(fake=fake)
 
 
@@ -235,9 +235,9 @@ def test_the_adapter_runs_under_autocast():
 
 
 def test_layers_that_there_are_not_are_named():
-    with pytest.raises(UserError, match=r"joins \[1, 8\], but there are layers 1 to 2"):
+    with pytest.raises(UserError, match=r"expected joins between 1 and 2, got \[1, 8\]"):
         adapter(joins=[1, 8])
-    with pytest.raises(UserError, match=r"contrasted \[4\], but there are layers 1 to 3"):
+    with pytest.raises(UserError, match=r"expected contrasted between 1 and 3, got \[4\]"):
         adapter(contrasted=[4])
-    with pytest.raises(UserError, match="a ViT of open_clip is wanted, not ModifiedResNet"):
+    with pytest.raises(UserError, match="expected a ViT of open_clip, got ModifiedResNet"):
         create_detector("forensics_adapter", **TINY_RESNET)

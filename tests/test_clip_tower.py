@@ -201,7 +201,7 @@ def test_weights_fetched_by_openais_package_are_found(published, trained):
 
 def test_without_a_network_the_message_says_what_to_fetch_and_where_to_put_it(published, monkeypatch):
     expected = (
-        r"'openai' of tiny cannot be had: .*cannot be reached.*Fetch https://weights\.test/tiny\.pt or "
+        r"'openai' of tiny cannot be found: .*cannot be reached.*Fetch https://weights\.test/tiny\.pt or "
         r"https://\S+/someone/tiny/resolve/main/open_clip_model\.safetensors and set model\.pretrained=/path"
     )
     with pytest.raises(UserError, match=expected):
@@ -239,7 +239,7 @@ def test_unknown_tags_and_files_name_the_choices(published):
     [
         ("ViT-B16", r"no model 'ViT-B16'.*nearest is 'ViT-B-16'"),
         ("coca_ViT-B-32", "captioner"),
-        ({"embed_dim": 16, "vision_cfg": {}}, "not so text_cfg"),
+        ({"embed_dim": 16, "vision_cfg": {}}, "text_cfg is missing or wrong"),
         ({**VIT, "vision_cfg": {"depth": 3}}, "open_clip cannot build it: .*depth"),
         ("no/such.json", r"no/such\.json: cannot be read"),
     ],
@@ -258,9 +258,10 @@ def test_a_layout_may_come_from_a_json_file(tmp_path, images):
 def test_weights_of_another_architecture_name_the_first_keys_and_shapes(trained, tmp_path):
     path = save(trained, tmp_path / "clip.pt")
     wider = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "width": 128}}
-    with pytest.raises(UserError, match=r"clip\.pt does not fit .*: visual\.class_embedding is \[64\], wanted \[128\]"):
+    message = r"clip\.pt does not fit .*: visual\.class_embedding: expected \[128\], got \[64\]"
+    with pytest.raises(UserError, match=message):
         load_clip(wider, path, quick_gelu=True)
-    with pytest.raises(UserError, match=r"visual\.\S+ is missing, wanted .*visual\.\S+ \[.*\] is not wanted"):
+    with pytest.raises(UserError, match=r"visual\.\S+ \[.*\] is missing.*visual\.\S+ \[.*\] is unknown"):
         load_clip(RESNET, path, quick_gelu=True)
 
 
@@ -356,5 +357,5 @@ def test_random_towers_follow_the_global_seed():
 def test_images_of_another_size_than_the_tower_takes_are_refused(layout, size):
     clip = load_clip(layout, None)
     assert clip(torch.zeros(2, 3, size, size)).shape == (2, 16)
-    with pytest.raises(UserError, match=rf"images are \(48, 48\), this CLIP takes \({size}, {size}\): set input.size"):
+    with pytest.raises(UserError, match=rf"expected images of \({size}, {size}\), got \(48, 48\); set input.size"):
         clip(torch.zeros(2, 3, 48, 48))

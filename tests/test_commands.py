@@ -484,7 +484,7 @@ def test_weights_of_another_detector_are_refused_with_the_differences(demo, tmp_
     fails(
         capsys,
         main([*words, "--weights", str(foreign)]),
-        r"does not fit Timm\b.*is missing.*a\.weight .* is not wanted",
+        r"does not fit Timm\b.*is missing.*a\.weight .* is unknown",
     )
     foreign.write_bytes(b"no weights")
     fails(capsys, main([*words, "--weights", str(foreign)]), "cannot be read as weights")

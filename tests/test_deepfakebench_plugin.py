@@ -333,7 +333,7 @@ def test_without_class_counts_the_first_batch_stands_for_all(capsys):
     there.epoch = 0
     there(batch())
     assert there.detector.loss.class_counts.tolist() == [2, 4]
-    assert "class_counts: [real, fake] is not stated" in capsys.readouterr().err
+    assert "class_counts: [real, fake] is not set" in capsys.readouterr().err
 
 
 def test_an_epoch_told_to_the_parallel_wrapper_must_be_counted():
@@ -358,25 +358,25 @@ def test_images_normalised_otherwise_are_renormalised_and_other_sizes_refused():
     assert not ours.renormalises
     assert theirs.renormalises
     assert theirs.state_dict().keys() == ours.detector.state_dict().keys()
-    with pytest.raises(UserError, match=r"takes images of 224 pixels and is given 256: set resolution: 224, or input:"):
+    with pytest.raises(UserError, match=r"expected images of 224 pixels, got 256; set resolution: 224, or input:"):
         _settings("resproto_fd", {"resolution": 256})
-    with pytest.raises(UserError, match=r"univfd takes the centre of a face.*input: \{fit: resize\}"):
+    with pytest.raises(UserError, match=r"univfd expected the centre of a face.*input: \{fit: resize\}"):
         _settings("univfd", {"resolution": 224})
     with pytest.raises(UserError, match=r"DeepfakeBench's YAML, detector 'univfd': unknown key 'input.sise'"):
         _settings("univfd", {"resolution": 224, "input": {"sise": 3}})
-    with pytest.raises(UserError, match=r"takes images .*, not \[6, 1, 3, 32, 32\]: set video_mode: false"):
+    with pytest.raises(UserError, match=r"expected images .*, got \[6, 1, 3, 32, 32\]; set video_mode: false"):
         ours(batch(image=IMAGES[:, None]))
 
 
 def test_what_a_detector_asks_for_and_does_not_get_is_named():
     sd2 = {"model": {**TINY, "lora_rank": None, "labels": "simple"}}
-    with pytest.raises(UserError, match=r"asks for captions_.*forgery_type in training.* set leave_out: \[captions_"):
+    with pytest.raises(UserError, match=r"requires captions_.*forgery_type in training.* set leave_out: \[captions_"):
         hosted("sd2", **sd2).train()(batch())
     lacking = sorted(hosted("sd2", **sd2).detector.requires)
     there = hosted("sd2", **sd2, leave_out=lacking).train()
     there.get_losses(batch(), there(batch()))["overall"].backward()
     gm_df = {"model": {**TINY, "second_order": [1], "mim": 0.0}, "leave_out": ["domain"]}
-    with pytest.raises(UserError, match=r"gm_df asks for domain in training, .* give: train it with `resproto train`"):
+    with pytest.raises(UserError, match=r"gm_df requires domain in training, .* give; train it with `resproto train`"):
         hosted("gm_df", **gm_df).train()(batch())
     assert hosted("gm_df", **gm_df).eval()(batch())["prob"].shape == (6,)
 
@@ -386,7 +386,7 @@ def test_masks_reach_a_detector_that_asks_for_them(monkeypatch):
     there.detector.requires = frozenset({"mask"})
     head = there.detector.head
     monkeypatch.setattr(there.detector, "head", lambda *a, mask=None, **k: given.append(mask) or head(*a, **k))
-    with pytest.raises(UserError, match=r"asks for mask in training, .* set with_mask: true, or set leave_out"):
+    with pytest.raises(UserError, match=r"requires mask in training, .* set with_mask: true, or set leave_out"):
         there(batch())
     there(batch(mask=torch.full((6, 32, 32, 1, 3), 255.0)))
     assert torch.equal(given[0], torch.ones(6, 1, 32, 32))

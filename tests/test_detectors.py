@@ -277,7 +277,7 @@ def test_published_timm_weights_come_from_the_cache_or_are_asked_for(imagenet_fi
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(weights, "_reachable", lambda url: False)
     with pytest.raises(
-        UserError, match=r"of test_efficientnet cannot be had: .*test_efficientnet\.r160_in1k/resolve/main"
+        UserError, match=r"of test_efficientnet cannot be found: .*test_efficientnet\.r160_in1k/resolve/main"
     ):
         create_detector("timm", backbone="test_efficientnet")
     path, model = imagenet_file

@@ -72,11 +72,11 @@ def test_a_missing_score_is_computed_and_a_given_one_is_kept():
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ({"cls": torch.zeros(5, 3)}, r"made:PeerDetector: cls is \[5, 3\], wanted \[5, 2\]: real and fake"),
-        ({"cls": torch.zeros(4, 2)}, r"cls is \[4, 2\], wanted \[5, \.\.\.\]"),
-        ({"cls": None}, r"cls is missing"),
-        ({"feat": [1]}, r"feat is list, wanted \[5, \.\.\.\]"),
-        ({"prob": torch.zeros(5, 2)}, r"prob is \[5, 2\], wanted \[5\]"),
+        ({"cls": torch.zeros(5, 3)}, r"made:PeerDetector: expected cls of shape \[5, 2\] \(real, fake\), got \[5, 3\]"),
+        ({"cls": torch.zeros(4, 2)}, r"expected cls of shape \[5, \.\.\.\], got \[4, 2\]"),
+        ({"cls": None}, r"expected cls .*, got missing"),
+        ({"feat": [1]}, r"expected feat of shape \[5, \.\.\.\], got list"),
+        ({"prob": torch.zeros(5, 2)}, r"expected prob of shape \[5\], got \[5, 2\]"),
         ({"prob": torch.tensor([0.5, torch.nan, 0.5, torch.nan, 1.0])}, r"prob of 2 of 5 images is not a .* first nan"),
         ({"prob": torch.tensor([0.5, 0.5, 7.0, 0.5, 0.5])}, r"prob of 1 of 5 .*in \[0, 1\], first 7, where cls is \["),
     ],
@@ -91,8 +91,8 @@ def test_an_answer_of_another_form_is_named(answers, message):
     [
         ({"cls": torch.zeros(())}, "get_losses gives no 'overall', but cls"),
         (None, "get_losses gives no 'overall', but NoneType"),
-        ({"overall": torch.zeros(5)}, r"loss 'overall' is \[5\], wanted a scalar"),
-        ({"overall": torch.zeros(()), "mse": 0.5}, "loss 'mse' is float, wanted a scalar tensor"),
+        ({"overall": torch.zeros(5)}, r"expected loss 'overall' to be a scalar tensor, got \[5\]"),
+        ({"overall": torch.zeros(()), "mse": 0.5}, "expected loss 'mse' to be a scalar tensor, got float"),
     ],
 )
 def test_a_loss_of_another_form_is_named(losses, message):

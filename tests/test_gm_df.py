@@ -303,5 +303,5 @@ def test_without_meta_learning_the_step_is_a_plain_gradient(tmp_path):
 
 
 def test_another_tower_is_refused():
-    with pytest.raises(UserError, match="a ViT of open_clip is wanted, not TimmModel"):
+    with pytest.raises(UserError, match="expected a ViT of open_clip, got TimmModel"):
         create_detector("gm_df", **TINY_TIMM_CLIP)

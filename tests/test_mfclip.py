@@ -123,7 +123,7 @@ def test_before_the_softmax_all_weights_learn_and_after_it_the_diagonal_alone():
 
 
 def test_a_batch_larger_than_the_weights_is_an_error_that_says_which_key():
-    with pytest.raises(UserError, match=r"weights for 4 pairs, the batch holds 6.*model\.pairs"):
+    with pytest.raises(UserError, match=r"a batch of at most 4 pairs, got 6.*model\.pairs"):
         make(pairs=4)(IMAGES, LABELS)
 
 
@@ -192,7 +192,7 @@ def test_cvit_has_17_convolutions_and_89_million_parameters():
     convolutions = [m for m in detector.modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(convolutions) == 17
     assert sum(p.numel() for p in detector.parameters()) == pytest.approx(89e6, rel=0.002)
-    with pytest.raises(UserError, match="size 100 is not a multiple of 32"):
+    with pytest.raises(UserError, match=r"expected model\.size to be a multiple of 32, got 100"):
         CViTBackbone(100)
 
 
@@ -293,7 +293,7 @@ def test_each_switch_of_the_papers_ablations_changes_the_model(switch, terms):
 
 
 def test_without_eyes_it_is_refused():
-    with pytest.raises(UserError, match="noise and image are both off"):
+    with pytest.raises(UserError, match=r"model\.noise and model\.image are both false"):
         make(noise=False, image=False)
 
 

@@ -301,17 +301,17 @@ def test_diagnostics_describe_each_class():
 
 def test_arguments_out_of_range_are_refused():
     for wrong in [(0, 4, 0.9), (4, 0, 0.9), (4, 4, 0.0), (4, 4, 1.1)]:
-        with pytest.raises(ValueError, match="wanted capacity"):
+        with pytest.raises(ValueError, match="expected capacity"):
             PrototypeMemory(*wrong)
     memory = PrototypeMemory(4, 3)
-    with pytest.raises(ValueError, match="label must be 0"):
+    with pytest.raises(ValueError, match="expected label 0"):
         memory.update(2, torch.zeros(1, 3), 1.0)
-    with pytest.raises(ValueError, match=r"\[1, 4\], wanted \[k, 3\]"):
+    with pytest.raises(ValueError, match=r"expected candidates \[k, 3\], got \[1, 4\]"):
         memory.update(1, torch.zeros(1, 4), 1.0)
-    with pytest.raises(ValueError, match=r"valid is \[2\], wanted \[1\]"):
+    with pytest.raises(ValueError, match=r"expected valid \[1\], got \[2\]"):
         memory.update(1, torch.zeros(1, 3), 1.0, torch.ones(2, dtype=torch.bool))
     for wrong in [{"k": 0}, {"temperature": 0.0}]:
-        with pytest.raises(ValueError, match="wanted k >= 1"):
+        with pytest.raises(ValueError, match="expected k >= 1"):
             memory.score(torch.zeros(1, 3), **wrong)
 
 

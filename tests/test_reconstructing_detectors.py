@@ -161,5 +161,5 @@ def test_shuffling_keeps_groups_and_reaches_every_member():
 
 
 def test_ucf_needs_real_among_its_methods():
-    with pytest.raises(UserError, match="'real' is not among the methods A, B"):
+    with pytest.raises(UserError, match=r"expected 'real' in model\.methods, got A, B"):
         UCF(None, methods=["A", "B"])

@@ -94,7 +94,7 @@ def test_a_mix_block_begins_as_nothing_and_then_lets_each_branch_see_the_other()
 
 
 def test_f3net_says_which_size_it_takes():
-    with pytest.raises(UserError, match="F3Net takes 32 x 32 here, not"):
+    with pytest.raises(UserError, match="F3Net expected images of 32 x 32, got"):
         thin_detector("f3net", pretrained=None, size=32).encode(torch.zeros(1, 3, 64, 64))
 
 
@@ -158,7 +158,7 @@ def test_constants_in_a_checkpoint_are_passed_over_and_unknown_tensors_are_not(p
     state = checkpoint(parity, name)
     state |= {key: torch.zeros(shape) for key, shape, _ in keys if key in recipe.kept(keys)}
     create_detector(name, pretrained=None).load_deepfakebench(state)
-    with pytest.raises(UserError, match=r"odd\.weight .* is not wanted"):
+    with pytest.raises(UserError, match=r"odd\.weight .* is unknown"):
         create_detector(name, pretrained=None).load_deepfakebench({**state, "odd.weight": torch.zeros(1)})
 
 

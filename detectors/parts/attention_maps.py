@@ -1,4 +1,4 @@
-"""Attention maps, the texture they gather, and pictures made worse where they look (Zhao et al., CVPR 2021).
+"""Attention maps, the texture they gather, and pictures degraded where they attend (Zhao et al., CVPR 2021).
 
 Legend: B batch, M maps, h, w sides of a map.
 """
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SHALLOW, MIDDLE, MAPS = 32, 160, 4
-"""Channels that texture and maps are made from, and M."""
+"""Channels of the inputs of texture and maps, and M."""
 TEXTURE = 4 * SHALLOW
 BORDER, SIDE = 2, 24
-"""Of the maps, hidden, when they have this side."""
+"""Width of the border of the maps that is set to 0, at this side of the maps."""
 TAPS, SIGMA, NOISE = 11, 7.0, 0.1
 THRESHOLD, SLOPE = (0.4, 0.6), (3.0, 5.0)
 """Blur, noise, and ranges of the ramp over a map, of `degraded`."""
 
 
 class AttentionMaps(nn.Module):
-    """[B, 160, h, w] -> the maps, not negative, zero at the border, [B, M, h, w]"""
+    """Attention maps, not negative, zero at the border: [B, 160, h, w] -> [B, M, h, w]"""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ class AttentionMaps(nn.Module):
 
 
 class Texture(nn.Module):
-    """What a mean over places takes away, densely convolved: four layers, each fed with all before it."""
+    """Texture: features minus their local means, read by four densely connected layers."""
 
     def __init__(self):
         super().__init__()
@@ -54,12 +54,12 @@ class Texture(nn.Module):
 
 
 def degraded(images: Tensor, maps: Tensor, share: float) -> Tensor:
-    """Each picture blended with a blurred one of half its size, under one of its attention maps, drawn at random.
+    """Blend each picture with a blurred copy of half its size, under a random one of its attention maps.
 
     Args:
         images: Normalised, [B, 3, H, W]; half their sides must be more than 5.
-        maps: Not negative, [B, M, h, w]; one that covers more is drawn more often.
-        share: Of the pictures, the others stay as they are, in [0, 1].
+        maps: Not negative, [B, M, h, w]; a map that covers more is drawn more often.
+        share: Share of the pictures that change, in [0, 1].
 
     Returns:
         [B, 3, H, W]

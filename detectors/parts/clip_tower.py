@@ -1,4 +1,4 @@
-"""CLIP through open_clip: weights found and read safely, the image tower to train, prompts as a matrix.
+"""CLIP from open_clip: finds and reads weights safely, and encodes prompts.
 
 Legend: B batch, C classes, D embedding size, H and W pixels.
 """
@@ -41,18 +41,18 @@ FORGED_PROMPTS = [
 """Table 1 of the ResProto-FD paper."""
 
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
-"""Entries that OpenAI's own files alone hold beside the weights."""
+"""Entries beside the weights that only OpenAI's own files have."""
 
 
 class Clip(nn.Module):
-    """A CLIP model: images [B, 3, H, W] to embeddings [B, D], projected, not normalised.
+    """CLIP model that maps images [B, 3, H, W] to embeddings [B, D], projected, not normalised.
 
-    The buffer `quick_gelu` keeps the activation with the weights: QuickGELU (x * sigmoid(1.702 x)), which OpenAI
-    trained with, has no parameters, so weights loaded under the other activation would give other numbers silently.
+    The buffer `quick_gelu` keeps the activation with the weights. QuickGELU (x * sigmoid(1.702 x)), with which OpenAI
+    trained, has no parameters. Weights loaded under the other activation would silently give other numbers.
 
     Attributes:
         visual: Image tower of open_clip.
-        text: Text tower of open_clip, token ids [N, T] -> [N, D]; None once dropped.
+        text: Text tower of open_clip, token ids [N, T] -> [N, D]; None after `drop_text`.
         logit_scale: ln of CLIP's temperature factor, scalar.
     """
 
@@ -78,12 +78,12 @@ class Clip(nn.Module):
         return self.visual(images)
 
     def layers(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """What each layer says of an image as a whole, L tensors [B, W], and the embeddings [B, D] of `forward`.
+        """A feature of the whole image from each layer, L tensors [B, W], and the embeddings [B, D] of `forward`.
 
-        Of a ViT the class token after each block; of a ResNet the mean over its stem's and its stages' maps.
+        A ViT gives the class token after each block; a ResNet the mean over the maps of its stem and its stages.
 
         Raises:
-            UserError: The tower is neither of open_clip's, or as `forward`.
+            UserError: The tower is neither a ViT nor a ResNet of open_clip; or as `forward`.
         """
         self._check_size(images)
         if isinstance(self.visual, VisionTransformer):
@@ -92,16 +92,16 @@ class Clip(nn.Module):
         if isinstance(self.visual, ModifiedResNet):
             found = self.visual.forward_intermediates(images)
             return [maps.mean(dim=(2, 3)) for maps in found["image_intermediates"]], found["image_features"]
-        raise UserError(f"the layers of {type(self.visual).__name__} are not known; take open_clip's own ViT or ResNet")
+        raise UserError(f"the layers of {type(self.visual).__name__} are not known; use a ViT or ResNet of open_clip")
 
     @torch.no_grad()
     def text_features(self, prompts: Iterable[Sequence[str]]) -> Tensor:
-        """One unit vector per class, [C, D]: its prompts' raw embeddings averaged, then L2-normalised."""
+        """One unit vector for each class, [C, D]: the L2-normalised mean of its prompts' raw embeddings."""
         self.text.eval()
         return F.normalize(torch.stack([self.text(self.tokenizer(list(p))).mean(dim=0) for p in prompts]), dim=-1)
 
     def drop_text(self) -> None:
-        """Free the text tower, once the prompts are encoded."""
+        """Remove the text tower when it is no longer needed."""
         self.text = None
 
     def _check_size(self, images: Tensor) -> None:
@@ -109,7 +109,8 @@ class Clip(nn.Module):
         size = self.visual.image_size
         size = tuple(size) if isinstance(size, Sequence) else (size, size)
         if fixed and tuple(images.shape[-2:]) != size:
-            raise UserError(f"images are {tuple(images.shape[-2:])}, this CLIP takes {size}: set input.size={size[0]}")
+            given = tuple(images.shape[-2:])
+            raise UserError(f"this CLIP expected images of {size}, got {given}; set input.size={size[0]}")
 
     def _follow_quick_gelu(self) -> None:
         wanted, other = (QuickGELU, nn.GELU) if self.quick_gelu else (nn.GELU, QuickGELU)
@@ -128,11 +129,11 @@ def load_clip(backbone: Backbone, pretrained: str | None = "openai", quick_gelu:
         backbone: See `Backbone`.
         pretrained: "openai" or another tag that open_clip knows for this backbone; a file (OpenAI's .pt, open_clip's
             .bin, .pt or .safetensors); None for random weights, drawn from the global generator.
-        quick_gelu: The activation. None: what the tag says, or OpenAI's file, or an `open_clip_config.json` beside
-            the file, or else the backbone's layout.
+        quick_gelu: The activation. None takes it from the tag, from OpenAI's file, from an `open_clip_config.json`
+            beside the file, or else from the backbone's layout.
 
     Raises:
-        UserError: Unknown backbone or tag, a layout open_clip refuses, weights that cannot be had or do not fit.
+        UserError: The backbone or tag is unknown, open_clip refuses the layout, or weights are missing or do not fit.
     """
     layout = _layout(backbone)
     path, stated = _find_weights(backbone, pretrained)
@@ -141,8 +142,8 @@ def load_clip(backbone: Backbone, pretrained: str | None = "openai", quick_gelu:
         stated = _activation_of_file(path, state)
         if stated is None and quick_gelu is None and "quick_gelu" not in layout:
             warnings.warn(
-                f"{path} does not say which activation it was trained with: taking GELU, as {_title(backbone)} does. "
-                "Weights made from OpenAI's need model.quick_gelu=true",
+                f"{path} does not say which activation it was trained with; using GELU, as {_title(backbone)} does. "
+                "For weights made from OpenAI's, set model.quick_gelu=true",
                 stacklevel=2,
             )
     chosen = next(v for v in (quick_gelu, stated, layout.get("quick_gelu"), False) if v is not None)
@@ -172,9 +173,11 @@ def _layout(backbone: Backbone) -> dict[str, Any]:
         layout = open_clip.get_model_config(backbone)
     for key, kind in (("embed_dim", int), ("vision_cfg", dict), ("text_cfg", dict)):
         if not isinstance(layout.get(key), kind):
-            raise UserError(f"backbone: a CLIP layout wants embed_dim, vision_cfg and text_cfg; not so {key}")
+            raise UserError(
+                f"backbone: expected a CLIP layout with embed_dim, vision_cfg and text_cfg; {key} is missing or wrong"
+            )
     if "multimodal_cfg" in layout:
-        raise UserError(f"backbone {_title(backbone)} is a captioner (CoCa); a CLIP model is wanted")
+        raise UserError(f"backbone {_title(backbone)}: expected a CLIP model, got a captioner (CoCa)")
     for key in ("custom_text", "init_logit_bias"):  # of open_clip's factory, of SigLIP's loss
         layout.pop(key, None)
     return layout
@@ -198,7 +201,7 @@ def _tokenizer(backbone: Backbone, layout: dict[str, Any]) -> Callable[[list[str
     try:
         return open_clip.get_tokenizer(backbone)
     except Exception as error:
-        raise UserError(f"backbone {_title(backbone)}: its tokenizer cannot be had: {error}") from error
+        raise UserError(f"backbone {_title(backbone)}: its tokenizer cannot be loaded: {error}") from error
 
 
 def _token_ids(texts: list[str], context_length: int) -> Tensor:
@@ -207,12 +210,12 @@ def _token_ids(texts: list[str], context_length: int) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _vocabulary() -> open_clip.SimpleTokenizer:
-    """One for all towers and their copies: it is two tables of some 49,000 entries each."""
+    """The tokenizer shared by all towers, since its two tables have some 49,000 entries each."""
     return open_clip.SimpleTokenizer()
 
 
 def _find_weights(backbone: Backbone, pretrained: str | None) -> tuple[Path | None, bool | None]:
-    """(file, or None for random weights; the activation where a tag says it)."""
+    """(file, or None for random weights; the activation if a tag states it)."""
     tags = open_clip.list_pretrained_tags_by_model(backbone) if isinstance(backbone, str) else []
     if pretrained in tags:
         source = open_clip.get_pretrained_cfg(backbone, pretrained)
@@ -225,7 +228,7 @@ def _find_weights(backbone: Backbone, pretrained: str | None) -> tuple[Path | No
     choices = f"a tag of {_title(backbone)} ({', '.join(tags)})" if tags else f"a tag ({_title(backbone)} has none)"
     raise UserError(
         f"pretrained '{pretrained}' is neither {choices} nor a file{nearest(pretrained, tags)}; "
-        "pretrained: null asks for random weights"
+        "set pretrained: null for random weights"
     )
 
 
@@ -249,7 +252,7 @@ def _activation_of_file(path: Path, state: dict[str, Tensor]) -> bool | None:
 
 
 def _as_custom_text(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    # Masks are constants, stored as attributes in OpenAI's archive; a logit bias is of SigLIP's loss.
+    # Masks are constants, stored as attributes in OpenAI's archive; a logit bias belongs to SigLIP's loss.
     dropped = (*OPENAI_MARKS, "logit_bias")
     state = {k: v for k, v in state.items() if k not in dropped and not k.endswith("attn_mask")}
     return convert_to_custom_text_state_dict(state)

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class CrossLayerAttention(nn.Module):
-    """CLAM, equations 1 and 2: what attention finds in the tokens of all layers, beside the final embedding.
+    """Attention over the tokens of all layers, joined to the final embedding (CLAM, equations 1 and 2).
 
     Args:
-        widths: W of each layer's token. Where they differ, as those of a ResNet's stages do (the paper has a ViT), each
-            is brought to D first.
+        widths: W of each layer's token. If they differ, as in a ResNet (the paper has a ViT), each is projected to D
+            first.
         embed_dim: D.
         heads: H.
     """

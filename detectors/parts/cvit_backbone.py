@@ -1,4 +1,4 @@
-"""Convolutions whose last map is the one patch of a transformer with a class token (CViT, MFCLIP).
+"""Convolutions followed by a transformer whose one patch is their last map (CViT, MFCLIP).
 
 Legend: B batch, D embedding size.
 """
@@ -21,11 +21,11 @@ def transformer(width: int, depth: int, heads: int, hidden: int) -> nn.Transform
 
 
 class ClassTokenTransformer(nn.Module):
-    """One token and a class token before it, with position embeddings, through a transformer; the class token is read.
+    """Transformer over a class token and one further token; it returns the class token.
 
     Args:
         width: D.
-        depth, heads, hidden: Of the transformer.
+        depth, heads, hidden: Sizes of the transformer.
     """
 
     def __init__(self, width: int, depth: int, heads: int, hidden: int):
@@ -41,16 +41,16 @@ class ClassTokenTransformer(nn.Module):
 
 
 class CViTBackbone(nn.Module):
-    """17 convolutions in five stages, each stage halving the map; the whole last map is the transformer's one patch.
+    """17 convolutions in five stages that each halve the map; a transformer reads the last map as one patch.
 
     Args:
         size: Side of the images, a multiple of 32.
         width: D.
-        channels: Of the stages.
-        depth, heads, hidden: Of the transformer.
+        channels: Channels of the stages.
+        depth, heads, hidden: Sizes of the transformer.
 
     Raises:
-        UserError: A size that five halvings do not divide.
+        UserError: The size is not a multiple of 32.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class CViTBackbone(nn.Module):
     ):
         super().__init__()
         if size % 32:
-            raise UserError(f"CViT: size {size} is not a multiple of 32")
+            raise UserError(f"CViT: expected model.size to be a multiple of 32, got {size}")
         layers: list[nn.Module] = []
         before = 3
         for count, after in zip(CONVOLUTIONS, channels, strict=True):

@@ -1,7 +1,7 @@
-"""Names of DeepfakeBench's checkpoint tensors in the networks of timm and open_clip that compute the same.
+"""Translates names of DeepfakeBench's checkpoint tensors to those of the same networks in timm and open_clip.
 
-Each function takes a key of a DeepfakeBench checkpoint and gives the name here, None for a tensor without effect on the
-scores, or the key itself where it does not know it (loading then names it as not wanted).
+Each function takes a key of a DeepfakeBench checkpoint and returns the name here, or None for a tensor without effect
+on the scores. An unknown key is returned unchanged; loading then reports it.
 """
 
 import re
@@ -34,7 +34,7 @@ _CLIP = (
 
 
 def xception(key: str) -> str | None:
-    """Of timm's legacy_xception under a linear classifier. `adjust_channel` is in every checkpoint and unused.
+    """Name in timm's legacy_xception under a linear classifier; `adjust_channel` is unused in every checkpoint.
 
     >>> xception("backbone.block2.rep.1.conv1.weight"), xception("backbone.last_linear.bias")
     ('backbone.block2.rep.1.conv1.weight', 'classifier.1.bias')
@@ -45,7 +45,7 @@ def xception(key: str) -> str | None:
 
 
 def resnet(key: str) -> str:
-    """Of timm's ResNets.
+    """Name in timm's ResNets.
 
     >>> resnet("backbone.resnet.5.0.downsample.1.weight"), resnet("backbone.fc.weight")
     ('backbone.layer2.0.downsample.1.weight', 'classifier.1.weight')
@@ -56,7 +56,7 @@ def resnet(key: str) -> str:
 
 
 def efficientnet(key: str) -> str:
-    """Of timm's EfficientNet-B4.
+    """Name in timm's EfficientNet-B4.
 
     >>> efficientnet("backbone.efficientnet._blocks.7._se_reduce.bias")
     'backbone.blocks.2.1.se.conv_reduce.bias'
@@ -76,8 +76,8 @@ def clip_vit(state: dict, prefix: str = "backbone.") -> dict:
     """Tensors of a Hugging Face CLIP image tower under open_clip's names: queries, keys and values joined.
 
     Args:
-        state: Others than those with the prefix are left out.
-        prefix: Of the tower's keys.
+        state: Tensors without the prefix are left out.
+        prefix: Prefix of the tower's keys.
     """
     named = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     found, joined = {}, {}
@@ -98,4 +98,4 @@ def clip_vit(state: dict, prefix: str = "backbone.") -> dict:
 
 
 NETWORKS = {"Xception": xception, "ResNet": resnet, "EfficientNet": efficientnet}
-"""timm class -> its names."""
+"""timm class -> function that translates its names."""

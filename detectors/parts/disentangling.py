@@ -1,4 +1,4 @@
-"""Networks that part forgery features from content, and that make pictures up again (UCF's, shared by IID and LSDA)."""
+"""Networks that separate forgery features from content and reconstruct pictures (UCF's, shared by IID and LSDA)."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
 from resproto_fd.detectors.parts.xception import XCEPTION, stretch
 
 METHODS = ("real", "Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
-"""What the specific features are told apart by, in DeepfakeBench's order."""
+"""Classes of the specific features, in DeepfakeBench's order."""
 FORGERY, HALF = 512, 256
 
 
 class Encoder(nn.Module):
-    """Xception to maps [B, 512, H / 32, W / 32], not negative."""
+    """Xception that gives maps [B, 512, H / 32, W / 32], not negative."""
 
     def __init__(self, pretrained: bool | str | None, options: dict[str, Any] | None):
         super().__init__()
@@ -40,7 +40,7 @@ class Half(nn.Module):
 
 
 class Classifier(nn.Module):
-    """[B, 256] -> [B, count], with dropout before the last layer (DeepfakeBench's is after it)."""
+    """Classifier [B, 256] -> [B, count], with dropout before the last layer (DeepfakeBench has it after)."""
 
     def __init__(self, count: int, dropout: float):
         super().__init__()
@@ -52,7 +52,7 @@ class Classifier(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A face from forgery and content: the content takes on the forgery's statistics at three sizes (AdaIN)."""
+    """Reconstructs a face: the content gets the statistics of the forgery features at three sizes (AdaIN)."""
 
     def __init__(self):
         super().__init__()

@@ -1,6 +1,7 @@
-"""CLIP's image tower conditioned on the data set an image comes from: normalisation, experts, second-order features.
+"""CLIP's image tower, conditioned on the data set of each image: normalisation, experts, second-order features.
 
-Source: Lai et al., "GM-DF: Generalized Multi-Scenario Deepfake Detection", ACM MM 2025; equations are its.
+Source: Lai et al., "GM-DF: Generalized Multi-Scenario Deepfake Detection", ACM MM 2025; equation numbers are the
+paper's.
 
 Legend: B batch, T tokens (the class token first), P patches, W width, H heads, K size of a domain's embedding,
 N experts.
@@ -22,7 +23,7 @@ from resproto_fd.configs.errors import UserError
 class DomainNorm(nn.Module):
     """DNorm, equation 2: (x - mu) / sigma * (gamma0 + W_gamma c) + (beta0 + W_beta c).
 
-    Starts as the layer norm it replaces: W_gamma and W_beta are nought.
+    At the start it equals the layer norm that it replaces, since W_gamma and W_beta are 0.
 
     Args:
         norm: Its weight and bias become gamma0 and beta0.
@@ -44,7 +45,7 @@ class DomainNorm(nn.Module):
 
 
 class Experts(nn.Module):
-    """Delta F_n, equations 1, 4 and 5: a small network a domain, and what attention among their views makes of them.
+    """Delta F_n, equations 1, 4 and 5: a small network for each domain, and attention among their views.
 
     Args:
         count: N.
@@ -71,7 +72,7 @@ class Experts(nn.Module):
 
 @dataclass(frozen=True)
 class TowerOutput:
-    """Of the image tower.
+    """Result of the image tower.
 
     Attributes:
         cls: The class token after the last block, [B, W].
@@ -85,19 +86,19 @@ class TowerOutput:
 
 
 def condition_on_domain(visual: nn.Module, size: int, conv_stem: bool = False) -> None:
-    """Puts a `DomainNorm` in the place of each block's second layer norm.
+    """Replace the second layer norm of each block by a `DomainNorm`.
 
     Args:
         visual: A ViT of open_clip; changed in place.
         size: K.
-        conv_stem: Replaces the patch embedding by convolutions (Xiao et al., Early Convolutions Help Transformers See
-            Better, NeurIPS 2021), which learn from few images what pretrained patches know.
+        conv_stem: Replace the patch embedding by convolutions (Xiao et al., Early Convolutions Help Transformers See
+            Better, NeurIPS 2021), which learn from fewer images than a patch embedding.
 
     Raises:
-        UserError: The tower is another.
+        UserError: The tower is not a ViT of open_clip.
     """
     if not isinstance(visual, VisionTransformer):
-        raise UserError(f"a ViT of open_clip is wanted, not {type(visual).__name__}")
+        raise UserError(f"expected a ViT of open_clip, got {type(visual).__name__}; set model.backbone")
     for block in visual.transformer.resblocks:
         block.ln_2 = DomainNorm(block.ln_2, size)
     if conv_stem:
@@ -112,7 +113,7 @@ def run_tower(
     hidden: tuple[Tensor, Tensor] | None = None,
     norm: Literal["pre", "post"] = "pre",
 ) -> TowerOutput:
-    """All blocks of a conditioned tower.
+    """Run all blocks of a conditioned tower.
 
     Args:
         visual: See `condition_on_domain`.
@@ -121,8 +122,8 @@ def run_tower(
         second_order: Layers, counted from 1, whose MLP's output the class token of the next block attends to
             (equation 7, with that block's attention weights and its value and output matrices, without biases).
         hidden: Which patches are hidden, bool [B, P], and the token [W] that stands for them.
-        norm: "pre", CLIP's blocks with DNorm before the MLP; "post", equation 3 to the letter, under which the
-            pretrained blocks compute something else.
+        norm: "pre" keeps CLIP's blocks, with DNorm before the MLP. "post" follows equation 3 exactly, which changes
+            what the pretrained blocks compute.
     """
     x = visual.conv1(images).flatten(2).transpose(1, 2)
     if hidden is not None:
@@ -153,7 +154,7 @@ def propagated(attention: nn.MultiheadAttention, weights: Tensor, said: Tensor) 
     """Delta_so, equation 7: sum over heads and tokens of a_hi W_VO^h m_i.
 
     Args:
-        attention: Of the next block.
+        attention: Attention of the next block.
         weights: a, its class token's attention weights, [B, H, T].
         said: m, the MLP's output of each token, [B, T, W].
 

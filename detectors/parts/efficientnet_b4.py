@@ -1,4 +1,4 @@
-"""EfficientNet-B4 as DeepfakeBench has it (Tan & Le, ICML 2019): padded for another size than it is fed."""
+"""EfficientNet-B4 as in DeepfakeBench (Tan & Le, ICML 2019): its padding is that of 380 pixels."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class EfficientNetB4(TimmClassifier):
     """timm's EfficientNet-B4 with DeepfakeBench's padding: none in the stem, that of 380 pixels in the strided blocks.
 
     Args:
-        pretrained: See `TimmClassifier`; ImageNet weights are those of the port from TensorFlow.
+        pretrained: See `TimmClassifier`; the ImageNet weights are ported from TensorFlow.
         dropout, options: See `TimmClassifier`.
     """
 
@@ -41,7 +41,7 @@ class EfficientNetB4(TimmClassifier):
 
 
 def stages(backbone: nn.Module, x: Tensor, start: int, stop: int | None = None) -> Tensor:
-    """Some of the seven stages of an EfficientNet, with activations checkpointed if that is asked for."""
+    """Run some of the seven stages of an EfficientNet, with activation checkpointing if it is set."""
     blocks = backbone.blocks[start:stop]
     return checkpoint_seq(blocks, x, flatten=True) if backbone.grad_checkpointing else blocks(x)
 

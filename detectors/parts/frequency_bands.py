@@ -1,4 +1,4 @@
-"""Bands of a spectrum as pictures, its local statistics, and attention between two streams (F3-Net)."""
+"""Frequency bands as pictures, local frequency statistics, and attention between two streams (F3-Net)."""
 
 from itertools import pairwise
 
@@ -11,7 +11,7 @@ from resproto_fd.detectors.parts.texture import GREY
 
 
 class FrequencyBands(nn.Module):
-    """The picture as each band of its spectrum gives it, the bands' borders softened by what is learnt (section 3.1).
+    """One picture for each band of the spectrum, with learnt softening of the bands' borders (section 3.1).
 
     Args:
         size: Side of the picture.
@@ -26,7 +26,7 @@ class FrequencyBands(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, 3 bands, S, S], band by band."""
-        with without_autocast(images):  # sums over a whole side want float32
+        with without_autocast(images):  # sums over a whole side need float32
             spectrum = self.dct @ images.to(self.dct.dtype) @ self.dct.T
             shares = [base + torch.tanh(learnt / 2) for base, learnt in zip(self.base, self.learnt, strict=True)]
             return torch.cat([self.dct.T @ (spectrum * share) @ self.dct for share in shares], dim=1)
@@ -36,8 +36,8 @@ class LocalStatistics(nn.Module):
     """log10 of the sums of the DCT coefficients' sizes over bands, in windows of the grey picture (section 3.2).
 
     Args:
-        window, stride: Of the sliding windows, pixels.
-        count: Bands, equally wide.
+        window, stride: Side and stride of the sliding windows, in pixels.
+        count: Number of bands, equally wide.
     """
 
     def __init__(self, window: int, stride: int, count: int):
@@ -60,9 +60,9 @@ class LocalStatistics(nn.Module):
 
 
 class MixBlock(nn.Module):
-    """Each branch gets the other's map, weighed by an attention to which both contribute (section 3.3).
+    """Adds to each branch the other's map, weighted by an attention that both determine (section 3.3).
 
-    Attention is within a channel, from row to row. What is added is normalised and begins at nothing.
+    Attention is within a channel, from row to row. The added part is normalised and starts at 0.
     """
 
     def __init__(self, width: int):

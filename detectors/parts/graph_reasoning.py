@@ -1,4 +1,4 @@
-"""Attention between a decoder's maps and an encoder's, and from reconstruction errors (RECCE)."""
+"""Attention between the maps of decoder and encoder, and by reconstruction errors (RECCE)."""
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,10 @@ from resproto_fd.detectors.parts.xception import MIDDLE
 
 
 class GraphReasoning(nn.Module):
-    """What the decoder has in the finer places below each place of the encoder's maps (multi-scale graph, section 3.3).
+    """Gathers, for each place of the encoder's maps, the decoder's finer places below it (section 3.3).
 
     Args:
-        dropout: Of what is found.
+        dropout: Dropout of the gathered features.
     """
 
     def __init__(self, dropout: float):
@@ -50,7 +50,7 @@ class GraphReasoning(nn.Module):
 
 
 class GuidedAttention(nn.Module):
-    """The map again where the reconstruction fails, beside the map (reconstruction guided attention, section 3.4)."""
+    """Adds to a map its features where the reconstruction fails (section 3.4)."""
 
     def __init__(self, dropout: float):
         super().__init__()

@@ -1,6 +1,6 @@
-"""IResNet, the residual network of face recognition (Duta et al., ICPR 2020; as ArcFace's authors train it).
+"""IResNet, the residual network of face recognition (Duta et al., ICPR 2020), as used by ArcFace's authors.
 
-Names of the weights are those of insightface's files. Legend: B batch, H and W pixels, divisible by 16.
+The weights have the names of insightface's files. Legend: B batch, H and W pixels, divisible by 16.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ WIDTHS = (64, 128, 256, 512)
 
 
 class IResNet(nn.Module):
-    """Faces [B, 3, H, W] to maps [B, 512, H / 16, W / 16].
+    """Network from faces [B, 3, H, W] to maps [B, 512, H / 16, W / 16].
 
     Args:
-        blocks: Of each of the four stages: (3, 4, 14, 3) is IResNet-50, (3, 13, 30, 3) IResNet-100.
-        widths: Of the stages.
+        blocks: Number of blocks of each stage: (3, 4, 14, 3) is IResNet-50, (3, 13, 30, 3) IResNet-100.
+        widths: Widths of the stages.
     """
 
     def __init__(self, blocks: Sequence[int], widths: Sequence[int] = WIDTHS):
@@ -34,11 +34,11 @@ class IResNet(nn.Module):
 
 
 class FaceEmbedding(IResNet):
-    """Faces [B, 3, side, side] to embeddings [B, 512], not normalised.
+    """Network from faces [B, 3, side, side] to embeddings [B, 512], not normalised.
 
     Args:
         blocks, widths: See `IResNet`.
-        side: Of the faces, 112 in ArcFace's files.
+        side: Side of the faces, 112 in ArcFace's files.
     """
 
     def __init__(self, blocks: Sequence[int], widths: Sequence[int] = WIDTHS, side: int = 112):
@@ -48,7 +48,7 @@ class FaceEmbedding(IResNet):
         self.features.weight.requires_grad_(False)
 
     def forward(self, faces: Tensor, normalise: bool = True) -> Tensor:
-        """`normalise` False leaves out the last batch norm."""
+        """Embed faces; `normalise=False` skips the last batch norm."""
         x = self.fc(super().forward(faces).flatten(1))
         return self.features(x) if normalise else x
 

@@ -11,15 +11,15 @@ ITERATIONS = 4  # Lloyd iterations: a fixed number, since asking "converged?" wo
 def kmeans(points: Tensor, mask: Tensor | None = None, k: int = 4) -> tuple[Tensor, Tensor, Tensor]:
     """Centres of the k-means clusters of the points in the mask, the largest cluster first.
 
-    k-means++ seeding from a fixed sequence in place of a random one, then Lloyd iterations, from many starts at once;
-    the start with the least inertia wins. Many starts of few iterations find better clusters than the reverse, in
-    fewer operations (on a GPU their number is the cost). All of it works on the N x N Gram matrix in float64, so that
-    an iteration costs nothing that grows with D and devices agree on the clusters.
+    k-means++ seeding from a fixed sequence instead of a random one, then Lloyd iterations, from many starts at once;
+    the start with the least inertia wins. Many starts of few iterations find better clusters than few starts of many
+    iterations, in fewer operations (on a GPU their number is the cost). All steps use the N x N Gram matrix in float64:
+    the cost of an iteration does not grow with D, and devices agree on the clusters.
 
     Args:
         points: [N, D].
-        mask: True for the points to cluster, [N]; None takes all.
-        k: Clusters wanted, at least 1.
+        mask: True for the points to cluster, [N]; None means all.
+        k: Number of clusters, at least 1.
 
     Returns:
         (centres [k, D], sizes [k], valid [k]): clusters by size, ties by the lowest member index. With fewer than k
@@ -31,7 +31,8 @@ def kmeans(points: Tensor, mask: Tensor | None = None, k: int = 4) -> tuple[Tens
     n = len(points)
     if k < 1 or points.ndim != 2 or (mask is not None and mask.shape != (n,)):
         shape = None if mask is None else list(mask.shape)
-        raise ValueError(f"kmeans wants points [N, D], a mask [N] and k >= 1, not {list(points.shape)}, {shape}, {k}")
+        given = f"{list(points.shape)}, {shape}, {k}"
+        raise ValueError(f"kmeans expected points [N, D], a mask [N] and k >= 1, got {given}")
     device = points.device
     centres_dtype = torch.promote_types(points.dtype, torch.float32)
     if n == 0:
@@ -53,7 +54,7 @@ def kmeans(points: Tensor, mask: Tensor | None = None, k: int = 4) -> tuple[Tens
 
 
 def _best_labels(gram: Tensor, mask: Tensor, cluster: Tensor) -> Tensor:
-    """Cluster of each point after the Lloyd iterations of the best start, [N]; of no meaning outside the mask."""
+    """Cluster of each point after the Lloyd iterations of the best start, [N]; meaningless outside the mask."""
     labels = _nearest_seed(gram, mask, len(cluster))
     for _ in range(ITERATIONS):
         member = ((labels[..., None] == cluster) & mask[:, None, None]).to(gram.dtype)  # [N, R, k]

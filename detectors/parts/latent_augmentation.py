@@ -1,4 +1,4 @@
-"""Further forgeries made of forgeries' features, within a method and across methods (LSDA, Yan et al., CVPR 2024).
+"""Augmentation of forgeries' features within a method and across methods (LSDA, Yan et al., CVPR 2024).
 
 Legend: N samples, C channels, H and W places.
 """
@@ -12,18 +12,19 @@ from torch.nn import functional as F
 ANGLE, ZOOM = math.pi / 6, 0.2
 """Largest rotation and change of scale of the affine move; the paper gives none."""
 SHAPES = (0.5, 2.0)
-"""Of the Beta distribution that mixing weights are drawn from."""
+"""Range of the parameters of the Beta distribution of the mixing weights."""
 
 
 def within_method(maps: Tensor, channel_maps: bool = False) -> Tensor:
-    """Each sample moved in one of four ways, drawn for it, by a random share in [0, 1).
+    """Move each sample in one of four random ways, by a random share in [0, 1).
 
-    Towards the sample farthest from the mean, away from the mean, into noise, or turned and scaled as a picture.
+    The ways are: towards the sample farthest from the mean, away from the mean, by noise, or turned and scaled as a
+    picture.
 
     Args:
         maps: Features of one forgery method, [N, C, H, W].
-        channel_maps: DeepfakeBench's points are not the samples but their C maps, each moved by a share of its own;
-            its fourth move is the difference of the first two maps.
+        channel_maps: As in DeepfakeBench, move the C maps of each sample instead of the samples, each by its own share;
+            the fourth move is then the difference of the first two maps.
 
     Returns:
         [N, C, H, W]
@@ -41,7 +42,7 @@ def within_method(maps: Tensor, channel_maps: bool = False) -> Tensor:
 
 
 def across_methods(maps: Tensor, methods: Tensor) -> Tensor:
-    """Each sample mixed with one of another method, drawn at random; with itself where there is none.
+    """Mix each sample with a random one of another method, or with itself if there is none.
 
     Args:
         maps: [N, C, H, W]
@@ -60,12 +61,12 @@ def across_methods(maps: Tensor, methods: Tensor) -> Tensor:
 
 
 def _turned(maps: Tensor) -> Tensor:
-    """Maps rotated and scaled about their centre, each sample by its own draw; nought comes in from outside."""
+    """Maps rotated and scaled about their centre, at random for each sample; places outside are 0."""
     angle, zoom = (2 * torch.rand(2, len(maps), device=maps.device) - 1) * torch.tensor([[ANGLE], [ZOOM]]).to(
         maps.device
     )
     cosine, sine = (1 + zoom) * angle.cos(), (1 + zoom) * angle.sin()
-    nought = torch.zeros_like(angle)
-    matrix = torch.stack([torch.stack([cosine, -sine, nought], 1), torch.stack([sine, cosine, nought], 1)], 1)
+    zero = torch.zeros_like(angle)
+    matrix = torch.stack([torch.stack([cosine, -sine, zero], 1), torch.stack([sine, cosine, zero], 1)], 1)
     grid = F.affine_grid(matrix.to(maps), list(maps.shape), align_corners=False)
     return F.grid_sample(maps, grid, align_corners=False)

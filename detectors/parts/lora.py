@@ -1,4 +1,4 @@
-"""Low-rank adaptation (Hu et al., LoRA, ICLR 2022) of CLIP's towers, by the peft library.
+"""Low-rank adaptation of CLIP's towers by the peft library (Hu et al., LoRA, ICLR 2022).
 
 Legend: B batch, T tokens, D width.
 """
@@ -14,12 +14,12 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 class ProjectedAttention(nn.Module):
-    """`nn.MultiheadAttention` with a linear layer for each of query, key, value and output: each can be adapted.
+    """`nn.MultiheadAttention` with separate linear layers for query, key, value and output, which can be adapted.
 
-    The numbers are those of the attention it is made from, but for rounding. Called as open_clip's blocks call theirs.
+    It computes the same numbers as the given attention, apart from rounding, and has the call of open_clip's blocks.
 
     Args:
-        attention: Self-attention over one width, with biases; its weights are taken over.
+        attention: Self-attention over one width, with biases; its weights are copied.
     """
 
     def __init__(self, attention: nn.MultiheadAttention):
@@ -41,7 +41,7 @@ class ProjectedAttention(nn.Module):
 
 
 def project_attention(tower: nn.Module) -> None:
-    """Replaces every `nn.MultiheadAttention` within a tower by a `ProjectedAttention` of the same numbers."""
+    """Replace every `nn.MultiheadAttention` within a tower by an equal `ProjectedAttention`."""
     for module in list(tower.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.MultiheadAttention:
@@ -49,13 +49,13 @@ def project_attention(tower: nn.Module) -> None:
 
 
 def add_lora(tower: nn.Module, rank: int, alpha: float, dropout: float, targets: Sequence[str] = ATTENTION) -> None:
-    """Freezes a transformer tower and puts low-rank adapters beside its linear layers; they alone train.
+    """Freeze a transformer tower and add trainable low-rank adapters to its linear layers.
 
     Args:
-        tower: Changed in place; adapters start as nought.
+        tower: Changed in place; adapters start at 0.
         rank: r.
         alpha: The adapters' output is scaled by alpha / r.
-        dropout: Of the adapters' input.
+        dropout: Dropout of the adapters' input.
         targets: Names of the linear layers; "c_fc" and "c_proj" are those of the MLP.
 
     Raises:

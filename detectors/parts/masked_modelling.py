@@ -12,18 +12,18 @@ from torch.nn import functional as F
 
 
 class MaskedModelling(nn.Module):
-    """Hides patches, and has the tower's tokens say which visual token each hidden patch is, and what its pixels are.
+    """Hides patches and predicts their visual tokens and pixels from the tower's output.
 
-    The autoencoder (Jang et al., Categorical Reparameterization with Gumbel-Softmax, ICLR 2017) says for each patch one
-    of V tokens; the paper does not say how it is trained: here beside the rest, on its reconstruction.
+    An autoencoder (Jang et al., Categorical Reparameterization with Gumbel-Softmax, ICLR 2017) assigns one of V tokens
+    to each patch. The paper does not describe its training; here it trains together with the rest, by reconstruction.
 
     Args:
         width: W.
         patch: S.
         tokens: V.
-        share: Of the patches that are hidden.
+        share: Share of the patches that are hidden.
         hidden: Width within the autoencoder.
-        temperature: Of the Gumbel-softmax.
+        temperature: Temperature of the Gumbel-softmax.
         pixels: Whether pixels are predicted too ("direct pixel-level predictions").
     """
 
@@ -70,7 +70,7 @@ class MaskedModelling(nn.Module):
         return losses
 
     def _autoencoder(self, patches: Tensor, logits: Tensor) -> Tensor:
-        """Squared error of the reconstruction, and the divergence of the tokens' use from an even one."""
+        """Squared error of the reconstruction, plus the divergence of the use of tokens from a uniform one."""
         chosen = F.gumbel_softmax(logits, self.temperature, dim=-1)
         error = (self.decoder(chosen @ self.codebook) - patches).square().mean()
         use = logits.softmax(dim=-1).mean(dim=(0, 1))
@@ -83,5 +83,5 @@ def token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the values [B, P] where the mask is; 0 where it is nowhere."""
+    """Mean of the values [B, P] in the mask; 0 if the mask is empty."""
     return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -1,7 +1,7 @@
-"""MesoNet: two small networks between pixels and semantics (Afchar et al., WIFS 2018).
+"""The common part of the two MesoNets (Afchar et al., WIFS 2018).
 
-DeepfakeBench's port differs from the paper: batch norms are shared by two layers each, and inception layers have no
-activation. `paper` chooses; the checkpoints need the port's.
+DeepfakeBench's port differs from the paper: two layers share each batch norm, and inception layers have no activation.
+`paper` chooses between them. Checkpoints need the port's form.
 """
 
 from typing import Annotated
@@ -15,13 +15,13 @@ from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_sta
 
 
 class MesoNet(Detector):
-    """What both have in common: four stages to 16 maps of a 32nd of the side, two linear layers, dropout before each.
+    """Base of both MesoNets: four stages to 16 maps of side size / 32, and two linear layers with dropout.
 
     Args:
-        pretrained: A file of weights in this class's naming; None for random ones (trained from scratch).
+        pretrained: A file of weights in this class's naming, or None for random weights (trained from scratch).
         paper: A batch norm for each layer, and rectified inception layers, as in the paper.
         size: Side of the images, a multiple of 32.
-        dropout: Before each linear layer.
+        dropout: Dropout before each linear layer.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class MesoNet(Detector):
         """[B, 3, size, size] -> [B, 16 (size / 32)^2]
 
         Raises:
-            UserError: Images of another size.
+            UserError: The images have another size.
         """
         check_size(images, self.size, "MesoNet")
         return self._stages(images).flatten(1)

@@ -8,14 +8,14 @@ from resproto_fd.detectors.parts.texture import SrmFilters, grey_levels, richest
 
 
 class NoiseEncoder(nn.Module):
-    """NE: SRM residuals of the richest patch, a small CNN to 64 x 8 x 8, one token, B blocks (section III-C).
+    """NE: SRM residuals of the most textured patch, a small CNN to 64 x 8 x 8, one token, B blocks (section III-C).
 
     Args:
         width: D.
         side: S.
         depth: B.
-        heads, hidden: Of the blocks; the paper gives neither.
-        mean, std: Of the images' normalisation: homogeneity is counted on grey levels.
+        heads, hidden: Sizes of the blocks; the paper gives neither.
+        mean, std: Normalisation of the images; homogeneity is computed on grey levels.
     """
 
     def __init__(self, width: int, side: int, depth: int, heads: int, hidden: int, mean: list, std: list):
@@ -40,13 +40,13 @@ class NoiseEncoder(nn.Module):
 class LanguageEncoder(nn.Module):
     """FLE: L blocks over the joined tokens of all levels' sentences, from scratch (section III-D).
 
-    Every token sees every other: the paper names no mask. Read is the last sentence's end-of-text token.
+    All tokens attend to each other, since the paper names no mask. The output is the last sentence's end-of-text token.
 
     Args:
-        levels: Sentences a text.
+        levels: Number of sentences of a text.
         width: D.
         depth: L.
-        heads, hidden: Of the blocks; the paper gives neither.
+        heads, hidden: Sizes of the blocks; the paper gives neither.
     """
 
     def __init__(self, levels: int, width: int, depth: int, heads: int, hidden: int):

@@ -1,4 +1,4 @@
-"""Gradient-aware residual prototypes: what is stored while training, and the score from it (ResProto-FD, eqs 8-11)."""
+"""Gradient-aware residual prototypes: their memory, and the score from it (ResProto-FD, equations 8 to 11)."""
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,11 @@ CLASSES = ("real", "forged")
 
 
 class PrototypeMemory(nn.Module):
-    """At most M prototypes of each class, with the score each entered with and its dwell time.
+    """Memory of at most M prototypes of each class, with their entry scores and dwell times.
 
-    An update is tensor operations of fixed shape: it waits for no device. All state is in buffers, class 0 (real)
-    first; slots from `count` on are unfilled: `prototypes [2, M, D]`, as they were given, not normalised;
-    `scores [2, M]`; `dwell [2, M]`, updates of the class since the prototype entered; `count [2]`.
+    An update uses tensor operations of fixed shape and waits for no device. All state is in buffers, class 0 (real)
+    first; slots from `count` on are empty: `prototypes [2, M, D]`, not normalised; `scores [2, M]`; `dwell [2, M]`,
+    updates of the class since the prototype entered; `count [2]`.
 
     Args:
         capacity: M, at least 1.
@@ -22,13 +22,13 @@ class PrototypeMemory(nn.Module):
         gamma: Decay of a score per update of its class, in (0, 1].
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of range.
     """
 
     def __init__(self, capacity: int, dim: int, gamma: float = 0.99):
         super().__init__()
         if capacity < 1 or dim < 1 or not 0 < gamma <= 1:
-            raise ValueError(f"wanted capacity >= 1, dim >= 1, 0 < gamma <= 1, not {capacity}, {dim}, {gamma}")
+            raise ValueError(f"expected capacity >= 1, dim >= 1, 0 < gamma <= 1, got {capacity}, {dim}, {gamma}")
         self.capacity, self.gamma = capacity, gamma
         self.register_buffer("prototypes", torch.zeros(2, capacity, dim))
         self.register_buffer("scores", torch.zeros(2, capacity))
@@ -48,27 +48,27 @@ class PrototypeMemory(nn.Module):
 
         They are appended while there is room. Then each in turn replaces the prototype with the smallest
         score * gamma^dwell (ties: the lowest slot) if its score is at least that (eq 9); candidates of one update do
-        not evict each other. Candidates that are not finite are left out; without any, nothing changes.
+        not evict each other. Candidates that are not finite are ignored; without candidates nothing changes.
 
         Args:
             label: 0 real, 1 forged.
             candidates: The more important first, [k, D].
-            score: g^(c), which all the candidates enter with.
-            valid: False for rows of `candidates` that are none, [k]; None takes all.
+            score: g^(c), the score of all the candidates.
+            valid: False for rows of `candidates` to ignore, [k]; None means all are used.
 
         Raises:
-            ValueError: The label is a number other than 0 and 1, or a shape does not fit.
+            ValueError: The label is neither 0 nor 1, or a shape does not fit.
         """
         if not isinstance(label, Tensor) and label not in (0, 1):
-            raise ValueError(f"label must be 0 (real) or 1 (forged), not {label!r}")
+            raise ValueError(f"expected label 0 (real) or 1 (forged), got {label!r}")
         dim = self.prototypes.shape[-1]
         if candidates.ndim != 2 or candidates.shape[1] != dim:
-            raise ValueError(f"candidates are {list(candidates.shape)}, wanted [k, {dim}]")
+            raise ValueError(f"expected candidates [k, {dim}], got {list(candidates.shape)}")
         k, device = len(candidates), self.count.device
         if valid is None:
             valid = torch.ones(k, dtype=torch.bool, device=device)
         elif valid.shape != (k,):
-            raise ValueError(f"valid is {list(valid.shape)}, wanted [{k}]")
+            raise ValueError(f"expected valid [{k}], got {list(valid.shape)}")
         if not isinstance(score, Tensor):
             score = self.scores.new_full((), score)
         if k:
@@ -83,7 +83,7 @@ class PrototypeMemory(nn.Module):
             residual: Residual features; under data parallelism those of the global batch, [B, D].
             labels: 0 real, 1 forged, [B].
             scores: g^(c) of the batch, from `losses.residual.gradient_scores`, [2].
-            clusters: K-means clusters k of the forged residual features; fewer when there are fewer.
+            clusters: Number k of k-means clusters of the forged residual features; fewer if there are fewer features.
         """
         residual, real = residual.detach(), labels == 0
         centres, _, valid_forged = kmeans(residual, labels == 1, clusters)
@@ -93,7 +93,7 @@ class PrototypeMemory(nn.Module):
         self._update(candidates, scores, torch.stack([valid_real, valid_forged]))
 
     def similarities(self, features: Tensor) -> Tensor:
-        """Cosine of features [B, D] with every slot, real first, [B, 2 * M]; -inf where a slot is unfilled (eq 10)."""
+        """Cosine of features [B, D] with every slot, real first, [B, 2 * M]; -inf for an empty slot (eq 10)."""
         with torch.autocast(features.device.type, enabled=False):
             dtype = torch.promote_types(torch.promote_types(features.dtype, self.prototypes.dtype), torch.float32)
             prototypes = F.normalize(self.prototypes.to(dtype).flatten(0, 1), dim=-1)
@@ -105,22 +105,22 @@ class PrototypeMemory(nn.Module):
 
         Args:
             features: [B, D].
-            k: Prototypes looked at; fewer if fewer are stored.
-            temperature: Of the softmax over their cosines.
+            k: Number of compared prototypes; fewer if fewer are stored.
+            temperature: Temperature of the softmax over their cosines.
 
         Returns:
             [B], in [0, 1]; 0 or 1 while only one class is stored, 0.5 while none is.
 
         Raises:
-            ValueError: k is below 1 or the temperature not above 0.
+            ValueError: k is below 1, or the temperature is not above 0.
         """
         return self.forged_share(self.similarities(features), k, temperature)
 
     def forged_share(self, similarities: Tensor, k: int = 64, temperature: float = 1.0) -> Tensor:
-        """`score` from given `similarities`, so that several k or temperatures cost one product."""
+        """`score` from given `similarities`, so that several k or temperatures share one product."""
         if k < 1 or temperature <= 0:
-            raise ValueError(f"wanted k >= 1 and temperature > 0, not {k} and {temperature}")
-        # Stable, so that equal similarities are taken in the same order on every device.
+            raise ValueError(f"expected k >= 1 and temperature > 0, got {k} and {temperature}")
+        # Stable, so that equal similarities keep the same order on every device.
         top, slot = similarities.sort(dim=-1, descending=True, stable=True)
         weights = (top[:, :k] / temperature).softmax(-1)
         share = torch.where(slot[:, :k] >= self.capacity, weights, 0).sum(-1)
@@ -128,7 +128,7 @@ class PrototypeMemory(nn.Module):
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, Tensor]:
-        """Of each class, as scalars, 0 while it is empty.
+        """Figures of each class as scalars, 0 while the class is empty.
 
         "count", stored prototypes; "spread", mean pairwise cosine distance in [0, 2]; "age", mean dwell time; "score",
         mean score on entering; "fresh", share that entered in the last update. Keys are "spread_real" and so on.

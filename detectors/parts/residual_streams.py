@@ -1,4 +1,4 @@
-"""Blocks of two streams, colours and noise residuals, that look at each other (Luo et al., CVPR 2021)."""
+"""Blocks of two streams, colours and noise residuals, that attend to each other (Luo et al., CVPR 2021)."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from resproto_fd.detectors.parts.texture import SRM, SRM_DIVISORS
 
 
 class MapResiduals(nn.Module):
-    """The filters' responses of each of C maps, joined to C again (multi-scale extraction, section 3.2).
+    """SRM residuals of C maps, joined to C maps again (multi-scale extraction, section 3.2).
 
     Args:
         width: C.
@@ -23,7 +23,7 @@ class MapResiduals(nn.Module):
         self.out_conv = nn.Sequential(*layers)
 
     def deal(self, each_map_all: bool) -> None:
-        """Each map gets the three filters, or each filter is laid over C of the 3 C outputs, three of them a map's."""
+        """Apply all three filters to each map, or each filter to C of the 3 C outputs in DeepfakeBench's order."""
         kernel = filters().repeat(self.width, 1, 1) if each_map_all else filters().repeat_interleave(self.width, dim=0)
         self.register_buffer("kernel", kernel[:, None], persistent=False)
 
@@ -32,7 +32,7 @@ class MapResiduals(nn.Module):
 
 
 class ResidualAttention(nn.Module):
-    """Where the residuals are telling, in (0, 1): [B, 3, H, W] -> [B, 1, h, w] (section 3.3)."""
+    """Spatial attention from residuals, in (0, 1): [B, 3, H, W] -> [B, 1, h, w] (section 3.3)."""
 
     def __init__(self):
         super().__init__()
@@ -49,11 +49,11 @@ class ResidualAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Each branch is given the other's values where both agree (dual cross-modality attention, section 3.4).
+    """Adds to each branch the other's values where both agree (dual cross-modality attention, section 3.4).
 
     Args:
-        width: Channels of both.
-        side: Of the maps.
+        width: Channels of both branches.
+        side: Side of the maps.
     """
 
     def __init__(self, width: int, side: int):
@@ -77,7 +77,7 @@ class CrossAttention(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Both branches in one map of C channels, each weighed: twice [B, C, h, w] -> [B, C, h, w]."""
+    """Joins both branches in a map of C weighted channels: twice [B, C, h, w] -> [B, C, h, w]."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -98,6 +98,6 @@ def filters() -> Tensor:
 
 
 def colour_residuals(images: Tensor) -> Tensor:
-    """Each filter's response, summed over the colours and kept within 3: [B, 3, H, W] alike."""
+    """Response of each filter, summed over the colours and clamped to [-3, 3]: [B, 3, H, W] -> the same."""
     kernel = filters().to(images)[:, None].expand(3, images.shape[1], 5, 5)
     return F.conv2d(images, kernel, padding=2).clamp(-3, 3)

@@ -1,4 +1,4 @@
-"""Sample pair attention of MFCLIP: learnt weights on the similarities of a batch's images and texts.
+"""Sample pair attention of MFCLIP: learnt weights for the similarities of a batch's images and texts.
 
 Source: equations 7 to 12 of "MFCLIP: Multi-modal Fine-grained CLIP for Generalizable Diffusion Face Forgery Detection".
 Legend: B batch, D embedding size.
@@ -17,18 +17,18 @@ FIRST_TEMPERATURE = 0.07
 
 
 class SamplePairContrast(nn.Module):
-    """L_cmc: the contrast of images and their texts, each pair of a batch weighted by sigma(A).
+    """L_cmc: contrast of images and their texts, with a weight sigma(A) for each pair of a batch.
 
-    Decisions: A is [pairs, pairs], one weight for each pair of places in a batch (the paper writes d x d, which the
-    product with a b x b matrix rules out); a smaller batch takes its upper left part. sigma(A) multiplies similarities
-    before the softmax (equations 7, 8). Multiplied after it, as equations 9 and 10 have it, the loss reads the diagonal
-    alone and the other weights learn nothing; `place` chooses. Both softmaxes run over the second index (equation 9
-    sums over the first, equation 10 over the second).
+    Decisions: A is [pairs, pairs], one weight for each pair of positions in a batch (the paper has d x d, which does
+    not fit the product with a b x b matrix). A smaller batch uses the upper left part. sigma(A) multiplies similarities
+    before the softmax (equations 7, 8). Equations 9 and 10 multiply after it: the loss then uses the diagonal alone,
+    and the other weights do not learn. `place` chooses. Both softmaxes run over the second index (equation 9 sums over
+    the first, equation 10 over the second).
 
     Args:
         pairs: The largest batch, of all processes together.
-        attention: Without it, the plain InfoNCE of CLIP.
-        place: Where sigma(A) goes.
+        attention: Use the weights; otherwise this is CLIP's plain InfoNCE.
+        place: Whether sigma(A) multiplies before or after the softmax.
     """
 
     def __init__(self, pairs: int, attention: bool = True, place: Literal["before", "after"] = "before"):
@@ -38,14 +38,14 @@ class SamplePairContrast(nn.Module):
         self.place = place
 
     def forward(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Loss of image i and text i, all else being negatives.
+        """Loss whose positives are image i and text i; all other pairs are negatives.
 
         Args:
-            images: Of the global batch, [B, D].
+            images: Embeddings of the global batch, [B, D].
             texts: [B, D].
 
         Raises:
-            UserError: A batch larger than A.
+            UserError: The batch is larger than A.
         """
         similar = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
         weights = self._weights(len(similar), similar)
@@ -63,7 +63,7 @@ class SamplePairContrast(nn.Module):
             return like.new_ones(())
         if count > len(self.weights):
             raise UserError(
-                f"sample pair attention has weights for {len(self.weights)} pairs, the batch holds {count}: say the "
-                "number of pairs (mfclip: model.pairs, clip: model.sample_pairs) as train.batch_size"
+                f"sample pair attention expected a batch of at most {len(self.weights)} pairs, got {count}; set the "
+                "number of pairs (mfclip: model.pairs, clip: model.sample_pairs) to train.batch_size"
             )
         return self.weights[:count, :count].sigmoid()

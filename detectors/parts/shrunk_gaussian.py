@@ -1,4 +1,4 @@
-"""A Gaussian of samples that come in portions, its covariance shrunk as Ledoit and Wolf do.
+"""A Gaussian fitted to samples that arrive in portions, with Ledoit-Wolf shrinkage.
 
 Legend: N samples, D their size.
 """
@@ -10,12 +10,12 @@ from resproto_fd.losses.global_batch import gather_rows
 
 
 class ShrunkGaussian(nn.Module):
-    """Mean and precision of the samples added between two fits; the sums alone are kept, and they are in the state.
+    """Mean and precision of the samples added between two fits; only sums are stored, as part of the state.
 
     Source: Ledoit & Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004.
 
     Attributes:
-        fitted: Whether there has been a fit, bool scalar.
+        fitted: Whether `fit` has succeeded, bool scalar.
 
     Args:
         size: D.
@@ -26,14 +26,14 @@ class ShrunkGaussian(nn.Module):
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("precision", torch.eye(size, dtype=torch.float64))
-        # Sums of 1, x, x x^T, |x|^2 x, |x|^4: what the formula needs of the samples.
+        # Sums of 1, x, x x^T, |x|^2 x and |x|^4, which the formula needs.
         for name, shape in (("count", ()), ("first", (size,)), ("second", (size, size)), ("third", (size,))):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
         self.register_buffer("fourth", torch.zeros((), dtype=torch.float64))
 
     @torch.no_grad()
     def add(self, samples: Tensor, counts: Tensor) -> None:
-        """Samples [N, D] for the next fit, of which `counts`, bool [N], says which count."""
+        """Add samples [N, D] for the next fit; only those with `counts` [N] True are used."""
         samples = samples.double() * counts[:, None]
         squares = samples.square().sum(dim=1)
         self.count += counts.sum()
@@ -44,7 +44,7 @@ class ShrunkGaussian(nn.Module):
 
     @torch.no_grad()
     def fit(self) -> None:
-        """Fits to what all processes have added since the last fit, and forgets it; fewer than two samples are kept."""
+        """Fit to the samples that all processes added, then clear the sums; with fewer than two samples do nothing."""
         sums = (self.count, self.first, self.second, self.third, self.fourth)
         count, first, second, third, fourth = (gather_rows(value[None].double()).sum(dim=0) for value in sums)
         if count < 2:

@@ -1,4 +1,4 @@
-"""A small ViT beside CLIP's frozen one: it sees layers of CLIP's, and tells copies of the class token where to look.
+"""A small ViT beside CLIP's frozen one that directs the attention of copies of CLIP's class token.
 
 Source: Cui et al., "Forensics Adapter: Adapting CLIP for Generalizable Face Forgery Detection", CVPR 2025, and its
 authors' code; after Xu et al., "Side Adapter Network for Open-Vocabulary Semantic Segmentation", CVPR 2023.
@@ -23,13 +23,13 @@ class Adapter(nn.Module):
 
     Args:
         grid: G.
-        clip_width, clip_heads: Of CLIP's image tower.
+        clip_width, clip_heads: Width and heads of CLIP's image tower.
         queries: Q.
         width: W.
-        heads, depth: Of the ViT.
+        heads, depth: Heads and depth of the adapter.
         patch: Pixels of a patch's side.
-        joins: How many there are; one after each of the first blocks.
-        hidden, out: Widths in the networks that make maps of queries and patches.
+        joins: Number of joining layers; one joins after each of the first blocks.
+        hidden, out: Widths of the networks that project queries and patches.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Adapter(nn.Module):
         self.scale, self.shift = nn.Parameter(torch.ones(())), nn.Parameter(torch.zeros(()))
 
     def forward(self, images: Tensor, layers: Sequence[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """What CLIP's attention is to add, the queries within its networks' space, and the patches after each block.
+        """Bias of CLIP's attention, projected queries, and the patches after each block.
 
         Args:
             images: Normalised, [B, 3, ., .].
-            layers: CLIP's patch tokens that join, [B, L, .] each.
+            layers: The joining patch tokens of CLIP, [B, L, .] each.
 
         Returns:
             [B, H, Q, L], [B, Q, out], and [B, L, W] after each block.
@@ -114,13 +114,13 @@ def frozen_layers(visual: VisionTransformer, images: Tensor) -> list[Tensor]:
 
 
 def look_where_told(visual: VisionTransformer, inputs: Sequence[Tensor], bias: Tensor) -> Tensor:
-    """Copies of the class token that attend, in every block, to themselves and to the patches under a bias.
+    """Run copies of the class token that attend, in every block, to themselves and to the patches, with a bias.
 
-    Nothing attends to them, so that the other tokens are as they would be without them.
+    No other token attends to them, so that the other tokens do not change.
 
     Args:
         visual: CLIP's image tower.
-        inputs: What each block is given, [B, 1 + L, .] each.
+        inputs: Input of each block, [B, 1 + L, .] each.
         bias: Added to the copies' attention scores, [B, H, Q, L].
 
     Returns:

@@ -8,12 +8,12 @@ from resproto_fd.detectors.weights import pretrained_skipped
 
 
 class SingularResidual(nn.Module):
-    """A linear layer of weight_main + U diag(S) V, of which the R smallest singular values and their vectors train.
+    """Linear layer weight_main + U diag(S) V whose R smallest singular values train, with their vectors.
 
-    `start_U` [O, R], `start_S` [R] and `start_V` [R, I] are where these began: the constraints compare with them.
+    `start_U` [O, R], `start_S` [R] and `start_V` [R, I] are the initial values; the constraints compare with them.
 
     Args:
-        layer: As many outputs as inputs; it is taken over, and computes the same at the start.
+        layer: A layer with as many outputs as inputs; the new layer computes the same at the start.
         rank: R.
     """
 
@@ -37,14 +37,14 @@ class SingularResidual(nn.Module):
         return F.linear(x, self.weight_main, self.bias) + trained
 
     def forget_start(self) -> None:
-        """Without where they began, the layer cannot be constrained, and its state is DeepfakeBench's."""
+        """Remove the initial values: the state is then DeepfakeBench's, without constraints."""
         self.start_S = self.start_U = self.start_V = None
 
     def orthogonality(self) -> Tensor:
         """||A^T A - 1||^2 + ||B^T B - 1||^2, A and B all left and right singular vectors, frozen and trained; scalar.
 
-        The frozen ones are orthonormal, and complete together with those the trained ones began as: what a trained
-        vector has in common with them is what it has not with its start.
+        The frozen vectors and the initial values of the trained ones form an orthonormal basis. The part of a trained
+        vector along the frozen ones is therefore its part outside the initial ones.
         """
         loss = self.S_residual.new_zeros(())
         for now, start in ((self.U_residual, self.start_U), (self.V_residual.T, self.start_V.T)):
@@ -56,7 +56,7 @@ class SingularResidual(nn.Module):
     def energy_change(self) -> Tensor:
         """| ||W||^2 - ||W at the start||^2 |, Frobenius norms of the whole weight; scalar.
 
-        From the parts, since the difference of two large sums would be rounding.
+        Computed from the parts, since the difference of two large sums would lose precision.
         """
         scaled = self.U_residual * self.S_residual
         with_main = (scaled * (self.weight_main @ self.V_residual.T)).sum()

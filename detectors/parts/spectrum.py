@@ -1,4 +1,4 @@
-"""Parts of a picture's spectrum, as its discrete cosine transform gives it."""
+"""The discrete cosine transform of a picture, and bands of it."""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -22,5 +22,5 @@ def band(size: int, low: float, high: float) -> Tensor:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
-    """Where matrix products stay in the precision of x: sums over a whole side want float32."""
+    """Context in which matrix products keep the precision of x: sums over a whole side need float32."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

@@ -1,4 +1,4 @@
-"""Where an image's texture is richest, and what it holds beside its content: GLCM homogeneity and SRM residuals.
+"""Texture measures of patches (GLCM homogeneity, diversity) and SRM residuals.
 
 Legend: B batch, N patches, S side of a patch; H and W pixels.
 """
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 GREY = (0.299, 0.587, 0.114)
 DIRECTIONS = ((0, 1), (1, 1), (1, 0), (1, -1))
-"""Neighbours (down, right) at 0, 45, 90 and 135 degrees, each pair taken once."""
+"""Neighbours (down, right) at 0, 45, 90 and 135 degrees, each pair once."""
 
 SRM = (
     ((0, 0, 0, 0, 0), (0, -1, 2, -1, 0), (0, 2, -4, 2, 0), (0, -1, 2, -1, 0), (0, 0, 0, 0, 0)),
@@ -41,14 +41,14 @@ def grey_levels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def homogeneity(grey: Tensor) -> Tensor:
     """Homogeneity of the normalised grey-level co-occurrence matrix, the mean over four directions at distance 1.
 
-    sum_ij P_ij / (1 + (i - j)^2) is the mean of 1 / (1 + (a - b)^2) over the pairs of neighbours (a, b), so that no
-    matrix is needed.
+    sum_ij P_ij / (1 + (i - j)^2) equals the mean of 1 / (1 + (a - b)^2) over the pairs of neighbours (a, b), so that
+    the matrix itself is not needed.
 
     Args:
         grey: Grey levels, [..., H, W].
 
     Returns:
-        In (0, 1], the smaller the richer, [...].
+        Values in (0, 1], smaller for more texture, [...].
     """
     found = [(1 / (1 + steps.square())).mean(dim=(-2, -1)) for steps in _steps(grey)]
     return torch.stack(found).mean(dim=0)
@@ -61,7 +61,7 @@ def diversity(grey: Tensor) -> Tensor:
         grey: Grey levels, [..., H, W].
 
     Returns:
-        At least 0, the larger the richer, [...].
+        Values of at least 0, larger for more texture, [...].
     """
     return sum(steps.abs().sum(dim=(-2, -1)) for steps in _steps(grey))
 
@@ -74,10 +74,10 @@ def _steps(grey: Tensor) -> Iterator[Tensor]:
 
 
 def richest_patch(images: Tensor, grey: Tensor, side: int) -> Tensor:
-    """Of each image the patch of least homogeneity among those that tile it, the first of equals.
+    """The patch of least homogeneity of each image, among those that tile it; the first of equals.
 
     Args:
-        images: [B, 3, H, W]; what a whole number of patches does not cover at the right and below is left out.
+        images: [B, 3, H, W]; a remainder at the right and below that holds no whole patch is ignored.
         grey: Its grey levels, [B, H, W].
         side: S.
 
@@ -90,7 +90,7 @@ def richest_patch(images: Tensor, grey: Tensor, side: int) -> Tensor:
 
 
 def srm_bank() -> Tensor:
-    """The 30 linear filters of the spatial rich model, each by its centre's size, [30, 5, 5].
+    """The 30 linear filters of the spatial rich model, each divided by its centre's size, [30, 5, 5].
 
     First differences in eight directions, second in four, third in eight; squares and edges of 3 and of 5 pixels.
     """
@@ -114,7 +114,7 @@ class SrmFilters(nn.Module):
     """Residuals of SRM filters, each summed over the channels: [B, 3, H, W] -> [B, 3 or 30, H, W].
 
     Args:
-        all_filters: The 30 of `srm_bank`, not the three of `SRM`.
+        all_filters: Use the 30 filters of `srm_bank` instead of the three of `SRM`.
     """
 
     def __init__(self, all_filters: bool = False):

@@ -1,4 +1,4 @@
-"""A backbone of timm under a linear classifier: what many detectors are built of."""
+"""A backbone of timm with a linear classifier, the base of many detectors."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -15,17 +15,17 @@ from resproto_fd.detectors.weights import fetch, load_all, pretrained_skipped, r
 
 
 class TimmClassifier(Detector):
-    """A timm backbone, pooled, under a linear classifier; all of it trains with cross-entropy.
+    """A pooled timm backbone with a linear classifier; all parameters train with cross-entropy.
 
     Args:
         backbone: Name of a timm model, with or without the tag of its weights ("resnet50", "resnet50.a1_in1k").
-        pretrained: True for timm's published weights, a file of weights in timm's naming (its classifier is left
-            out), False or None for random weights.
-        dropout: Before the classifier.
+        pretrained: True for timm's published weights; a file of weights in timm's naming (its classifier is left out);
+            False or None for random weights.
+        dropout: Dropout before the classifier.
         options: Further keywords of `timm.create_model`, for layouts that timm does not name.
 
     Raises:
-        UserError: timm has no such model or refuses the options, or the weights cannot be had or do not fit.
+        UserError: timm has no such model or refuses the options, or the weights are not available or do not fit.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class TimmClassifier(Detector):
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(size, 2))
 
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See `Detector.from_deepfakebench`; for those timm networks that DeepfakeBench has too."""
+        """See `Detector.from_deepfakebench`; for the timm networks that DeepfakeBench has too."""
         rename = deepfakebench_names.NETWORKS.get(type(self.backbone).__name__)
         if rename is None:
             return super().from_deepfakebench(state)
@@ -66,7 +66,7 @@ def _build(name: str, pretrained: bool | str | None, options: dict[str, Any]) ->
         raise UserError(f"timm cannot build '{name}' with options {options}: {error}") from error
     if isinstance(pretrained, str):
         if not Path(pretrained).is_file():
-            raise UserError(f"pretrained: no file {pretrained}; true asks for timm's weights, null for random ones")
+            raise UserError(f"pretrained: no file {pretrained}; set true for timm's weights, null for random ones")
         heads = model.pretrained_cfg.get("classifier") or ()
         heads = (heads,) if isinstance(heads, str) else heads
         state = read_state_dict(pretrained)
@@ -76,7 +76,7 @@ def _build(name: str, pretrained: bool | str | None, options: dict[str, Any]) ->
 
 
 def _published_weights(name: str) -> dict[str, Any]:
-    """Keywords of `timm.create_model` for the published weights, fetched."""
+    """Keywords of `timm.create_model` that load the published weights; fetches them."""
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         raise UserError(f"timm has no weights of '{name}'; set pretrained: null for random ones, or a file")

@@ -1,4 +1,4 @@
-"""Xception in parts, for the detectors that look at its maps or put something before or beside it."""
+"""Parts of Xception, for detectors that use its maps or extend it."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ MIDDLE, LAST_OF_MIDDLE = 728, "block7"
 
 
 class MaskTaught(TimmClassifier):
-    """Xception with a further loss of its maps after block 7, where the batch has masks.
+    """Xception with a further loss on its maps after block 7, if the batch has masks.
 
     Args:
         pretrained, dropout, options: See `TimmClassifier`.
-        weight: Of that loss; 0 asks for no masks.
+        weight: Weight of that loss; with 0 no masks are required.
     """
 
     term: str
-    """Its name among the losses."""
+    """Name of the further loss."""
 
     def __init__(self, pretrained: bool | str | None, dropout: float, options: dict[str, Any] | None, weight: float):
         super().__init__(XCEPTION, pretrained, dropout, options)
@@ -43,22 +43,22 @@ class MaskTaught(TimmClassifier):
         return output
 
     def mask_loss(self, middle: Tensor, mask: Tensor) -> Tensor:
-        """Scalar, of maps [B, MIDDLE, h, w] and masks [B, 1, H, W]."""
+        """The further loss, a scalar, of maps [B, MIDDLE, h, w] and masks [B, 1, H, W]."""
         raise NotImplementedError
 
 
 def through_middle(backbone: nn.Module, images: Tensor) -> Tensor:
-    """What timm's Xception has after block 7: [B, 3, H, W] -> [B, MIDDLE, H / 16, W / 16]."""
+    """Maps of timm's Xception after block 7: [B, 3, H, W] -> [B, MIDDLE, H / 16, W / 16]."""
     return stretch(backbone, images, "conv1", LAST_OF_MIDDLE)
 
 
 def after_middle(backbone: nn.Module, middle: Tensor) -> Tensor:
-    """Pooled features [B, D] from `through_middle`'s."""
+    """Pooled features [B, D] from the maps of `through_middle`."""
     return backbone.forward_head(stretch(backbone, middle, "block8", "act4"))
 
 
 def stretch(backbone: nn.Module, x: Tensor, first: str, last: str) -> Tensor:
-    """What a part of timm's Xception makes of maps, from one of its children to another, both included."""
+    """Run a part of timm's Xception on maps, from one of its children to another, both included."""
     names = [name for name, _ in backbone.named_children()]
     for name in names[names.index(first) : names.index(last) + 1]:
         x = getattr(backbone, name)(x)
@@ -66,7 +66,7 @@ def stretch(backbone: nn.Module, x: Tensor, first: str, last: str) -> Tensor:
 
 
 class Separable(nn.Module):
-    """Depthwise 3 x 3, then pointwise."""
+    """A depthwise 3 x 3 convolution followed by a pointwise one."""
 
     def __init__(self, before: int, after: int):
         super().__init__()
