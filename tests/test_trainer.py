@@ -383,6 +383,19 @@ def test_resuming_under_other_settings_is_refused_with_the_keys(tmp_path):
     assert make_trainer(tmp_path, machine_only).fit().step > 0
 
 
+def test_a_run_goes_on_after_a_text_of_its_preset_or_protocol_was_reworded(tmp_path):
+    config = made_config(epochs=1)
+    make_trainer(tmp_path, config).fit()
+    texts = {"title": "New", "note": "other words"}
+    reworded = config.model_copy(
+        update={
+            "detector": config.detector.model_copy(update={**texts, "deviations": ["One."]}),
+            "protocol": config.protocol.model_copy(update=texts),
+        }
+    )
+    assert make_trainer(tmp_path, reworded).fit().step > 0
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     make_trainer(tmp_path, made_config(epochs=1)).fit()
     path = checkpoint.stored(tmp_path / "checkpoints")[-1]
