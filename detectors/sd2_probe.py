@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from resproto_fd.detectors.base import Detector, Output, two_class_output
 from resproto_fd.detectors.parts.clip_tower import Backbone
-from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.sd2 import SD2
+from resproto_fd.detectors.registry import detector_class, register
 from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
 
 
@@ -33,7 +32,7 @@ class SD2Probe(Detector):
         clam: bool = False,
     ):
         super().__init__()
-        self.sd2 = SD2(backbone, None, **(sd2 or {}))
+        self.sd2 = detector_class("sd2")(backbone, None, **(sd2 or {}))
         if pretrained and not pretrained_skipped():
             load_all(self.sd2, read_state_dict(pretrained), pretrained)
         self.sd2.clip.drop_text()
