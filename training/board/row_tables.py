@@ -33,7 +33,7 @@ FURTHER = {
     "brier": "Brier score",
 }
 """Metrics with intervals, in the order of print."""
-_RULES = {"eer": "as many false alarms as misses", "fpr_5": "5 % false alarms"}
+_RULES = {"eer": "where false alarms equal misses", "fpr_5": "at 5 % false alarms"}
 
 
 def estimates(section: Section, row: Row) -> TableView | None:
@@ -86,7 +86,7 @@ def shift(section: Section, run: RunResult) -> dict[str, Any]:
         if found:
             threshold = next(iter(found.values())).threshold
             lines = [([name], [rate_cell(each.fpr), rate_cell(each.tpr)]) for name, each in found.items()]
-            title = f"Threshold {threshold:.3f}, set at {words} on the selection split"
+            title = f"Threshold {threshold:.3f}, set {words} on the selection split"
             heads = ["Test set", "False positive rate", "True positive rate"]
             thresholds.append(small_table(heads, lines, title, texts=1))
     cross, pooled = None, "undefined" if run.pooled_auc is None else f"{run.pooled_auc:.3f}"
