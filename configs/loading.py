@@ -1,4 +1,4 @@
-"""Reads the YAML files and resolves a run's configuration: default < YAML < `key=value`."""
+"""Reads the YAML files and resolves a run's configuration: defaults < YAML < `key=value`."""
 
 import os
 import re
@@ -57,8 +57,8 @@ def parse_yaml(text: str, where: str, lenient: bool = False) -> Any:
 
     Args:
         text: The text.
-        where: It stands, for messages.
-        lenient: Of a key that stands twice the last value counts, as for most readers.
+        where: The file or word that holds it, for messages.
+        lenient: If a key stands twice, its last value counts, as for most readers.
 
     Raises:
         UserError: The text is not YAML, or a key stands twice in one mapping.
@@ -81,7 +81,7 @@ def load_yaml(path: str | os.PathLike, lenient: bool = False) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error}") from error
     value = parse_yaml(text, str(path), lenient)
     if not isinstance(value, dict):
-        raise UserError(f"{path}: wants a mapping of keys to values, holds {type(value).__name__}")
+        raise UserError(f"{path}: expected a mapping of keys to values, got {type(value).__name__}")
     return value
 
 
@@ -170,7 +170,7 @@ def find(kind: str, name: str) -> Path:
         path = Path(name)
         if path.is_file():
             return path
-        hint = f"; '{path.stem}' is a known name: say that instead" if path.stem in names(kind) else ""
+        hint = f"; '{path.stem}' is a known name: use it without a path and .yaml" if path.stem in names(kind) else ""
         raise UserError(f"{name}: no such file{hint}")
     if name not in names(kind):
         raise UserError(
@@ -192,7 +192,7 @@ def load(kind: str, name: str) -> Any:
 
 
 class _Whole(dict):
-    """A mapping written out as one value: it takes the place of what it changes, nothing of that is kept."""
+    """A mapping written out as one value: it replaces the mapping that it changes."""
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, Any]:
@@ -304,7 +304,7 @@ def data_folders(data: DataConfig) -> dict[str, Path | None]:
     if folders["json"] is None:
         where = f"{root} holds no dataset_json/" if root else "neither data.root nor data.json_dir is given"
         raise UserError(
-            f"{where}: say data.root=FOLDER (with dataset_json/, lmdb/ or rgb/ in it), set RESPROTO_DATA, "
-            "or name data.json_dir=, data.lmdb_dir= and data.rgb_dir= one by one"
+            f"{where}; set data.root=FOLDER (or RESPROTO_DATA) to a folder with dataset_json/ and lmdb/ or rgb/ in it, "
+            "or set data.json_dir=, data.lmdb_dir= and data.rgb_dir= one by one"
         )
     return folders

@@ -22,7 +22,7 @@ NORMALISATIONS = {
 
 
 class Strict(BaseModel):
-    """Base of all: unknown keys are errors, and no value is bent into the wanted type."""
+    """Base of all: unknown keys are errors, and no value is converted to another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
 
@@ -123,7 +123,7 @@ class DetectorConfig(Strict):
     """`configs/detectors/NAME.yaml`: a registered class, its constructor's keywords, its input and its recipe.
 
     `role`: a control stands in the table for comparison and is not ranked; one that does not see faces (`sees_faces`)
-    and beats chance is warned of. `fidelity` says how close method and recipe are to the paper: "faithful" in all that
+    and beats chance is warned of. `fidelity` is how close method and recipe are to the paper: "faithful" in all that
     the paper states, "approximate" where what differs should not matter or the paper leaves open, "deviates" where a
     part of the method is missing or other; `deviations` lists what. `deepfakebench`: the checkpoints of DeepfakeBench's
     detector of this name load, and give its numbers, with `deepfakebench_input` in the place of `input` if they were

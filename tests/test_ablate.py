@@ -96,8 +96,8 @@ def test_features_of_other_weights_are_refused(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model.top_k"], "wants model.KEYWORD=VALUE"),
-        (["train.epochs=3"], "wants model.KEYWORD=VALUE"),
+        (["model.top_k"], "expected model.KEYWORD=VALUE"),
+        (["train.epochs=3"], "expected model.KEYWORD=VALUE"),
         (["model.top_q=3"], "top_q"),
         (["model.top_k=many"], "top_k"),
     ],

@@ -227,7 +227,7 @@ def test_weights_of_another_protocol_are_known_by_the_run_beside_them(demo, trai
     before = RunResult.load(trained / "result.json")
     words = ["test", "--detector", "timm", "--protocol", "demo_cross", "--weights", str(trained / "best.pt")]
     assert main([*words, "--out", str(tmp_path), f"data.root={demo}", "run.device=cpu", "run.workers=0"]) == 0
-    assert "so it is tested" in capsys.readouterr().err
+    assert "and is tested so" in capsys.readouterr().err
     after = RunResult.load(tmp_path / "demo_cross" / "timm" / "seed3" / "result.json")
     assert {name: test.in_domain for name, test in after.tests.items()} == {
         "Demo-A": True,
@@ -285,7 +285,7 @@ def test_of_a_run_whose_folder_was_renamed_the_place_must_be_named(trained, tmp_
     renamed = tmp_path / "demo_multi" / "timm" / "best_one"
     shutil.copytree(trained, renamed)
     before = contents(tmp_path), contents(trained)
-    fails(capsys, main(["test", "--run", str(renamed)]), r"best_one: .*demo_multi/timm/seed3.*say --out DIR")
+    fails(capsys, main(["test", "--run", str(renamed)]), r"best_one: .*demo_multi/timm/seed3.*set --out DIR")
     assert (contents(tmp_path), contents(trained)) == before
     assert main(["test", "--run", str(renamed), "--out", str(tmp_path / "new")]) == 0
     assert (tmp_path / "new" / "demo_multi" / "timm" / "seed3" / "result.json").is_file()
@@ -305,7 +305,9 @@ def test_a_run_of_other_weights_is_never_overwritten(demo, trained, tmp_path, ca
 
 def test_a_runs_own_results_are_not_replaced_by_those_of_other_settings(trained, tmp_path, capsys):
     before = contents(trained)
-    fails(capsys, main(["test", "--run", str(trained), "input.size=32"]), "own results would be lost: say --out DIR")
+    fails(
+        capsys, main(["test", "--run", str(trained), "input.size=32"]), "overwrite the run's own results; set --out DIR"
+    )
     assert contents(trained) == before
     assert main(["test", "--run", str(trained), "input.size=32", "--out", str(tmp_path)]) == 0
 

@@ -59,7 +59,7 @@ MINIMAL = "detector: clip\n"
         ("detector: clip\ntrain: {batch_size: 9, accumulate: 2}\n", "batch_size 9 is not a multiple of accumulate 2"),
         ("detector: clip\ninput: {mean: rgb}\n", "'rgb' is not one of clip, imagenet, half"),
         ("title: x\n", "key 'detector' is missing"),
-        ("- a\n", "wants a mapping"),
+        ("- a\n", "expected a mapping"),
         ("detector: [\n", "not readable as YAML"),
         ("detector: clip\ndetector: clip\n", "key 'detector' stands twice"),
         ("detector: !!python/object/apply:os.system ['true']\n", "not readable as YAML"),

@@ -89,7 +89,7 @@ def test_rounding_just_outside_the_unit_interval_is_put_back():
 
 
 def test_a_frame_listed_twice_is_refused_and_named():
-    with pytest.raises(UserError, match="frame refused, wanted each frame once: D/swap/1 frame 9"):
+    with pytest.raises(UserError, match="frame refused, expected each frame once: D/swap/1 frame 9"):
         ScoreTable(**at("frame", 7, 9))
 
 
@@ -108,7 +108,7 @@ def test_a_video_with_two_methods_is_refused_and_named():
 
 
 def test_a_label_other_than_0_and_1_is_refused_and_named():
-    with pytest.raises(UserError, match=r"label refused, wanted 0 \(real\) or 1 \(fake\): D/warp/1: 4"):
+    with pytest.raises(UserError, match=r"label refused, expected 0 \(real\) or 1 \(fake\): D/warp/1: 4"):
         ScoreTable(**columns(label=np.repeat([0, 0, 1, 4], 3)))
 
 
@@ -118,12 +118,12 @@ def test_columns_of_different_lengths_are_refused_with_their_lengths():
 
 
 def test_a_table_without_frames_is_refused():
-    with pytest.raises(UserError, match="holds no frame"):
+    with pytest.raises(UserError, match="it has no frame"):
         ScoreTable("Demo-B", [], [], [], [], [], skipped=7)
 
 
 def test_frame_numbers_must_be_whole():
-    with pytest.raises(UserError, match="frame must be whole numbers"):
+    with pytest.raises(UserError, match="frame: expected whole numbers"):
         ScoreTable(**columns(frame=np.linspace(0, 1, 12)))
 
 

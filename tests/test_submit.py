@@ -117,10 +117,10 @@ def test_another_form_of_file_is_an_error(data, tmp_path, capsys, content, messa
 def test_wrong_words_are_errors_before_data_are_read(tmp_path, capsys):
     for words, message in (
         (["--name", "x"], "name the CSV"),
-        (["s.csv"], "wants letters"),
-        (["s.csv", "--name", "../x"], "wants letters"),
+        (["s.csv"], "expected letters"),
+        (["s.csv", "--name", "../x"], "expected letters"),
         (["s.csv", "--name", "x", "train.epochs=3"], "submit takes data.* settings alone, not train"),
-        (["s.csv", "--name", "x", "--parameters", "-5"], "--parameters -5: wants the model's number"),
+        (["s.csv", "--name", "x", "--parameters", "-5"], "--parameters -5: expected the model's number"),
     ):
         assert main(["submit", *words, "--protocol", "demo_cross"]) == 2
         assert message in capsys.readouterr().err

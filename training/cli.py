@@ -1,4 +1,4 @@
-"""The command `resproto`. Light: a command's module is imported when the command is given, torch when it runs."""
+"""The command `resproto`. It starts fast: a command's module is imported when it is given, torch when it runs."""
 
 import argparse
 import importlib
@@ -10,28 +10,28 @@ from resproto_fd.configs.errors import Interrupted, UserError
 COMMANDS = {
     "demo": (
         "training.commands.demo",
-        "make the demo data, fit and test the demo detectors, build the leaderboard",
+        "make demo data, train and test the demo detectors, build the leaderboard",
     ),
     "list": ("training.commands.listing", "list detectors, data sets and protocols"),
-    "train": ("training.train", "fit a detector under a protocol and test it"),
-    "test": ("training.test", "test a run's or any other weights under a protocol"),
+    "train": ("training.train", "train a detector under a protocol and test it"),
+    "test": ("training.test", "test a run's or other weights under a protocol"),
     "evaluate": (
         "training.commands.evaluate",
-        "look at stored scores again: intervals, comparisons, old metrics",
+        "evaluate stored scores: intervals, comparisons, DeepfakeBench's metrics",
     ),
-    "ablate": ("training.commands.ablate", "try other ways of scoring on what a run has kept"),
+    "ablate": ("training.commands.ablate", "try other ways of scoring on a run's stored scores and features"),
     "leaderboard": ("training.commands.leaderboard", "build the leaderboard from the result files of runs"),
-    "submit": ("training.commands.submit", "take over scores of a method that is not in the harness"),
+    "submit": ("training.commands.submit", "make a result of scores that another program computed"),
     "control": (
         "training.commands.control",
-        "train and test a classifier that sees files' statistics alone",
+        "train and test a classifier that sees only facts of the files",
     ),
     "faces": ("preprocessing.faces.extract", "cut aligned face crops out of videos and pictures"),
     "manifest": ("preprocessing.manifest_command", "write a data set's manifest from its tree of frames"),
     "pack": ("preprocessing.store.pack", "put a manifest's frames into one LMDB, and verify it"),
     "check": ("preprocessing.audit.check", "audit manifests and their frames, as a reviewer would"),
 }
-"""Command -> (module of this package with `add_arguments(parser)` and `run(args)`, what it does)."""
+"""Command -> (module with `add_arguments(parser)` and `run(args)`, what the command does)."""
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75
@@ -39,12 +39,12 @@ EXIT_INTERRUPTED = 75
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns its exit status: 0 done, 2 a fault the user can mend, 75 stopped and resumable."""
+    """Runs a command; returns its exit status: 0 done, 2 an error the user can mend, 75 stopped and resumable."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="resproto", description="Fair, fast, believable benchmarking of face-forgery detectors."
     )
-    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     chosen = next((word for word in argv if not word.startswith("-")), None)
     for name, (module, text) in COMMANDS.items():
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"resproto {args.command}: error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except Interrupted as stop:
-        print(f"resproto {args.command}: {stop}; the same command goes on from there", file=sys.stderr)
+        print(f"resproto {args.command}: {stop}; run the same command to go on from there", file=sys.stderr)
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         print(f"resproto {args.command}: interrupted", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Features of tested frames on the disk, beside their score tables: what other ways of scoring are tried on."""
+"""Features of tested frames, kept beside their score tables so that other ways of scoring can be tried."""
 
 import zipfile
 import zlib
@@ -12,7 +12,7 @@ from resproto_fd.training.scores import ScoreTable
 
 
 def features_path(run_folder: Path, test_set: str) -> Path:
-    """Where the features of a test set lie."""
+    """The file of a test set's features."""
     return run_folder / "features" / f"{test_set}.npz"
 
 
@@ -31,14 +31,14 @@ def load_features(path: Path, table: ScoreTable) -> np.ndarray:
     """Features of the frames of a table, [N, D].
 
     Raises:
-        UserError: There are none, the file is damaged, or they are of other frames or weights.
+        UserError: There are none, the file is damaged, or they belong to other frames or weights.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             features, frames_hash, checkpoint = (file[name] for name in ("features", "frames_hash", "checkpoint"))
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no features were kept; test once more with run.save_features=true "
+            f"{path}: no features were kept; test again with run.save_features=true "
             "(resproto test --run RUN run.save_features=true)"
         ) from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -46,5 +46,5 @@ def load_features(path: Path, table: ScoreTable) -> np.ndarray:
             f"{path}: not readable ({error}); remove it and test again with run.save_features=true"
         ) from None
     if str(frames_hash) != table.frames_hash() or str(checkpoint) != (table.checkpoint or ""):
-        raise UserError(f"{path}: of other frames or weights than the scores beside it; test again")
+        raise UserError(f"{path}: belongs to other frames or weights than the scores beside it; test again")
     return features

@@ -1,5 +1,6 @@
 """Where weights come from: the run that made them, what it trained on, its recipe, and how they were chosen."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from resproto_fd.configs import loading
@@ -9,8 +10,30 @@ from resproto_fd.configs.schema import ProtocolConfig, RunConfig, RunSettings, T
 from resproto_fd.training.results import RunResult, Selection
 
 
+@dataclass
+class History:
+    """How the tested weights came about.
+
+    Attributes:
+        selection: How the checkpoint was chosen.
+        trained_on: Training sets; None if they are not known.
+        trained_under: The override `trained_under=PROTOCOL`, if the weights learnt from other frames than the
+            protocol's.
+        timing: "train_seconds" and the like.
+        train_images: Images seen in training, repeats counted; None if that is not known.
+        note: What a reader must know.
+    """
+
+    selection: Selection
+    trained_on: list[str] | None
+    trained_under: list[str] = field(default_factory=list)
+    timing: dict[str, float] = field(default_factory=dict)
+    train_images: int | None = None
+    note: str = ""
+
+
 def run_that_made(weights: Path) -> RunResult | None:
-    """The result of the run that trained these weights, from the file beside them; None where none is known.
+    """The result of the run that trained these weights, from the file beside them; None if there is none.
 
     Raises:
         UserError: The result file beside them is not a valid one.
@@ -23,35 +46,38 @@ def run_that_made(weights: Path) -> RunResult | None:
     return known if trained and known.checkpoint_sha256 == sha256_of(weights) else None
 
 
-def history_of(
-    weights: Path | None, known: RunResult | None, protocol: ProtocolConfig
-) -> tuple[Selection, dict[str, float], int | None, str]:
-    """How given weights came about: selection, timing, images and note, from the run that made them, if it is known."""
+def history_of(weights: Path | None, known: RunResult | None, protocol: ProtocolConfig) -> History:
+    """How given weights came about.
+
+    Args:
+        weights: The file; None for a detector that needs none.
+        known: The run that made them, if it is known.
+        protocol: What they are tested under.
+    """
     if weights is None:
-        return Selection(rule="none"), {}, None, ""
+        return History(Selection(rule="none"), list(protocol.train))
     if known is None:
-        return Selection(rule="given"), {}, None, f"weights from {weights.name}"
+        return History(Selection(rule="given"), None, note=f"weights from {weights.name}")
     timing = {name: value for name, value in known.timing.items() if name.startswith("train")}
     sets = training_sets_of(known)
     notes = [known.note] if known.note else []
     if known.protocol != protocol.name or sets != protocol.train:
         notes.append(f"weights trained under {known.protocol}" + (f" (on {', '.join(sets)})" if sets else ""))
-    return known.selected_on, timing, known.train_images, "; ".join(notes)
+    under = trained_under(known, protocol)
+    return History(known.selected_on, sets, under, timing, known.train_images, "; ".join(notes))
 
 
-def training_sets_of(known: RunResult | None) -> list[str] | None:
-    """What a run trained on; None where it is not known."""
-    if known is None or known.trained_on is not None:
-        return known and known.trained_on
+def training_sets_of(known: RunResult) -> list[str] | None:
+    """The training sets of a run; None if its result file does not tell."""
+    if known.trained_on is not None:
+        return known.trained_on
     protocol = known.config.get("protocol")  # of an older file
     sets = protocol.get("train") if isinstance(protocol, dict) else None
     return [str(name) for name in sets] if isinstance(sets, list) else None
 
 
-def trained_under(known: RunResult | None, protocol: ProtocolConfig) -> list[str]:
-    """`trained_under=NAME` for weights that learnt from other frames than the protocol's: they are another row."""
-    if known is None:
-        return []
+def trained_under(known: RunResult, protocol: ProtocolConfig) -> list[str]:
+    """`trained_under=NAME` if a run's weights learnt from other frames than the protocol's: they are another row."""
     earlier = [word for word in known.overrides if word.startswith("trained_under=")]
     theirs = known.config.get("protocol")
     if earlier or not isinstance(theirs, dict):
@@ -63,7 +89,7 @@ def trained_under(known: RunResult | None, protocol: ProtocolConfig) -> list[str
 
 
 def with_recipe_of(known: RunResult | None, config: RunConfig) -> RunConfig:
-    """The configuration, all that training depends on as it was in the run that made the weights.
+    """The configuration with all that training depends on taken from the run that made the weights.
 
     Raises:
         UserError: That run's result holds settings that this version does not know.
@@ -83,8 +109,8 @@ def with_recipe_of(known: RunResult | None, config: RunConfig) -> RunConfig:
 
 
 def refuse_other_weights(folder: Path, weights: Path | None) -> None:
-    """Stops before the record of another run is overwritten: it cannot be remade without training again."""
+    """Refuses a folder whose run has other weights: its record could not be made again without training."""
     best = folder / "best.pt"
     if best.is_file() and (weights is None or sha256_of(best) != sha256_of(weights)):
         what = f"other weights than {weights}" if weights else "weights that this test does not use"
-        raise UserError(f"{folder}: holds a run whose best.pt is {what}; name another place: --out DIR")
+        raise UserError(f"{folder}: holds a run whose best.pt is {what}; set another folder of runs: --out DIR")

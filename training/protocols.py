@@ -1,4 +1,4 @@
-"""From a protocol's names to frame lists, frame stores and a fingerprint.
+"""Resolves a protocol's names to frame lists, frame stores and a fingerprint.
 
 The fingerprint is a hash of the protocol's content and of the frame lists it resolved to: two results can stand in one
 table only if theirs are equal.
@@ -27,8 +27,8 @@ class ResolvedProtocol:
 
     Attributes:
         config: What was resolved.
-        train: Training frames of all training sets; None when only tests were asked for and a training set is absent.
-        selection: Frames the checkpoint is selected on; None when the last epoch is taken or as for `train`.
+        train: Training frames of all training sets; None if only tests were asked for and a training set is absent.
+        selection: Frames that the checkpoint is selected on; None if the last epoch is taken, or as for `train`.
         tests: Frames of each test set, by name.
         stores: Frame store of each data set, by name.
         sides: Where the side file of each data set would lie, by name.
@@ -84,7 +84,7 @@ def resolve(protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = Fa
 
 
 def dataset_config(name: str, json_dir: Path) -> DatasetConfig:
-    """What a data set's name means: a YAML of this package, or NAME.yaml or NAME.json in `json_dir`.
+    """The configuration of a data set's name: a YAML of this package, or NAME.yaml or NAME.json in `json_dir`.
 
     Raises:
         UserError: None of these.
@@ -96,7 +96,7 @@ def dataset_config(name: str, json_dir: Path) -> DatasetConfig:
         return loading.load("datasets", str(own.with_suffix(".yaml")))
     if own.is_file():
         return DatasetConfig(name=name, json_file=own.name, store=f"{name}_lmdb")
-    return loading.load("datasets", name)  # which says what there is
+    return loading.load("datasets", name)  # raises with the names that there are
 
 
 class _Reader:
@@ -148,11 +148,11 @@ class _Reader:
         looked = [str(lmdb / config.store)] if lmdb else []
         raise UserError(
             f"data set '{name}': no frames found; looked for {' and '.join([*looked, 'data.rgb_dir (not given)'])}. "
-            "Say data.lmdb_dir= (holds NAME_lmdb folders) or data.rgb_dir= (holds the data sets' frame files)"
+            "Set data.lmdb_dir= (it holds NAME_lmdb folders) or data.rgb_dir= (it holds the data sets' frame files)"
         )
 
     def check_frames(self, lists: list[FrameList]) -> dict[str, int]:
-        """Counts, by data set, the frames that stores lack, and remembers them."""
+        """Counts the frames that stores lack, by data set, and remembers them."""
         wanted: dict[str, set[str]] = {}
         for frames in lists:
             for path, owner in zip(frames.paths, frames.video_index, strict=True):
@@ -168,7 +168,7 @@ class _Reader:
                     f"manifest names, first: {', '.join(absent[:3])}"
                 )
         if messages and self.data.on_bad_frame == "stop":
-            raise UserError("\n".join([*messages, "complete the store, or leave them out with data.on_bad_frame=skip"]))
+            raise UserError("\n".join([*messages, "complete the store, or leave them out: data.on_bad_frame=skip"]))
         return counts
 
 

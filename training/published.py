@@ -1,4 +1,4 @@
-"""Numbers that papers print, as data: read, checked, looked up; configs/published/SOURCES.yaml says what they mean.
+"""Numbers that papers print, as data: read, checked, looked up. configs/published/SOURCES.yaml explains them.
 
 They are never mixed with measured results: a published number has no checkpoint, no frames and no fingerprint.
 """
@@ -31,7 +31,7 @@ class PublishedRow:
     Attributes:
         method: Name used in this project, one for all sources ("RECCE" for "Recce" and "REECE").
         method_printed: Name in the source.
-        venue: Of the method, as the source or its reference list says; empty when it says nothing.
+        venue: The method's, from the source or its reference list; empty if neither names it.
         train_set: Data set names joined by " & ".
         test_set: Data set name, "average..." for a printed average, names joined by " & " for one number over several,
             empty for SIZES.
@@ -41,7 +41,7 @@ class PublishedRow:
         value: In [0, 1] for FRACTIONS.
         decimals: Digits after the point that the source's number has in the unit of `value`.
         source: Key in SOURCES.yaml and name of the CSV.
-        table: Of the source.
+        table: The source's name of the table.
         setting: What an ablation or a training scale varies; empty for a method as it is proposed.
         note: From where the source cites it, marks, doubts.
     """
@@ -95,7 +95,7 @@ class PublishedTable(_Strict):
     Attributes:
         content: "results", or what it varies.
         unit: How the source prints fractions.
-        level_stated: Whether the source says what was counted; frames are assumed where it does not.
+        level_stated: Whether the source states what was counted; if not, frames are assumed.
         runs: Method x training set x setting.
         cells: Printed numbers.
         absent: Printed dashes.
@@ -120,7 +120,7 @@ class Discrepancy(_Strict):
     Attributes:
         kind: "average" and "count": a printed mean or count against its cells; "text": a sentence against the table;
             "repeat": the same cell elsewhere, or the same number in cells that should differ.
-        found: What the cells, or the other source, say.
+        found: The number by the cells or the other source.
     """
 
     kind: Literal["average", "count", "text", "repeat"]
@@ -152,7 +152,7 @@ class AverageCheck:
 
     Attributes:
         row: The printed average.
-        mean: Of the printed cells; None where the source prints not all of them.
+        mean: Mean of the printed cells; None if the source does not print all of them.
         verdict: "exact": the mean rounds to the print; "rounding": one unit of the last digit apart at most, which
             cells rounded before printing explain; "differs"; "incomplete": cells are not printed.
     """
@@ -243,12 +243,12 @@ def _read_source(path: Path, key: str, source: PublishedSource) -> list[Publishe
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     if not lines or tuple(lines[0]) != COLUMNS:
-        raise UserError(f"{path}: the columns are {lines[0] if lines else 'missing'}, wanted {', '.join(COLUMNS)}")
+        raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}, got {lines[0] if lines else 'none'}")
     rows, seen = [], {}
     for number, line in enumerate(lines[1:], start=2):
         where = f"{path}: line {number}"
         if len(line) != len(COLUMNS):
-            raise UserError(f"{where}: {len(line)} cells, wanted {len(COLUMNS)}")
+            raise UserError(f"{where}: expected {len(COLUMNS)} cells, got {len(line)}")
         row = _row(dict(zip(COLUMNS, line)), key, source, where)
         first = seen.setdefault((row.run, row.method_printed, row.test_set, row.level, row.metric), number)
         if first != number:
@@ -260,7 +260,7 @@ def _read_source(path: Path, key: str, source: PublishedSource) -> list[Publishe
 
 def _row(cells: dict[str, str], key: str, source: PublishedSource, where: str) -> PublishedRow:
     def wrong(column: str, wanted: str):
-        return UserError(f"{where}: column '{column}' is '{cells[column]}', wanted {wanted}")
+        return UserError(f"{where}: column '{column}': expected {wanted}, got '{cells[column]}'")
 
     for column, text in cells.items():
         if text != text.strip():

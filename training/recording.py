@@ -1,6 +1,5 @@
 """The result of one run, put together from its score tables."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,33 +11,12 @@ from resproto_fd.detectors.registry import backbone_title
 from resproto_fd.trainer.distributed import barrier
 from resproto_fd.training.bench import Bench
 from resproto_fd.training.environment import git_state, versions
+from resproto_fd.training.lineage import History
 from resproto_fd.training.measures import shift
 from resproto_fd.training.measures.metrics import table_metrics
-from resproto_fd.training.results import Compute, Metrics, RunResult, Selection, Transfer, test_result
+from resproto_fd.training.results import Compute, Metrics, RunResult, Transfer, test_result
 from resproto_fd.training.scores import ScoreTable
 from resproto_fd.training.settings import overrides_of
-
-
-@dataclass
-class History:
-    """How the tested weights came about.
-
-    Attributes:
-        selection: How the checkpoint was chosen.
-        trained_on: Training sets; None if they are not known.
-        trained_under: The override `trained_under=PROTOCOL`, if the weights learnt from other frames than the
-            protocol's.
-        timing: "train_seconds" and the like.
-        train_images: Images seen in training, repeats counted; None if that is not known.
-        note: What a reader must know.
-    """
-
-    selection: Selection
-    trained_on: list[str] | None
-    trained_under: list[str] = field(default_factory=list)
-    timing: dict[str, float] = field(default_factory=dict)
-    train_images: int | None = None
-    note: str = ""
 
 
 def test_and_record(bench: Bench, detector: Detector, weights: Path, history: History) -> RunResult | None:

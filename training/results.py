@@ -45,7 +45,7 @@ class Transfer(Record):
 
 
 class Compute(Record):
-    """What a row costs and sees: rows that differ in it are no fair race."""
+    """What a row costs and sees; compare rows that agree in it."""
 
     backbone: str = ""
     input_size: Count | None = None
@@ -97,7 +97,7 @@ class MethodResult(Metrics):
 class TestResult(Metrics):
     """One test set."""
 
-    __test__ = False  # pytest: not a test class, for all its name
+    __test__ = False  # pytest: not a test class, despite its name
 
     per_method: dict[str, MethodResult] = {}
     variants: dict[str, Metrics] = {}  # other scores of the same frames, e.g. "clip" and "grp" of ResProto-FD
@@ -105,14 +105,14 @@ class TestResult(Metrics):
     intervals: dict[str, Estimate] = {}  # "frame_auc", "video_tpr_at_fpr_1_in_100", ...; empty in older files
     skipped: Count = 0  # frames that could not be read and are in no number
     frames_hash: Sha256
-    in_domain: bool | None = None  # the detector was trained on this data set's training split; None: not said
+    in_domain: bool | None = None  # the detector was trained on this data set's training split; None: not known
 
 
 class Selection(Record):
-    """How the tested checkpoint was chosen: the best `metric` on a split of a data set, the last, or no training; or it
-    was given from outside, and how it was chosen is not known.
+    """How the tested checkpoint was chosen.
 
-    A checkpoint chosen on a test split is an oracle: it must say so, and is never ranked.
+    It is the best by `metric` on one split of a data set, the last, none (no training), or was given from outside, so
+    that its choice is not known. A checkpoint chosen on a test split is an oracle: it is marked and never ranked.
     """
 
     rule: Literal["best", "last", "none", "given"]
@@ -226,7 +226,7 @@ class RunResult(Record):
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: not a readable result file: {error}") from None
         if not isinstance(data, dict):
-            raise UserError(f"{path}: not a result file: a {type(data).__name__} where an object of keys is wanted")
+            raise UserError(f"{path}: not a result file: a {type(data).__name__} ; expected an object of keys")
         version = data.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise UserError(f"{path}: result schema {version} is newer than this version's {SCHEMA_VERSION}; upgrade")
@@ -245,7 +245,7 @@ def test_result(table: ScoreTable, in_domain: bool | None = None) -> TestResult:
 
     Args:
         table: The scores.
-        in_domain: Whether the detector was trained on this data set; leaderboard means leave such sets out.
+        in_domain: Whether the detector was trained on this data set; leaderboard means do not count such sets.
     """
     types = dict(zip(table.video_method.tolist(), table.video_type.tolist()))
     return TestResult(

@@ -28,8 +28,9 @@ from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.trainer import Trainer, exclusive
 from resproto_fd.training import lineage, protocols
 from resproto_fd.training.bench import Bench, change_of
+from resproto_fd.training.lineage import History
 from resproto_fd.training.protocols import ResolvedProtocol
-from resproto_fd.training.recording import History, test_and_record
+from resproto_fd.training.recording import test_and_record
 from resproto_fd.training.results import RunResult, Selection
 from resproto_fd.training.settings import as_deepfakebench_fed, folder_of, with_keywords, with_methods
 
@@ -96,7 +97,8 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
         lineage.refuse_other_weights(folder, weights)
         if world.is_main:
             write_text(folder / "config.yaml", loading.dump(config))
-        history = _history_of_given(weights, known, config, loaded)
+        history = lineage.history_of(weights, known, config.protocol)
+        history.note = loaded or history.note
         bench = Bench(config, resolved, world, folder)
         return test_and_record(bench, detector.to(world.device), weights or folder / "best.pt", history)
 
@@ -162,19 +164,6 @@ def _history(progress, config: RunConfig, validated: bool) -> History:
     return History(selection, list(config.protocol.train), timing=timing, train_images=images, note=note)
 
 
-def _history_of_given(weights: Path | None, known: RunResult | None, config: RunConfig, loaded: str) -> History:
-    """The history of weights that were there before."""
-    selection, timing, images, note = lineage.history_of(weights, known, config.protocol)
-    return History(
-        selection,
-        lineage.training_sets_of(known) if weights else list(config.protocol.train),
-        lineage.trained_under(known, config.protocol),
-        timing,
-        images,
-        loaded or note,
-    )
-
-
 def _prepare(config: RunConfig) -> None:
     checkpoint.seed_everything(config.seed)
     if config.run.deterministic:
@@ -201,7 +190,7 @@ def _load(detector: Detector, weights: Path) -> str:
         try:
             detector.load_deepfakebench(state)
         except UserError as other:
-            raise UserError(f"{error}. Nor does it as a DeepfakeBench checkpoint: {other}") from other
+            raise UserError(f"{error}. It does not fit as a DeepfakeBench checkpoint either: {other}") from other
         return f"{weights.name} is a DeepfakeBench checkpoint"
     return ""
 
@@ -217,4 +206,4 @@ def _print_notes(world: World, resolved: ResolvedProtocol) -> None:
 def _refuse_one_class(frames: FrameList) -> None:
     real, fake = frames.class_counts()
     if not real or not fake:
-        raise UserError(f"the training frames hold {real} real and {fake} fake; both classes are needed")
+        raise UserError(f"the training frames hold {real} real and {fake} fake; expected both classes")

@@ -1,4 +1,4 @@
-"""The score table: what one detector said of every frame of one test set, kept so that every number can be remade.
+"""The score table: one detector's score of every frame of one test set, kept so that all numbers can be made again.
 
 Nothing after this file needs a detector, a checkpoint or an image: metrics, tables and comparisons are functions of
 score tables alone. In shapes, N is the number of frames and V of videos.
@@ -119,7 +119,7 @@ class ScoreTable:
         self.video_index: np.ndarray = fields["video_index"].astype(np.int32, copy=False)  # each frame's video, [N]
         self.frame: np.ndarray = fields["frame"].astype(np.int64, copy=False)  # [N]
         if len(self.video_index) == 0:
-            raise UserError(f"score table of {self.dataset}: it holds no frame (skipped: {self.skipped})")
+            raise UserError(f"score table of {self.dataset}: it has no frame (skipped: {self.skipped})")
         labels = fields["video_label"]
         self._refuse((labels != 0) & (labels != 1), labels, "label", "0 (real) or 1 (fake)", of_videos=True)
         self.video_label: np.ndarray = labels.astype(np.int8, copy=False)  # [V]
@@ -229,7 +229,7 @@ class ScoreTable:
     def _checked_scores(self, what: str, values) -> np.ndarray:
         values = np.asarray(values)
         if values.shape != self.frame.shape:
-            raise UserError(f"score table of {self.dataset}: {what} has shape {values.shape}, wanted [{len(self)}]")
+            raise UserError(f"score table of {self.dataset}: {what} has shape {values.shape}, expected [{len(self)}]")
         values = values.astype(np.float64 if values.dtype == np.float64 else np.float32, copy=False)
         with np.errstate(invalid="ignore"):
             bad = ~((values >= -ROUNDING) & (values <= 1 + ROUNDING))
@@ -252,7 +252,7 @@ class ScoreTable:
         else:
             names = [f"{self.videos[self.video_index[i]]} frame {self.frame[i]}: {values[i]}" for i in first]
         more = "" if bad.sum() <= 3 else f" and {bad.sum() - 3} more"
-        raise UserError(f"score table of {self.dataset}: {what} refused, wanted {wanted}: {'; '.join(names)}{more}")
+        raise UserError(f"score table of {self.dataset}: {what} refused, expected {wanted}: {'; '.join(names)}{more}")
 
 
 _FRAME_ARRAYS = ("video_index", "frame", "score")
@@ -284,7 +284,7 @@ def _same_lengths(where: str | Path, columns: Mapping) -> None:
 def _integers(dataset: str, what: str, values) -> np.ndarray:
     values = np.asarray(values)
     if values.size and values.dtype.kind not in "iub":
-        raise UserError(f"score table of {dataset}: {what} must be whole numbers, found {values.dtype}")
+        raise UserError(f"score table of {dataset}: {what}: expected whole numbers, got {values.dtype}")
     return values.astype(np.int64)
 
 

@@ -68,7 +68,7 @@ def overrides_of(config: RunConfig) -> list[str]:
         preset = loading.load("detectors", name)
     elif name in class_names():
         preset = DetectorConfig(detector=name)
-    else:  # a YAML of the user's own: what it says is in the saved configuration
+    else:  # a YAML of the user's own: its content is in the saved configuration
         return []
     found, filled = [], _declared(config)
     by_data = {keyword for keyword, what in filled.items() if what != "epochs"}

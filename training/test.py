@@ -1,4 +1,4 @@
-"""`resproto test`, also `python training/test.py`: scores the test sets with weights that are there already."""
+"""`resproto test`, also `python training/test.py`: tests weights that exist already."""
 
 import argparse
 import sys
@@ -9,7 +9,9 @@ from resproto_fd.training.commands import arguments
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_shared(parser)
-    parser.add_argument("--run", metavar="DIR", dest="run_folder", help="a run's folder: its configuration and best.pt")
+    parser.add_argument(
+        "--run", metavar="DIR", dest="run_folder", help="a run's folder, for its configuration and best.pt"
+    )
     parser.add_argument("--weights_path", "--weights", metavar="FILE", help="weights: best.pt, a checkpoint, a .pth")
 
 

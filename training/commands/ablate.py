@@ -1,4 +1,4 @@
-"""`resproto ablate`: other ways of making scores from what a run has kept, in seconds, without a frame or a GPU.
+"""`resproto ablate`: tries other ways of scoring on what a run has kept, in seconds, without a frame or a GPU.
 
 From its score tables: the other scores (`Score_clip` against `Score_GRP`) and other video scores. From kept features
 (`run.save_features=true`): the detector's head with other keywords, such as K and the temperature of ResProto-FD.
@@ -16,7 +16,7 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import write_text
 
 DEFAULT_SWEEP = {"top_k": [16, 32, 64, 128], "temperature": [0.1, 1.0]}
-"""Of detectors that have these keywords: Figure 4 of the ResProto-FD paper, and the released code's temperature."""
+"""For detectors with these keywords: Figure 4 of the ResProto-FD paper, and the released code's temperature."""
 VIDEO_SCORES = ("mean", "median", "top-5")
 AGREEMENT = 1e-5
 
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     except UserError as error:
         if sweep:
             raise
-        print(f"note: scores alone: {error}")
+        print(f"note: from the scores only: {error}")
     print(_printed(rows))
     columns = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
@@ -81,8 +81,8 @@ def _from_features(folder: Path, tables: dict, sweep: dict[str, list]) -> list[d
     """The head on kept features under every combination of the sweep's values.
 
     Raises:
-        UserError: No features; or the head does not give the stored scores of them, so that what it gives otherwise
-            would mean nothing.
+        UserError: No features; or the head does not give the stored scores, so that its other scores would mean
+            nothing.
     """
     import numpy as np
     import torch
@@ -99,12 +99,12 @@ def _from_features(folder: Path, tables: dict, sweep: dict[str, list]) -> list[d
     sweep = sweep or {key: values for key, values in DEFAULT_SWEEP.items() if key in known}
     if not sweep:
         raise UserError(
-            f"detector '{config.detector.detector}' has none of {', '.join(DEFAULT_SWEEP)}: say what to try"
+            f"detector '{config.detector.detector}' has no keyword {' or '.join(DEFAULT_SWEEP)}; "
+            "set what to try: model.KEYWORD=VALUE,VALUE,..."
         )
     state = read_state_dict(folder / "best.pt")
-    batch = (
-        config.run.test_batch_size
-    )  # as in testing: rounding, and so which of equally near prototypes come first, depends on it
+    # As in testing: rounding depends on it, and so does which of two equally near prototypes comes first.
+    batch = config.run.test_batch_size
 
     @torch.no_grad()
     def scores_of(changes: dict) -> dict[str, np.ndarray]:
@@ -123,8 +123,8 @@ def _from_features(folder: Path, tables: dict, sweep: dict[str, list]) -> list[d
         apart = float(np.abs(scores - tables[name].score).max(initial=0))
         if apart > AGREEMENT:
             raise UserError(
-                f"{config.detector.detector}: its head gives scores {apart:.2g} off the stored ones from the kept "
-                "features, so that other keywords cannot be tried on them"
+                f"{config.detector.detector}: on the kept features its head gives scores {apart:.2g} off the stored "
+                "ones, so that other keywords cannot be tried"
             )
     rows = []
     for values in itertools.product(*sweep.values()):
@@ -154,7 +154,7 @@ def _parse(words: list[str]) -> dict[str, list]:
     for word in words:
         key, mark, values = word.partition("=")
         if not mark or not key.startswith("model.") or not values:
-            raise UserError(f"'{word}': wants model.KEYWORD=VALUE,VALUE,...")
+            raise UserError(f"'{word}': expected model.KEYWORD=VALUE,VALUE,...")
         parsed = loading.parse_overrides([f"{key}=[{values}]"])["model"]
         found |= parsed
     return found

@@ -1,4 +1,4 @@
-"""Arguments that `train` and `test` share, DeepfakeBench's flags among them, and the configuration they make."""
+"""Arguments that `train` and `test` share, and the configuration they make; some are DeepfakeBench's flags."""
 
 import argparse
 import hashlib
@@ -30,7 +30,7 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task_target", metavar="WORD", help="added to the run folder's name")
     parser.add_argument("--seed", type=int, help="seed of everything random (default: 0)")
     parser.add_argument("--out", metavar="DIR", help="folder of runs (default: runs)")
-    parser.add_argument("--ddp", action="store_true", help=argparse.SUPPRESS)  # torchrun's environment says it already
+    parser.add_argument("--ddp", action="store_true", help=argparse.SUPPRESS)  # torchrun's environment tells
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
         "settings",
@@ -43,11 +43,10 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
 def run_config(args: argparse.Namespace) -> RunConfig:
     """The resolved configuration of the shared arguments.
 
-    Weights that a known run made are tested as that run has them, settings and seed, where the command line says
-    nothing else.
+    If a known run made the weights, its settings and seed are the defaults; the command line may change them.
 
     Raises:
-        UserError: No detector is named, or something named does not exist or does not fit the schema.
+        UserError: No detector is named; or a named thing does not exist or does not fit the schema.
     """
     changes = _settings(args)
     name = args.detector or args.detector_path
@@ -55,7 +54,8 @@ def run_config(args: argparse.Namespace) -> RunConfig:
         raise UserError("name a detector: --detector NAME (see: resproto list detectors)")
     if args.detector_path and args.detector_path.endswith((".yaml", ".yml")):
         path = loading.find("detectors", args.detector_path)
-        values = loading.load_yaml(path, lenient=True)  # many of DeepfakeBench's have a key twice; ours are read anew
+        # Many of DeepfakeBench's YAMLs have a key twice; ours are read again, strictly.
+        values = loading.load_yaml(path, lenient=True)
         if deepfakebench.is_deepfakebench(values):
             name, given, unused = deepfakebench.translate(values, str(path))
             changes = loading.merged(given, changes)
@@ -70,13 +70,13 @@ def run_config(args: argparse.Namespace) -> RunConfig:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The `key=value` words; argparse takes those that follow a list of data sets for data sets."""
+    """The `key=value` words, also those that argparse put into a list of data sets before them."""
     lists = (args.settings, args.train_dataset, args.test_dataset)
     return loading.parse_overrides([word for words in lists for word in words or [] if "=" in word])
 
 
 def _with_flags(args: argparse.Namespace, changes: dict[str, Any]) -> dict[str, Any]:
-    """Changes, those of the flags laid over them."""
+    """The changes with those of the flags laid over them."""
     for words, key in ((args.train_dataset, "train"), (args.test_dataset, "test")):
         if sets := [word for word in words or [] if "=" not in word]:
             changes = loading.merged(changes, {"protocol": {key: sets}})
@@ -89,7 +89,7 @@ def _with_flags(args: argparse.Namespace, changes: dict[str, Any]) -> dict[str, 
 
 
 def _detector(name: str) -> str | DetectorConfig:
-    """A registered class without a YAML of its own (another package's) runs with the default recipe."""
+    """The name; or the default recipe, for a registered class without a YAML (another package's)."""
     if name not in loading.names("detectors") and name in class_names():
         return DetectorConfig(name=name, detector=name)
     return name
@@ -98,7 +98,7 @@ def _detector(name: str) -> str | DetectorConfig:
 def _as_trained(
     weights: Path, detector: str | DetectorConfig, changes: dict[str, Any], is_preset: bool
 ) -> tuple[str | DetectorConfig, dict[str, Any]]:
-    """Detector and changes, a preset's settings and the seed giving way to those of the run that made the weights."""
+    """Detector and changes, with the settings and the seed of the run that made the weights as defaults."""
     from resproto_fd.training.lineage import run_that_made
 
     known = run_that_made(weights)
@@ -109,18 +109,18 @@ def _as_trained(
     if is_preset and isinstance(saved, dict) and saved.get("name") == name:
         detector = loading.validated(DetectorConfig, saved, f"{known.folder}/result.json: config.detector")
         if known.overrides:
-            print(f"note: {weights} was made with {' '.join(known.overrides)}: so it is tested", file=sys.stderr)
+            print(f"note: {weights} was made with {' '.join(known.overrides)} and is tested so", file=sys.stderr)
     return detector, {"seed": known.seed} | changes
 
 
 def _own_protocol(config: RunConfig, source: ProtocolConfig) -> RunConfig:
-    """Renames a protocol that is not what its name stands for, and selects on what it trains on.
+    """Gives a changed protocol a name of its own; selects on a training set if the training sets were changed.
 
     The new name depends on the content, so that two changes of one protocol have a folder each.
 
     Args:
-        config: The configuration, changes made.
-        source: What was changed, where the package has no protocol of that name.
+        config: The configuration with all changes.
+        source: The protocol before the changes; used if the package has none of that name.
     """
     protocol = config.protocol
     base = _CUSTOM.sub("", protocol.name)
@@ -145,13 +145,13 @@ _CUSTOM = re.compile(r"-custom(-[0-9a-f]{8})?$")
 
 
 def saved_config(args: argparse.Namespace) -> RunConfig:
-    """The configuration saved in a run's folder, with what the command line changes of it.
+    """The configuration saved in a run's folder, with the command line's changes.
 
-    Without --out the results go beside that folder, wherever it was moved to since.
+    Without --out the results go into that folder, even if it was moved.
 
     Raises:
-        UserError: The folder holds no readable configuration; or a change does not fit, is of what the run's weights
-            were made with, or would overwrite the run; or the folder was renamed and --out is not given.
+        UserError: The folder holds no readable configuration; or a change does not fit, concerns the training of the
+            run's weights, or would overwrite the run; or the folder was renamed and --out is not given.
     """
     folder = Path(args.run_folder)
     path = folder / "config.yaml"
@@ -167,12 +167,12 @@ def saved_config(args: argparse.Namespace) -> RunConfig:
     config = config.model_copy(update={"run": config.run.model_copy(update={"out": str(_out_of(folder, saved))})})
     ours, theirs = config.detector, saved.detector
     if (ours.model, ours.input) != (theirs.model, theirs.input):
-        raise UserError(f"{folder}: with other model.* or input.* the run's own results would be lost: say --out DIR")
+        raise UserError(f"{folder}: other model.* or input.* would overwrite the run's own results; set --out DIR")
     return config
 
 
 def _refuse_with_run(args: argparse.Namespace, changes: dict[str, Any]) -> None:
-    """What a run's weights were made with cannot be changed by testing them."""
+    """Refuses changes of what a run's weights were trained with."""
     protocol = changes.get("protocol")
     given = {
         "--detector": args.detector,
@@ -186,8 +186,8 @@ def _refuse_with_run(args: argparse.Namespace, changes: dict[str, Any]) -> None:
     if words := [word for word, value in given.items() if value is not None]:
         weights = args.weights_path or Path(args.run_folder) / "best.pt"
         raise UserError(
-            f"{', '.join(words)}: not with --run, whose folder says it already; to test its weights otherwise, say "
-            f"--weights {weights} --detector NAME --protocol NAME in its place"
+            f"{', '.join(words)}: not with --run, whose configuration has it; to test its weights otherwise, replace "
+            f"--run by --weights {weights} --detector NAME --protocol NAME"
         )
 
 
@@ -195,7 +195,7 @@ def _out_of(folder: Path, saved: RunConfig) -> Path:
     """The folder of runs that a run's folder lies in.
 
     Raises:
-        UserError: It does not lie where its configuration would put it.
+        UserError: It lies elsewhere than its configuration would put it.
     """
     from resproto_fd.training.settings import folder_of
 
@@ -204,13 +204,12 @@ def _out_of(folder: Path, saved: RunConfig) -> Path:
         if place.parts[-3:] == tail:
             return place.parents[2]
     raise UserError(
-        f"{folder}: its config.yaml is that of a run in {'/'.join(tail)}, so that where to write is not known: "
-        "say --out DIR, or name the folder so again"
+        f"{folder}: expected a folder {'/'.join(tail)}, by its config.yaml; set --out DIR or rename the folder"
     )
 
 
 def print_result(result, folder) -> None:
-    """Prints a run's main numbers, a line a test set."""
+    """Prints a run's main numbers, one line for each test set."""
     print(f"{result.title}, {result.protocol}, seed {result.seed}, checkpoint: {result.selected_on.text()}")
     names = ("frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc")
     print("  ".join([f"{'test set':24}", f"{'frames':>7}", *(f"{name:>9}" for name in names)]))

@@ -1,7 +1,7 @@
-"""`resproto control`: a classifier that sees no pixel, only what the files say, under a protocol like any detector.
+"""`resproto control`: trains and tests a classifier that sees no pixel, only facts of the files.
 
-Trees on the stored value's length, the frame's size, its format and JPEG quality. Where it beats chance, a detector may
-have learnt the same.
+It is a set of trees on each stored frame's length, size, format and JPEG quality. If it beats chance on a test set, a
+detector may have learnt the same facts.
 """
 
 import argparse
@@ -19,14 +19,14 @@ FACTS = ("bytes", "height", "width", "bytes a pixel", "JPEG", "PNG", "native", "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", required=True, metavar="NAME", help="a protocol's name or YAML")
-    parser.add_argument("--seed", type=int, default=0, help="of the trees (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the trees (default: 0)")
     parser.add_argument("--out", default="runs", metavar="DIR", help="folder of runs (default: runs)")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="data.* settings: where the data are")
 
 
 def run(args: argparse.Namespace) -> int:
     data = loading.data_settings(args.settings, "control")
-    remedy = "remove the folder, or give another --seed or --out"
+    remedy = "remove the folder, or set another --seed or --out"
     print(fit_trees(args.protocol, data, args.out, args.seed, remedy))
     return 0
 
@@ -43,7 +43,7 @@ def fit_trees(
         data: Where the data are.
         out: The folder of runs.
         seed: Of the trees.
-        remedy: What to do where another result is in the way.
+        remedy: Printed if another result is in the way.
 
     Raises:
         UserError: The run folder holds a result of another protocol, of other frames or with other scores.
@@ -78,7 +78,7 @@ def fit_trees(
 
 
 def file_facts(frames, stores) -> np.ndarray:
-    """What the stored files of a frame list say, [N, facts].
+    """Facts of the stored files of a frame list, [N, facts].
 
     Args:
         frames: A `FrameList`.

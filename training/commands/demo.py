@@ -1,6 +1,6 @@
 """`resproto demo`: from nothing to a leaderboard, on data made by code.
 
-The data show that the path works; they say nothing about which detector is better on real forgeries.
+The data show that the path works. They say nothing about performance on real forgeries.
 """
 
 import argparse
@@ -25,9 +25,9 @@ FURTHER = [
     ("demo_multi", "gm_df_tiny"),
     ("demo_multi", "sd2_tiny"),
 ]
-"""What --all adds: the methods of the other papers, two of them on two training sets too."""
+"""What --all adds: the other papers' methods, two of them also on two training sets."""
 CONTROLS = ["chance", "clip_probe_tiny", "border_tiny"]
-"""What --controls adds, beside the statistics of the files."""
+"""What --controls adds; the statistics of the files come with them."""
 _EPOCH = re.compile(r"epoch (\d+)/\d+: (.*)")
 
 
@@ -38,11 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detectors", nargs="+", default=DETECTORS, metavar="NAME", help="which (default: %(default)s)"
     )
-    parser.add_argument("--all", action="store_true", help="also MFCLIP, GM-DF and SD2: some minutes more")
+    parser.add_argument("--all", action="store_true", help="also MFCLIP, GM-DF and SD2 (some minutes more)")
     parser.add_argument("--controls", action="store_true", help="also the controls that a table should carry")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="a run each (default: 0)")
-    parser.add_argument("--jobs", type=int, help="runs at a time, a thread each (default: one a core)")
-    parser.add_argument("--size", choices=["default", "tiny"], default="default", help="tiny: a trial of the path only")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds; one run for each (default: 0)"
+    )
+    parser.add_argument("--jobs", type=int, help="runs at a time, each on one thread (default: one for each core)")
+    parser.add_argument("--size", choices=["default", "tiny"], default="default", help="tiny: a short trial")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of every run (train.epochs=2, ...)")
 
 
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if args.controls:
         from resproto_fd.training.commands.control import fit_trees
 
-        remedy = "remove the folder, or give another --out"
+        remedy = "remove the folder, or set another --out"
         print(fit_trees(PROTOCOL, DataConfig(root=str(data)), out / "runs", remedy=remedy))
 
     from resproto_fd.training.board.building import build
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     summary = build(folders, out / "leaderboard")
     for problem in summary.problems:
         print(f"left out: {problem}", file=sys.stderr)
-    print(f"leaderboard: {summary.page}  (made data: it shows the path, not which detector is better)")
+    print(f"leaderboard: {summary.page}  (made data: it says nothing about performance on real forgeries)")
     return 0
 
 
@@ -101,7 +103,7 @@ def _epochs(protocol: str, name: str, settings: list[str]) -> int:
 
 
 def _one(protocol: str, name: str, seed: int, data: Path, out: Path, settings: list[str], bar) -> tuple[int, str]:
-    """A run in a process of its own, on one thread: its bits do not depend on the machine's cores."""
+    """One run in its own process, on one thread, so that its bits do not depend on the machine's cores."""
     own = [f"data.root={data}", f"run.out={out / 'runs'}", "run.progress=false", "run.workers=0", "run.device=cpu"]
     command = [sys.executable, "-m", "resproto_fd.training.cli", "train", "--detector", name, "--protocol", protocol]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

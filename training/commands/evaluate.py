@@ -1,7 +1,7 @@
-"""`resproto evaluate`: the stored scores of runs looked at again, without a detector, a frame or a GPU.
+"""`resproto evaluate`: evaluates the stored scores of runs again, without a detector, a frame or a GPU.
 
-Intervals, other ways of scoring a video, DeepfakeBench's numbers with what makes them differ, and, for several runs,
-which differences between them are more than chance.
+It prints intervals, other ways of scoring a video, DeepfakeBench's numbers with the reason why they differ, and, for
+several runs, which differences between them are more than chance.
 """
 
 import argparse
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         choices=["corrected", "deepfakebench"],
         default="corrected",
-        help="deepfakebench: its numbers too, faults included, each with what makes it differ",
+        help="deepfakebench: also its numbers, faults included, each with the reason why it differs",
     )
     parser.add_argument(
         "--video",
@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOW",
         help="a video's score: mean (default), median, or top-5: the mean of its five highest frames",
     )
-    parser.add_argument("--clusters", choices=["source", "video"], default="source", help="what is independent")
-    parser.add_argument("--level", choices=["frame", "video"], default="frame", help="of the comparison of runs")
+    parser.add_argument("--clusters", choices=["source", "video"], default="source", help="what counts as independent")
+    parser.add_argument("--level", choices=["frame", "video"], default="frame", help="level at which runs are compared")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.metrics == "deepfakebench":
         from resproto_fd.training.measures.deepfakebench import NOT_IN_SCORES
 
-        print("Not to be seen in scores, and not undone here:")
+        print("Differences that no score shows, and that are not undone here:")
         print("\n".join(f"  - {text}" for text in NOT_IN_SCORES))
     if len(tables) > 1:
         print(_comparison(tables, args))
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 def read_scores(paths: list[str]) -> dict[str, dict]:
     """Score tables of each run: {"protocol/detector/seedN": {test set: ScoreTable}}, runs in order.
 
-    Where two runs end alike, their names hold as much more of their paths as tells them apart.
+    A run's name is the end of its path, as long as needed to tell two runs apart.
 
     Raises:
         UserError: A path does not exist, or no run with scores lies there.
@@ -73,7 +73,7 @@ def read_scores(paths: list[str]) -> dict[str, dict]:
 
 
 def _names(folders: list[Path]) -> dict[Path, str]:
-    """A name of each different folder: the end of its path, of three parts or as many more as make it unique."""
+    """A name for each folder: the last three parts of its path, or more if another folder has the same."""
     paths = list(dict.fromkeys(folder.resolve() for folder in folders))
     result = {}
     for path in paths:
@@ -102,7 +102,7 @@ def _numbers(test_set: str, table, args: argparse.Namespace) -> str:
 def _deepfakebench(table) -> str:
     from resproto_fd.training.measures.deepfakebench import explained
 
-    lines = ["    DeepfakeBench's metrics, for comparison with its tables alone:"]
+    lines = ["    DeepfakeBench's metrics, only for comparison with its tables:"]
     for row in explained(table)[1]:
         numbers = ["undefined" if v is None else f"{v:.4f}" for v in (row.deepfakebench, row.corrected)]
         lines.append(f"      {row.metric:10} {numbers[0]}, corrected {numbers[1]}  {row.cause or 'the same'}")
@@ -110,12 +110,12 @@ def _deepfakebench(table) -> str:
 
 
 def _comparison(tables: dict[str, dict], args: argparse.Namespace) -> str:
-    """Every pair of runs on every test set that all of them have; Holm's correction over the whole table."""
+    """Compares every pair of runs on every common test set, with Holm's correction over the whole table."""
     from resproto_fd.training.measures.comparisons import compare_tables, correct_together
 
     common = set.intersection(*(set(by_set) for by_set in tables.values()))
     if not common:
-        return "no test set is common to these runs, so that they cannot be compared"
+        return "these runs have no test set in common and cannot be compared"
     found = correct_together(
         {
             test_set: compare_tables(

@@ -1,4 +1,4 @@
-"""`resproto submit`: scores made elsewhere become a result, if they are of exactly the protocol's frames.
+"""`resproto submit`: makes a result of scores from elsewhere; they must cover exactly the protocol's frames.
 
 The file is a CSV with the columns test_set, frame (the canonical path) and score (P(fake) in [0, 1]); `--template FILE`
 writes one of the protocol's frames with empty scores.
@@ -23,13 +23,13 @@ NAMED = 3  # of each kind of wrong row
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scores", nargs="?", metavar="CSV", help="columns test_set, frame, score")
     parser.add_argument("--protocol", required=True, metavar="NAME", help="a protocol's name or YAML")
-    parser.add_argument("--template", metavar="FILE", help="write the protocol's frames with empty scores, and leave")
-    parser.add_argument("--name", metavar="NAME", help="of the method: letters, digits, - _ . only")
-    parser.add_argument("--title", default="", help="as the leaderboard prints it (default: the name)")
+    parser.add_argument("--template", metavar="FILE", help="only write the protocol's frames with empty scores")
+    parser.add_argument("--name", metavar="NAME", help="the method's name: letters, digits, - _ . only")
+    parser.add_argument("--title", default="", help="the name on the leaderboard (default: NAME)")
     parser.add_argument("--paper", default="", help="authors, title, venue")
     parser.add_argument("--note", default="", help="how it was trained and its checkpoint chosen, for the reader")
-    parser.add_argument("--parameters", type=int, help="of the model, all of them")
-    parser.add_argument("--seed", type=int, default=0, help="of its training (default: 0)")
+    parser.add_argument("--parameters", type=int, help="number of the model's parameters")
+    parser.add_argument("--seed", type=int, default=0, help="seed of its training (default: 0)")
     parser.add_argument("--out", default="runs", metavar="DIR", help="folder of runs (default: runs)")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="data.* settings: where the manifests are")
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_template(path: Path, tests: dict) -> None:
-    """A CSV of every frame of the test sets (`FrameList` by name), scores empty."""
+    """Writes a CSV of every frame of the test sets (`FrameList` by name), with empty scores."""
     with atomic_file(path) as file:
         lines = [",".join(COLUMNS)]
         for name, frames in tests.items():
@@ -65,15 +65,15 @@ def write_template(path: Path, tests: dict) -> None:
 
 
 def read_scores(path: Path, tests: dict) -> dict[str, list[float]]:
-    """Scores of every frame, by test set, in the order of its frame list.
+    """Reads the scores of every frame, by test set, in the order of its frame list.
 
     Args:
         path: The CSV.
         tests: `FrameList` by test set.
 
     Raises:
-        UserError: The file or a column is missing; or rows are missing, of no frame of the protocol, repeated, or no
-            number in [0, 1]: each kind is counted, and the first are named with their lines.
+        UserError: The file or a column is missing; or rows are missing or repeated, have a frame that the protocol
+            lacks, or a score outside [0, 1]. Each kind is counted, and the first are named with their lines.
     """
     places = {name: {frame: i for i, frame in enumerate(frames.paths)} for name, frames in tests.items()}
     scores: dict[str, list[float | None]] = {name: [None] * len(frames) for name, frames in tests.items()}
@@ -99,7 +99,7 @@ def read_scores(path: Path, tests: dict) -> dict[str, list[float]]:
     if faults:
         raise UserError(
             f"{path}: not exactly the protocol's frames:\n  " + "\n  ".join(faults) + "\n"
-            "nothing was taken over; --template FILE writes the frames that are wanted"
+            "nothing was written; --template FILE writes the frames that are expected"
         )
     return scores
 
@@ -111,12 +111,12 @@ def _rows(path: Path):
             lacking = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
             if lacking:
                 raise UserError(
-                    f"{path}: lacks the column {', '.join(lacking)}; wants {', '.join(COLUMNS)}, "
-                    f"has {', '.join(reader.fieldnames or ['nothing'])}"
+                    f"{path}: lacks the column {', '.join(lacking)}; expected {', '.join(COLUMNS)}, "
+                    f"got {', '.join(reader.fieldnames or ['nothing'])}"
                 )
             for row in reader:
                 if None in row or None in row.values():
-                    raise UserError(f"{path}: line {reader.line_num} has another number of fields than the header")
+                    raise UserError(f"{path}: line {reader.line_num} has more or fewer fields than the header")
                 yield reader.line_num, row
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -146,9 +146,9 @@ def _check_words(args: argparse.Namespace) -> None:
         raise UserError("name the CSV of scores (or --template FILE to write one to fill)")
     name = args.name or ""
     if not name or name.startswith(".") or not all(letter.isalnum() or letter in "-_." for letter in name):
-        raise UserError(f"--name {name!r}: wants letters, digits, - _ and . (the run folder is called so)")
+        raise UserError(f"--name {name!r}: expected letters, digits, - _ and . only (it names the run folder)")
     if args.parameters is not None and args.parameters < 0:
-        raise UserError(f"--parameters {args.parameters}: wants the model's number of parameters, 0 or more")
+        raise UserError(f"--parameters {args.parameters}: expected the model's number of parameters, 0 or more")
 
 
 def _save(args: argparse.Namespace, resolved, given: dict[str, list[float]]) -> Path:
@@ -183,18 +183,18 @@ def save_result(
     checkpoint: str | None = None,
     remedy: str = "give another --name or --seed, or remove the folder",
     take_equal: bool = False,
-    **said,
+    **fields,
 ) -> Path:
-    """The score tables and the result file of scores that no detector here made, in a run folder of their own.
+    """Writes the score tables and the result file of scores that no detector here made, into a run folder.
 
     Args:
         resolved: The protocol.
         given: Scores of each test set's frames, in their order.
         place: Where the run folder lies.
         checkpoint: SHA-256 of what the scores came from.
-        remedy: What to do where the run folder holds a result already.
-        take_equal: Whether a result there of the same protocol and the same scores is left as it is.
-        said: Further fields of the result.
+        remedy: Printed if the run folder holds a result already.
+        take_equal: Whether a result of the same protocol and the same scores is kept, and no error.
+        fields: Further fields of the result.
 
     Returns:
         The result file.
@@ -230,14 +230,14 @@ def save_result(
         versions=versions(),
         checkpoint_sha256=checkpoint,
         tests=tests,
-        **said,
+        **fields,
     )
     result.save(folder / "result.json")
     return folder / "result.json"
 
 
 def _difference(folder: Path, fingerprint: str, tables: dict) -> str:
-    """How a run folder's result is not that of these score tables, by test set; empty where it is."""
+    """How a run folder's result differs from these score tables, by test set; empty if it does not."""
     from resproto_fd.training.results import RunResult
     from resproto_fd.training.scores import ROUNDING, ScoreTable
 

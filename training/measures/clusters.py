@@ -42,7 +42,7 @@ class Clusters:
 
     @property
     def pairs(self) -> int:
-        """How many pairs of a real and a fake there are at least whose clusters are all different."""
+        """A lower bound of the pairs of a real and a fake whose clusters are all different."""
         return max(min(self.fewest, self.count // 2), 1)
 
     @property
@@ -64,7 +64,7 @@ _PERSON = (
 
 
 def source_clusters(videos: Sequence[str]) -> np.ndarray:
-    """Cluster of each video: the recorded people where its name tells who, otherwise the video itself.
+    """Cluster of each video: the recorded people if its name tells who they are, otherwise the video itself.
 
     FaceForensics++ (and DF40, DeeperForensics and the demo data, which name alike): the pair. 000_003 is the
     recording 000 with the face of 003, 003_000 the reverse, whatever the manipulation: all of these and the originals

@@ -1,9 +1,10 @@
 """Which differences between detectors are more than chance: paired tests on the same frames.
 
 Two detectors that scored the same frames err on the same hard videos, so their difference is far better known than
-either AUC: overlapping intervals say nothing about it. The test is DeLong's for paired curves with Obuchowski's (1997)
-clustered covariance, one p-value a pair, and Holm's (1979) step-down correction over all pairs of a table. Since every
-pair is in that family, "not distinguishable from the best" stays right although the best was picked by its result.
+either AUC: overlapping intervals do not tell whether they differ. The test is DeLong's for paired curves with
+Obuchowski's (1997) clustered covariance, with one p-value for each pair and Holm's (1979) step-down correction over all
+pairs of a table. Since every pair is in that family, "not distinguishable from the best" stays right although the best
+was picked by its result.
 
 In shapes, D is the number of detectors, N of frames (or videos), K of clusters.
 """
@@ -47,7 +48,7 @@ class Comparison(NamedTuple):
         return max(known, key=known.__getitem__) if known else None
 
     def ties_with_best(self, alpha: float = 0.05) -> list[str]:
-        """The best detector and all that this test set cannot tell from it, in the table's order."""
+        """The best detector and all that this test set cannot distinguish from it, in the table's order."""
         worse = {
             row.second if row.first == self.best else row.first
             for row in self.differences

@@ -1,8 +1,8 @@
-"""Confidence intervals of every metric, from a score table alone, that know which frames are not independent.
+"""Confidence intervals of every metric, from a score table, clustered by video and source.
 
-A hundred frames of one video say little more than ten do. An interval that counts them as independent has, for 95 %
-promised, some 50 % coverage (benchmarks/statistics.py measures it). Here the *cluster* is what is independent: the
-video, or the people in it where the names tell (`source_clusters`).
+A hundred frames of one video carry little more information than ten. A 95 % interval that counts them as independent
+covers some 50 % (benchmarks/statistics.py measures it). Here the *cluster* is what is independent: the video, or the
+people in it if the names tell who they are (`source_clusters`).
 
 AUC: closed form, Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 53, 1997; with one frame
 a cluster it is DeLong, DeLong & Clarke-Pearson 1988, computed by ranks as in Sun & Xu 2014. True positive rate at a
@@ -39,7 +39,7 @@ class Interval(NamedTuple):
 
 UNDEFINED = Interval(None, None, None)
 NO_ERROR = 1e-12
-"""A standard error below this is none: by chance the clusters agree, which says nothing of how far others would."""
+"""A standard error below this counts as none: a few clusters agree by chance, others might not."""
 
 
 def metric_intervals(
@@ -88,9 +88,11 @@ def _metric_intervals(ranking: Ranking, resampling: Resampling, confidence: floa
 
 
 def _ece_interval(value: float, replicates: np.ndarray, se: float, df: float, confidence: float) -> Interval:
-    """Noise in a bin always adds to a calibration error, and replicates add it twice: their mean shows how much. That
-    is taken off the lower limit, and, being uncertain itself, not off the upper one. Without a standard error there are
-    no limits."""
+    """The interval of a calibration error, which noise in a bin always makes larger.
+
+    Replicates have that noise twice; their mean shows how much it is. The lower limit is corrected by it. The upper one
+    is not, since the correction is uncertain itself. Without a standard error there are no limits.
+    """
     from scipy.special import stdtrit
 
     if se < NO_ERROR:

@@ -34,7 +34,7 @@ class Resampling:
     Several detectors of one test set share one object: their replicates then are of the same draws, paired.
 
     Beyond `MOST_UNITS` clusters, random groups of them are drawn instead, as `units`: groups of independent clusters
-    are independent too, and 50,000 of them tell the error as well as a million frames do.
+    are independent too, and 50,000 of them estimate the error as well as a million frames.
     """
 
     def __init__(self, clusters: Clusters, replicates: int = REPLICATES, seed: int = 0):

@@ -1,4 +1,4 @@
-"""One detector trained with several seeds: mean, spread, and an interval that holds both sources of chance.
+"""One detector trained with several seeds: mean, spread, and an interval that covers seeds and test videos.
 
 In shapes, S is the number of seeds.
 """

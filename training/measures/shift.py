@@ -1,7 +1,7 @@
 """How scores move between data sets: a threshold carried from the source, reals of one set against fakes of another.
 
-An AUC within each test set hides that a detector may score all of one set higher than all of another; whoever ships it
-has one threshold.
+A detector may score all of one test set higher than all of another. An AUC within each set hides that, but a deployed
+detector has one threshold.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ RULES = ("eer", "fpr_5")
 def thresholds(table: ScoreTable) -> dict[str, float]:
     """Thresholds of frame scores by rule, on the split that the checkpoint was selected on.
 
-    A frame is called fake when its score is at least the threshold. Of several thresholds that do, that of the least
-    false alarms; none where a class is absent.
+    A frame is called fake if its score is at least the threshold. If several thresholds serve, the one with the fewest
+    false alarms is taken. There is none if a class is absent.
     """
     reals, fakes = table.score[table.label == 0], table.score[table.label == 1]
     if not len(reals) or not len(fakes):
