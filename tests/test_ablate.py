@@ -73,7 +73,7 @@ def test_without_features_the_scores_alone_are_looked_at_and_a_sweep_is_an_error
 
     shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("features"))
     assert main(["ablate", str(tmp_path / "run")]) == 0
-    assert "no features were kept; test once more with run.save_features=true" in capsys.readouterr().out
+    assert "no features were kept; test again with run.save_features=true" in capsys.readouterr().out
     assert main(["ablate", str(tmp_path / "run"), "model.top_k=2"]) == 2
     assert "run.save_features=true" in capsys.readouterr().err
 
@@ -87,7 +87,7 @@ def test_features_of_other_weights_are_refused(folder, tmp_path, capsys):
         arrays = dict(file)
     np.savez(path, **{**arrays, "checkpoint": np.array("0" * 64)})
     assert main(["ablate", str(tmp_path / "run"), "model.top_k=2"]) == 2
-    assert "of other frames or weights" in capsys.readouterr().err
+    assert "belongs to other frames or weights" in capsys.readouterr().err
     np.savez(path, **{**arrays, "features": arrays["features"] + 1})
     assert main(["ablate", str(tmp_path / "run"), "model.top_k=2"]) == 2
     assert "off the stored ones" in capsys.readouterr().err

@@ -99,7 +99,7 @@ def test_an_equal_finished_control_is_taken_over_and_another_is_an_error(demo, t
         result.write_text(spoilt)
         assert main(words) == 2
         said = capsys.readouterr().err
-        assert message in said and "remove the folder, or give another --seed or --out" in said
+        assert message in said and "remove the folder, or set another --seed or --out" in said
         assert "--name" not in said
         assert result.read_text() == spoilt
     assert main([*words, "--seed", "1"]) == 0
@@ -118,7 +118,7 @@ def test_the_demo_with_controls_runs_a_second_time(demo, tmp_path, capsys, monke
     fingerprint = RunResult.load(result).fingerprint
     result.write_text(result.read_text().replace(fingerprint, "f" * len(fingerprint)))
     assert main([*words, "train.epochs=1"]) == 2
-    assert "remove the folder, or give another --out" in capsys.readouterr().err
+    assert "remove the folder, or set another --out" in capsys.readouterr().err
 
 
 def test_recoded_frames_are_another_protocol_with_other_scores(demo, tmp_path):

@@ -101,7 +101,7 @@ def test_a_stop_signal_while_training_validating_or_testing_ends_with_75_and_los
     count = bench.passed["score"] if place == "last score" else 3
     run = bench.start(name, fuse=(place.removeprefix("last "), count, number))
     assert run.wait() == 75, run.output()
-    assert "the same command goes on from there" in run.output()
+    assert "run the same command to go on from there" in run.output()
     assert "Traceback" not in run.output()
     assert bench.finish(name) == []
 

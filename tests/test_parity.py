@@ -181,7 +181,7 @@ def test_a_checkpoint_of_another_detector_or_with_a_key_too_few_is_refused_by_na
     with pytest.raises(UserError, match="does not fit Timm: "):
         make("xception").load_deepfakebench(state)
     del state["backbone.fc1.bias"]
-    with pytest.raises(UserError, match=r"fc1\.bias is missing"):
+    with pytest.raises(UserError, match=r"fc1\.bias \[16\] is missing"):
         make("meso4").load_deepfakebench(state)
 
 

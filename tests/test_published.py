@@ -424,7 +424,7 @@ def replaced(old, new, line=1):
         (replaced(",gm_df,", ",sd2,"), "'gm_df', the name of the file"),
         (replaced("Xception,", " Xception,"), "no space around it"),
         (replaced(",0.779,", ","), "expected 13 cells, got 12"),
-        (replaced("metric", "measure", line=0), "the columns are"),
+        (replaced("metric", "measure", line=0), "expected the columns"),
         (lambda lines: [*lines, lines[5]], r"line 294: Xception, DeepFakeDetection auc of Table 1 stands in line 6"),
         (lambda lines: lines[:-1], r"Table 7 has \(runs, cells, doubtful cells\) \(21, 41, 0\), .* \(21, 42, 0\)"),
     ],

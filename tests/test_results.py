@@ -88,7 +88,7 @@ def broken(change):
     [
         ("", "not a readable result file"),
         (result().model_dump_json()[:-40], "not a readable result file"),
-        ("[1, 2]", "a list where an object"),
+        ("[1, 2]", "not a result file: a list"),
         (broken(lambda d: d["tests"]["D"].update(frame_auc=float("nan"))), "NaN is not a number of a result"),
         (broken(lambda d: d["config"].update(lr=float("inf"))), "Infinity is not a number"),
         (broken(lambda d: d["tests"]["D"].update(frame_auc=87.3)), "tests.D.frame_auc: .*less than or equal to 1"),

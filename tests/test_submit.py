@@ -84,7 +84,7 @@ def test_missing_extra_and_repeated_rows_are_counted_and_named(data, template, t
     assert submit(data, filled(tmp_path / "s.csv", spoil(template)), tmp_path / "runs") == 2
     error = capsys.readouterr().err
     assert message in error
-    assert "nothing was taken over" in error
+    assert "nothing was written" in error
     assert not (tmp_path / "runs").exists()
 
 
@@ -105,7 +105,7 @@ def test_many_faults_are_counted_and_the_first_named(data, template, tmp_path, c
     [
         ("frame,score\n", "lacks the column test_set"),
         ("", "lacks the column test_set, frame, score"),
-        ("test_set,frame,score\nDemo-A,x\n", "line 2 has another number of fields"),
+        ("test_set,frame,score\nDemo-A,x\n", "line 2 has more or fewer fields"),
     ],
 )
 def test_another_form_of_file_is_an_error(data, tmp_path, capsys, content, message):

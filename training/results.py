@@ -226,7 +226,7 @@ class RunResult(Record):
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: not a readable result file: {error}") from None
         if not isinstance(data, dict):
-            raise UserError(f"{path}: not a result file: a {type(data).__name__} ; expected an object of keys")
+            raise UserError(f"{path}: not a result file: a {type(data).__name__}; expected an object of keys")
         version = data.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise UserError(f"{path}: result schema {version} is newer than this version's {SCHEMA_VERSION}; upgrade")
