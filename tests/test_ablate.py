@@ -20,7 +20,7 @@ def folder(demo, tmp_path_factory):
     """A run of ResProto-FD on tiny data, with its features."""
     place = tmp_path_factory.mktemp("ablate")
     words = ["--detector", "resproto_fd_tiny", "--protocol", "demo_cross", "--out", str(place / "runs")]
-    settings = ["train.epochs=2", "model.start_epoch=0", "train.batch_size=8", "run.save_features=true"]
+    settings = ["train.epochs=1", "model.start_epoch=0", "train.batch_size=8", "run.save_features=true"]
     assert main(["train", *words, f"data.root={demo}", *settings, *QUIET]) == 0
     return place / "runs" / "demo_cross" / "resproto_fd_tiny" / "seed0"
 

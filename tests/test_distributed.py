@@ -368,6 +368,7 @@ def pair(bench):
     return traces(bench.folder("pair"))
 
 
+@pytest.mark.slow
 def test_two_processes_leave_the_result_of_one(bench, pair):
     one = bench.traces
     assert pair["files"] == one["files"]
@@ -383,6 +384,7 @@ def test_two_processes_leave_the_result_of_one(bench, pair):
     assert [name for name in pair if name.startswith("tb ")] == [name for name in one if name.startswith("tb ")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fuse", [("write", 6000), pytest.param(("score", 4), marks=pytest.mark.slow)], ids=lambda fuse: fuse[0]
 )
@@ -397,6 +399,7 @@ def test_a_run_of_two_whose_main_process_is_killed_resumes_to_the_same_bits(benc
     assert differences(pair, traces(bench.folder(name))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fuses", "log_every"),
     [

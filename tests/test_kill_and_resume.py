@@ -50,12 +50,14 @@ def refused(run):
     return run.output()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", quick_and_slow(PLACES, {"time", "write"}))
 def test_a_run_killed_anywhere_and_resumed_ends_with_the_bits_of_the_one_left_alone(bench, place):
     moment = bench.kill(f"killed_{place}", place, random.Random(place))
     assert bench.finish(f"killed_{place}") == [], moment
 
 
+@pytest.mark.slow
 def test_scalars_logged_before_the_first_checkpoint_are_not_there_twice(bench):
     bench.start("early", fuse=("write", bench.passed["write"] // 50)).wait()
     assert not checkpoints(bench.folder("early"))
@@ -88,6 +90,7 @@ def test_the_comparison_sees_a_single_bit():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "number"),
     [
@@ -106,6 +109,7 @@ def test_a_stop_signal_while_training_validating_or_testing_ends_with_75_and_los
     assert bench.finish(name) == []
 
 
+@pytest.mark.slow
 def test_a_stop_signal_to_the_whole_process_group_spares_the_data_workers(bench):
     run = bench.start("group", "train.epochs=500", "run.workers=2")
     while not checkpoints(bench.folder("group")) and not run.ended():
@@ -126,6 +130,7 @@ def test_data_workers_leave_stop_signals_to_the_main_process(number):
     assert len(list(arriving)) == len(data) - 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_the_older_checkpoint_goes_on(bench):
     assert bench.start("full", fuse=("step", 3, signal.SIGTERM)).wait() == 75
     folder = bench.folder("full")
@@ -141,6 +146,7 @@ def test_a_full_disk_ends_the_run_and_the_older_checkpoint_goes_on(bench):
     assert bench.finish("full") == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_when_scalars_are_logged_ends_the_run_with_a_message(bench):
     config = (bench.folder("alone") / "config.yaml").stat().st_size
     settings = ["train.batch_size=2", "run.save_every=null"]
@@ -150,6 +156,7 @@ def test_a_disk_that_is_full_when_scalars_are_logged_ends_the_run_with_a_message
     assert f"{bench.folder('full_log')}/tb: cannot be written (File too large); free some space" in message
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_frames(bench):
     message = refused(bench.start("nan", "train.optimizer.lr=1e30"))
     assert "loss or gradient is not finite (total" in message
@@ -157,6 +164,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_step_and_frames(bench):
     assert "The last good checkpoint is" in message
 
 
+@pytest.mark.slow
 def test_a_run_folder_in_use_is_refused(bench):
     folder = bench.folder("locked")
     folder.mkdir(parents=True)

@@ -80,7 +80,7 @@ def make(name: str, **keywords):
         return create_detector(name, pretrained=None, **keywords)
 
 
-QUICK = {"xception", "meso4", "meso4Inception"}
+QUICK = {"meso4", "meso4Inception", "resnet34"}
 """Detectors that are compared in the default tier; the others are in the slow one."""
 
 
