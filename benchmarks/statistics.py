@@ -127,11 +127,13 @@ def coverage(scenario: str, videos: int, auc: float, simulations: int, seed: int
 
     for number in range(simulations):
         labels, scores, video, cluster = population.draw(videos, rng)
-        for name, interval in metric_intervals(labels, scores, cluster[video], seed=number).items():
+        ranking = Ranking(labels, scores)
+        resampling = Resampling(Clusters(cluster[video], ranking.labels), seed=number)
+        for name, interval in metric_intervals(ranking, resampling).items():
             count(name, interval.low, interval.high)
         count("auc, naive", *auc_interval(labels, scores)[1:3])
         if number % 4 == 0:
-            draws = bootstrap(Ranking(labels, scores), Resampling(Clusters(cluster[video], labels), seed=number))
+            draws = bootstrap(ranking, resampling)
             for name in ("auc", *FALSE_POSITIVE_RATES):
                 count(f"{name}, percentile bootstrap", *np.quantile(draws.values[name], (0.025, 0.975)))
         labels, scores, video, cluster = easier.draw(videos, rng)

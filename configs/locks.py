@@ -1,6 +1,7 @@
 """A lock that one process at a time can hold: a file in the folder that the process works in."""
 
 import os
+import sys
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -19,14 +20,15 @@ class SoleLock:
     def acquire(self) -> bool:
         """Takes the lock without waiting; returns False if another process holds it.
 
-        On a file system without locks it is taken in name only: the process works unprotected.
+        On a file system without locks the process works unprotected, and a note on stderr tells so.
         """
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             return False
         except NotImplementedError:
-            pass
+            file = self._lock.lock_file
+            print(f"note: {file}: this file system has no locks; do not start a second process there", file=sys.stderr)
         return True
 
     def release(self) -> None:

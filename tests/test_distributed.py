@@ -385,9 +385,7 @@ def test_two_processes_leave_the_result_of_one(bench, pair):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "fuse", [("write", 6000), pytest.param(("score", 4), marks=pytest.mark.slow)], ids=lambda fuse: fuse[0]
-)
+@pytest.mark.parametrize("fuse", [("write", 6000), ("score", 4)], ids=lambda fuse: fuse[0])
 def test_a_run_of_two_whose_main_process_is_killed_resumes_to_the_same_bits(bench, pair, fuse):
     name = f"killed_{fuse[0]}"
     runs = start(bench, name, fuses=[fuse, None])
@@ -404,10 +402,9 @@ def test_a_run_of_two_whose_main_process_is_killed_resumes_to_the_same_bits(benc
     ("fuses", "log_every"),
     [
         ([("step", 3, signal.SIGTERM), ("step", 3, signal.SIGTERM)], 1),
-        pytest.param([None, ("step", 3, signal.SIGUSR1)], 1, marks=pytest.mark.slow),
-        # They ask each other at these steps, and at the end of an epoch.
-        pytest.param([None, ("step", 3, signal.SIGUSR1)], 20, marks=pytest.mark.slow),
-        pytest.param([("score", 1, signal.SIGTERM), ("score", 1, signal.SIGTERM)], 1, marks=pytest.mark.slow),
+        ([None, ("step", 3, signal.SIGUSR1)], 1),
+        ([None, ("step", 3, signal.SIGUSR1)], 20),  # they ask each other at these steps, and at the end of an epoch
+        ([("score", 1, signal.SIGTERM), ("score", 1, signal.SIGTERM)], 1),
     ],
     ids=["all", "one", "one-epoch", "validating"],
 )

@@ -14,6 +14,7 @@ from test_trainer import CPU, make_trainer, same_bits, state_of
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import InputConfig
+from resproto_fd.detectors.registry import class_names, detector_class, keywords_of
 from resproto_fd.preprocessing.side_file import SideRecord, write_side
 from resproto_fd.preprocessing.store.frame_store import FileStore, landmark_path, mask_path
 from resproto_fd.preprocessing.video import Video
@@ -516,3 +517,10 @@ def test_methods_that_a_detector_does_not_know_are_taken_from_the_training_frame
     assert methods("clip", frames) is None
     known = [video if video.method == "real" else replace(video, method="Deepfakes") for video in made_videos(4, 1)]
     assert methods("ucf", FrameList.of(known, None)) is None
+
+
+@pytest.mark.parametrize("name", class_names())
+def test_keywords_that_data_fill_are_the_constructors_and_filled_with_something_known(name):
+    declared = getattr(detector_class(name), "keywords_from_data", {})
+    assert {*declared} <= {*keywords_of(name)}
+    assert {*declared.values()} <= {"train_sets", "train_methods", "epochs"}

@@ -72,3 +72,14 @@ def test_a_write_that_need_not_last_is_whole_as_well(tmp_path, monkeypatch):
         file.write(b"whole")
         assert not (tmp_path / "a.txt").exists()
     assert (tmp_path / "a.txt").read_bytes() == b"whole"
+
+
+def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch, capsys):
+    lock = SoleLock(tmp_path / "lock")
+
+    def refuse(timeout):
+        raise NotImplementedError
+
+    monkeypatch.setattr(lock._lock, "acquire", refuse)
+    assert lock.acquire()
+    assert "has no locks; do not start a second process there" in capsys.readouterr().err

@@ -23,13 +23,23 @@ from resproto_fd.training.measures.intervals import (
     method_auc_intervals,
     metric_intervals,
     table_intervals,
-    tpr_interval,
+    tpr_intervals,
 )
 from resproto_fd.training.measures.metrics import binary_metrics
 from resproto_fd.training.measures.resampling import Draws, Resampling, bootstrap
 from resproto_fd.training.measures.roc import Ranking, curve_metrics, point_metrics
 from resproto_fd.training.measures.videos import aggregate_videos
 from resproto_fd.training.scores import ScoreTable
+
+
+def all_intervals(labels, scores, clusters=None, replicates=1000, seed=0):
+    ranking = Ranking(labels, scores)
+    return metric_intervals(ranking, Resampling(Clusters(clusters, ranking.labels), replicates, seed))
+
+
+def tpr_interval(labels, scores, fpr, clusters=None):
+    ranking = Ranking(labels, scores)
+    return tpr_intervals(ranking, Clusters(clusters, ranking.labels), [fpr])[0]
 
 
 def tied(rng, n=400, values=40, clusters=30):
@@ -126,7 +136,7 @@ def test_weighted_curves_are_those_of_repeated_frames():
 
 
 def test_a_class_that_is_absent_leaves_only_what_is_defined():
-    found = metric_intervals(np.ones(4, int), np.array([0.1, 0.2, 0.7, 0.9]))
+    found = all_intervals(np.ones(4, int), np.array([0.1, 0.2, 0.7, 0.9]))
     assert found["auc"].value is None and found["eer"].low is None
     assert found["acc"].value == 0.5 and found["acc"].low is None
 
@@ -230,19 +240,19 @@ def test_order_and_numbering_of_clusters_do_not_matter():
 
 def test_perfect_separation_has_the_limit_of_a_share_never_missed():
     labels = np.repeat([0, 1], 40)
-    found = metric_intervals(labels, labels * 0.8 + 0.1, np.arange(80) // 2, replicates=100)
+    found = all_intervals(labels, labels * 0.8 + 0.1, np.arange(80) // 2, replicates=100)
     for name in ("auc", "ap", "balanced_acc", "partial_auc"):
         assert found[name].high == 1 and found[name].low == pytest.approx(0.025 ** (1 / 20), abs=1e-9), name
     assert found["eer"].low == 0 and found["eer"].high == pytest.approx(1 - 0.025 ** (1 / 20))
     assert found["tpr_at_fpr_1_in_100"].low < 0.9
-    mixed = metric_intervals(labels, labels * 0.8 + 0.1, np.tile(np.arange(20), 4), replicates=100)
+    mixed = all_intervals(labels, labels * 0.8 + 0.1, np.tile(np.arange(20), 4), replicates=100)
     assert (
         mixed["auc"].low == mixed["ap"].low == pytest.approx(0.025 ** (1 / 10))
     )  # 20 clusters of both classes make 10 separate pairs
 
 
 def test_a_constant_classifier_is_at_chance_without_limits():
-    found = metric_intervals(np.arange(40) % 2, np.full(40, 0.3), replicates=100)
+    found = all_intervals(np.arange(40) % 2, np.full(40, 0.3), replicates=100)
     assert found["auc"][:3] == (0.5, None, None) and found["eer"].value == 0.5
 
 
@@ -250,7 +260,7 @@ def test_clusters_that_happen_to_agree_make_no_interval_of_width_0():
     """Two people, each with the same right and wrong answers: no spread is seen, and none is promised."""
     labels, scores = np.tile([0, 0, 0, 1, 1, 1], 2), np.tile([0.1, 0.2, 0.7, 0.3, 0.8, 0.9], 2)
     people = np.repeat([0, 1], 6)
-    found = metric_intervals(labels, scores, people, replicates=200)
+    found = all_intervals(labels, scores, people, replicates=200)
     assert found["auc"].value == pytest.approx(8 / 9) and found["acc"].value == pytest.approx(2 / 3)
     for name in ("auc", "acc", "eer", "ece", "brier"):
         assert found[name].value is not None and found[name][1:3] == (None, None), name
@@ -269,7 +279,7 @@ def test_an_error_that_is_only_rounding_is_no_error():
 
 
 def test_one_cluster_a_class_gives_no_limits():
-    found = metric_intervals(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.3, 0.9]), np.array([0, 0, 1, 1]))
+    found = all_intervals(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.3, 0.9]), np.array([0, 0, 1, 1]))
     assert found["auc"].value == 0.75
     assert all(interval.low is None and interval.high is None for interval in found.values())
 
@@ -355,7 +365,7 @@ def test_a_coarse_grid_of_scores_hardly_moves_the_replicates():
 
 def test_the_same_seed_gives_the_same_intervals_and_another_seed_others():
     labels, scores, video = clustered(np.random.default_rng(11), 40)
-    first, again, other = (metric_intervals(labels, scores, video, replicates=200, seed=s) for s in (0, 0, 1))
+    first, again, other = (all_intervals(labels, scores, video, replicates=200, seed=s) for s in (0, 0, 1))
     assert first == again
     assert first["eer"] != other["eer"] and first["auc"] == other["auc"]
 

@@ -18,7 +18,6 @@ import pytest
 import torch
 from filelock import FileLock
 from made import made_config, made_dataset
-from tiny import quick_and_slow
 
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.data import EvaluationBatches, make_loader, watched
@@ -51,7 +50,7 @@ def refused(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", quick_and_slow(PLACES, {"time", "write"}))
+@pytest.mark.parametrize("place", PLACES)
 def test_a_run_killed_anywhere_and_resumed_ends_with_the_bits_of_the_one_left_alone(bench, place):
     moment = bench.kill(f"killed_{place}", place, random.Random(place))
     assert bench.finish(f"killed_{place}") == [], moment
@@ -95,8 +94,8 @@ def test_the_comparison_sees_a_single_bit():
     ("place", "number"),
     [
         ("step", signal.SIGUSR1),
-        pytest.param("score", signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param("last score", signal.SIGUSR1, marks=pytest.mark.slow),
+        ("score", signal.SIGTERM),
+        ("last score", signal.SIGUSR1),
     ],
 )
 def test_a_stop_signal_while_training_validating_or_testing_ends_with_75_and_loses_nothing(bench, place, number):

@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -57,7 +58,8 @@ def test_every_folder_with_an_init_is_listed_for_the_wheel():
     listed = ast.literal_eval(text.split("packages = ")[1].split("]")[0] + "]")
     mapped = text.split("[tool.setuptools.package-dir]")[1].split("[tool")[0]
     assert packages == set(listed)
-    assert all(f'"{name}"' in mapped for name in packages)
+    folders = {name: name.removeprefix("resproto_fd.").replace(".", "/") for name in packages}
+    assert dict(re.findall(r'^"(.+)" = "(.+)"$', mapped, re.M)) == folders
 
 
 def test_no_folder_of_modules_lacks_an_init():

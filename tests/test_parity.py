@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from tiny import quick_and_slow
 from torch.nn import functional as F
 
 from resproto_fd.configs import loading
@@ -84,12 +85,8 @@ QUICK = {"meso4", "meso4Inception", "resnet34"}
 """Detectors that are compared in the default tier; the others are in the slow one."""
 
 
-def quick_and_slow(names):
-    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
-
-
 @pytest.mark.real
-@pytest.mark.parametrize("name", quick_and_slow(TOLERANCES))
+@pytest.mark.parametrize("name", quick_and_slow(TOLERANCES, QUICK))
 def test_a_checkpoint_loads_whole_and_gives_deepfakebenchs_numbers(parity, name):
     folder, recipe = parity
     golden = json.loads((folder / "golden" / f"{name}_seed1.json").read_text())
@@ -137,7 +134,7 @@ STEP_TOLERANCES = {"srm": (9e-5, 2e-2)}
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", quick_and_slow(STEPS))
+@pytest.mark.parametrize("name", quick_and_slow(STEPS, QUICK))
 def test_a_training_step_has_deepfakebenchs_loss_and_gradient(parity, name):
     folder, recipe = parity
     golden = json.loads((folder / "golden" / f"{name}_seed1.json").read_text())

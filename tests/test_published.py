@@ -11,6 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from itertools import groupby
 
 import pytest
+from published_checks import check_averages, find_published
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.published import (
@@ -18,9 +19,7 @@ from resproto_fd.training.published import (
     COUNTS,
     FRACTIONS,
     SIZES,
-    check_averages,
     count_published,
-    find_published,
     load_published,
     load_sources,
     published_folder,

@@ -3,11 +3,12 @@
 import re
 
 import pytest
+from published_checks import find_published
 
 from resproto_fd.configs import loading
 from resproto_fd.training.board.building import build
 from resproto_fd.training.board.published_beside import own_names, published_lines
-from resproto_fd.training.published import find_published, load_published
+from resproto_fd.training.published import load_published
 from resproto_fd.training.results import RunResult, Selection, TestResult
 
 

@@ -146,22 +146,6 @@ class PublishedSource(_Strict):
     discrepancies: list[Discrepancy]
 
 
-@dataclass(frozen=True, slots=True)
-class AverageCheck:
-    """A printed average against the cells it covers.
-
-    Attributes:
-        row: The printed average.
-        mean: Mean of the printed cells; None if the source does not print all of them.
-        verdict: "exact": the mean rounds to the print; "rounding": one unit of the last digit apart at most, which
-            cells rounded before printing explain; "differs"; "incomplete": cells are not printed.
-    """
-
-    row: PublishedRow
-    mean: Decimal | None
-    verdict: Literal["exact", "rounding", "differs", "incomplete"]
-
-
 def published_folder() -> Path:
     """The folder of the CSVs that come with the package."""
     return Path(str(files("resproto_fd.configs"))) / "published"
@@ -195,45 +179,12 @@ def load_published(folder: Path | None = None) -> list[PublishedRow]:
     return [row for key, source in sources.items() for row in _read_source(folder / f"{key}.csv", key, source)]
 
 
-def find_published(rows: Iterable[PublishedRow], setting: str | None = "", **wanted: str) -> list[PublishedRow]:
-    """Rows that have all the wanted values (`test_set="DFDC"`, `metric`, `method`, ...), in the order of print.
-
-    Args:
-        rows: From `load_published`.
-        setting: Methods as proposed by default; None for ablations and training scales too.
-        wanted: Values of the fields of `PublishedRow`.
-    """
-    wanted |= {} if setting is None else {"setting": setting}
-    return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
-
-
-def check_averages(rows: Iterable[PublishedRow], sources: dict[str, PublishedSource]) -> list[AverageCheck]:
-    """Every printed average of a metric, recomputed from the printed cells of its line."""
-    rows = [row for row in rows if row.metric in FRACTIONS]
-    cells = {(row.run, row.level, row.metric, row.test_set): row.printed for row in rows}
-    checks = []
-    for row in (row for row in rows if row.is_average):
-        covered = sources[row.source].tables[row.table].averages[row.test_set]
-        values = [cells.get((row.run, row.level, row.metric, name)) for name in covered]
-        mean = None if None in values else sum(values) / len(values)
-        checks.append(AverageCheck(row, mean, _verdict(row, mean)))
-    return checks
-
-
 def count_published(rows: Iterable[PublishedRow]) -> dict[tuple[str, str], tuple[int, int]]:
     """(source, table) -> (runs, cells)."""
     rows = list(rows)
     runs = Counter(run[:2] for run in {row.run for row in rows})
     cells = Counter((row.source, row.table) for row in rows)
     return {key: (runs[key], cells[key]) for key in cells}
-
-
-def _verdict(row: PublishedRow, mean: Decimal | None) -> str:
-    if mean is None:
-        return "incomplete"
-    unit = Decimal(1).scaleb(-row.decimals)
-    apart = abs(mean - row.printed)
-    return "exact" if apart <= unit / 2 else "rounding" if apart <= unit else "differs"
 
 
 def _read_source(path: Path, key: str, source: PublishedSource) -> list[PublishedRow]:

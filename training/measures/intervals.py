@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resproto_fd.training.measures.clusters import Clusters, table_clusters
-from resproto_fd.training.measures.resampling import DRAWS, REPLICATES, Draws, Resampling, bootstrap
+from resproto_fd.training.measures.resampling import DRAWS, Draws, Resampling, bootstrap
 from resproto_fd.training.measures.roc import FALSE_POSITIVE_RATES, Ranking, point_metrics
 from resproto_fd.training.measures.videos import aggregate_videos
 from resproto_fd.training.scores import ScoreTable
@@ -42,34 +42,14 @@ NO_ERROR = 1e-12
 """A standard error below this counts as none: a few clusters agree by chance, others might not."""
 
 
-def metric_intervals(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    clusters: np.ndarray | None = None,
-    *,
-    confidence: float = 0.95,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> dict[str, Interval]:
+def metric_intervals(ranking: Ranking, resampling: Resampling, confidence: float = 0.95) -> dict[str, Interval]:
     """Every metric of `point_metrics` with its interval.
 
     Args:
-        labels: 0 real, 1 fake, [N].
-        scores: P(fake), [N].
-        clusters: Which scores are not independent of each other, numbers from 0, [N]; all are if not given.
+        ranking: The scores.
+        resampling: The bootstrap's draws, of the same scores' clusters.
         confidence: Share of such intervals that hold the true value.
-        replicates: Of the bootstrap.
-        seed: Of the bootstrap: the same seed gives the same intervals.
-
-    Raises:
-        ValueError: Lengths differ, or a score is not finite.
     """
-    ranking = Ranking(labels, scores)
-    resampling = Resampling(Clusters(clusters, ranking.labels), replicates, seed)
-    return _metric_intervals(ranking, resampling, confidence)
-
-
-def _metric_intervals(ranking: Ranking, resampling: Resampling, confidence: float) -> dict[str, Interval]:
     clusters = resampling.clusters
     if not ranking.defined or clusters.fewest < 2:
         exact = point_metrics(ranking)
@@ -83,7 +63,7 @@ def _metric_intervals(ranking: Ranking, resampling: Resampling, confidence: floa
         else:
             result[name] = logit_interval(value, se, free, clusters.pairs, confidence)
     result["auc"] = _auc_interval(ranking, clusters, confidence)
-    rates = _tpr_intervals(ranking, clusters, list(FALSE_POSITIVE_RATES.values()), confidence)
+    rates = tpr_intervals(ranking, clusters, list(FALSE_POSITIVE_RATES.values()), confidence)
     return result | dict(zip(FALSE_POSITIVE_RATES, rates))
 
 
@@ -143,7 +123,7 @@ def table_intervals(
         ranking = Ranking(labels, values)
         if level not in shared or not shared[level].fits(index, ranking.labels, *draws):
             shared[level] = Resampling(Clusters(index, ranking.labels), *draws)
-        found = _metric_intervals(ranking, shared[level], confidence)
+        found = metric_intervals(ranking, shared[level], confidence)
         result |= {f"{level}_{name}": interval for name, interval in found.items()}
     return result
 
@@ -276,10 +256,13 @@ def cluster_components(ranking: Ranking, clusters: Clusters) -> tuple[float, np.
     return auc, fake, clusters.sums(components) - fake
 
 
-def tpr_interval(
-    labels: np.ndarray, scores: np.ndarray, fpr: float, clusters: np.ndarray | None = None, confidence: float = 0.95
-) -> Interval:
-    """Best true positive rate of a threshold with at most this false positive rate, with its interval.
+DESIGN_COUNT = 10  # reals beyond a threshold from which their clustering can be measured
+
+
+def tpr_intervals(
+    ranking: Ranking, clusters: Clusters, rates: Sequence[float], confidence: float = 0.95
+) -> list[Interval]:
+    """Best true positive rate of a threshold with at most each of some false positive rates, with its interval.
 
     Two things are uncertain: where the threshold lies (all thresholds whose false positive rate may be `fpr`: a
     Jeffreys limit with the effective number of frames) and the rate there; MOVER joins them. The bootstrap, which
@@ -287,17 +270,11 @@ def tpr_interval(
     interval reaches down to 0, and covers more than it promises.
 
     Args:
-        fpr: The false positive rate allowed, in (0, 1).
-        others: As `auc_interval`.
+        ranking: The scores.
+        clusters: Their clusters.
+        rates: False positive rates allowed, in (0, 1).
+        confidence: Share of such intervals that hold the true value.
     """
-    ranking = Ranking(labels, scores)
-    return _tpr_intervals(ranking, Clusters(clusters, ranking.labels), [fpr], confidence)[0]
-
-
-DESIGN_COUNT = 10  # reals beyond a threshold from which their clustering can be measured
-
-
-def _tpr_intervals(ranking: Ranking, clusters: Clusters, rates: Sequence[float], confidence: float) -> list[Interval]:
     from scipy.special import betainc, betaincinv, ndtri, stdtrit
 
     if not ranking.defined:
