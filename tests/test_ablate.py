@@ -62,6 +62,7 @@ def test_other_keywords_give_the_numbers_of_testing_with_them(folder, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_by_default_figure_4s_values_of_k_are_tried(folder):
     assert main(["ablate", str(folder)]) == 0
     tried = {row["what"] for row in rows_of(folder)}

@@ -212,6 +212,7 @@ def test_scores_of_sia_depend_on_the_batch_where_that_is_asked_for():
         ("lrl", {"size": 32, "segmentation": 0.0, "dropout": 0.0, "drop_path": 0.0}),
     ],
 )
+@pytest.mark.slow
 def test_activations_of_the_stages_are_checkpointed_where_asked_without_changing_gradients(name, keywords, monkeypatch):
     runs = []
     for checkpointed in (False, True):

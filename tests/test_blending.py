@@ -10,6 +10,7 @@ import torch
 from made import TinyDetector, made_config
 from test_fields import Asking, scene
 from test_trainer import make_trainer, same_bits, state_of
+from tiny import quick_and_slow
 
 from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.configs.schema import InputConfig, TrainConfig
@@ -284,7 +285,7 @@ def test_a_pairs_partner_is_the_other_of_the_pair(stores):
     assert pairs_of("warped", stores).companions is None
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick_and_slow(KINDS, ["self_blended"]))
 def test_pairs_are_the_same_with_any_number_of_workers_and_on_the_device(kind, stores):
     runs = []
     for workers in (0, 2):
@@ -376,7 +377,7 @@ def test_what_pairs_cannot_be_made_of_is_said(tmp_path, stores):
         BlendedPairs.of("warped", alone, {}, {"FF": FileStore(tmp_path)})
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick_and_slow(KINDS, ["self_blended"]))
 def test_a_run_on_pairs_goes_on_to_the_same_bits(kind, stores, tmp_path):
     def trainer(folder, **run):
         config = made_config(epochs=2, batch_size=4, samples=kind, run=run)

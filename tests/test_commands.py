@@ -89,6 +89,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(demo, tmp_
     assert not np.array_equal(a, c)
 
 
+@pytest.mark.slow
 def test_a_run_can_train_on_forgeries_made_from_the_real_frames(demo, own_demo, tmp_path, capsys):
     words = ["train.samples=cross_blended", "--test_dataset", "Demo-A"]
     assert train(demo, tmp_path / "a", *words) == 0
@@ -312,6 +313,7 @@ def test_a_runs_own_results_are_not_replaced_by_those_of_other_settings(trained,
     assert main(["test", "--run", str(trained), "input.size=32", "--out", str(tmp_path)]) == 0
 
 
+@pytest.mark.slow
 def test_two_changes_of_a_runs_protocol_have_a_folder_each(trained, tmp_path):
     folder = tmp_path / "demo_multi" / "timm" / "seed3"
     shutil.copytree(trained, folder)

@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pytest
 import torch
 from tiny import TINY_RESNET
 
@@ -105,6 +106,7 @@ def test_an_equal_finished_control_is_taken_over_and_another_is_an_error(demo, t
     assert main([*words, "--seed", "1"]) == 0
 
 
+@pytest.mark.slow
 def test_the_demo_with_controls_runs_a_second_time(demo, tmp_path, capsys, monkeypatch):
     shutil.copytree(demo, tmp_path / "demo_data")
     monkeypatch.setattr(command, "_one", lambda *_: (0, "already trained"))  # the control alone

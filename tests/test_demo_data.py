@@ -49,6 +49,7 @@ def content(folder, names):
     return found
 
 
+@pytest.mark.slow
 def test_the_bytes_depend_on_the_seed_and_not_on_the_number_of_processes(tmp_path, monkeypatch):
     small = replace(DEMO_SETS[0], methods=("swap", "warp"), pairs={"tiny": {"train": 1, "test": 1}})
     monkeypatch.setattr(demo, "DEMO_SETS", (small,))

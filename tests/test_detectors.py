@@ -5,7 +5,7 @@ import io
 
 import pytest
 import torch
-from tiny import CASES, IMAGES, LABELS, build, make, quick_and_slow, trained_a_little, trains
+from tiny import CASES, IMAGES, LABELS, build, first_step, make, quick_and_slow, trained_a_little, trains
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
@@ -22,6 +22,9 @@ WITH_FIELDS = {
 
 MAIN = [name for name in CASES if "," not in name or name.startswith("resproto_fd")]
 """Cases of the default tier; variants of other classes are in the slow one."""
+
+QUICK = ["resproto_fd", "clip", "timm", "gm_df", "mfclip", "sd2", "meso4", "clip_lora", "ucf", "lsda", "iid"]
+"""Cases and presets of the default tier in the longer tests; the others are in the slow one."""
 
 
 @pytest.fixture(params=quick_and_slow(CASES, MAIN), scope="module")
@@ -41,9 +44,9 @@ def test_every_registered_class_is_among_the_cases_and_few_train_nothing():
 
 @torch.no_grad()
 def test_outputs_have_their_shapes_and_ranges(case):
-    for detector in (make(case).train(), trained_a_little(case)):
-        output = detector(IMAGES, LABELS)
-        features = detector.encode(IMAGES)
+    detector, training = first_step(case)
+    features = detector.encode(IMAGES)
+    for output in (training, detector(IMAGES, LABELS)):
         assert output.scores.shape == (6,)
         assert output.scores.dtype == torch.float32
         assert ((output.scores >= 0) & (output.scores <= 1)).all()
@@ -53,7 +56,7 @@ def test_outputs_have_their_shapes_and_ranges(case):
         assert all(v.shape == (6,) and ((v >= 0) & (v <= 1)).all() for v in output.variants.values())
         assert output.losses["total"].ndim == 0
         assert all(value.isfinite() for value in output.losses.values())
-        assert detector(IMAGES).losses is None
+    assert detector(IMAGES).losses is None
 
 
 def test_nothing_trains_zero_shot():
@@ -90,6 +93,7 @@ def test_the_loss_falls_when_trained_on_one_batch(trained_case):
     assert min(losses[-2:]) < losses[0]
 
 
+@pytest.mark.parametrize("case", quick_and_slow(CASES, QUICK), indirect=True)
 @torch.no_grad()
 def test_scores_depend_on_the_image_alone(case):
     detector = trained_a_little(case)
@@ -106,6 +110,7 @@ def test_scores_depend_on_the_image_alone(case):
         assert all(torch.equal(labelled.variants[name], expected.variants[name]) for name in expected.variants)
 
 
+@pytest.mark.parametrize("case", quick_and_slow(CASES, QUICK), indirect=True)
 @torch.no_grad()
 def test_evaluation_leaves_the_state_untouched(case):
     detector = trained_a_little(case)
@@ -118,26 +123,19 @@ def test_evaluation_leaves_the_state_untouched(case):
 
 
 @torch.no_grad()
-def test_the_state_round_trips_through_a_file_of_plain_tensors(case):
-    detector = trained_a_little(case)
-    file = io.BytesIO()
+def test_seed_and_state_make_the_detector(case):
+    """One seed gives one detector and two seeds two, and a file of plain tensors carries all that a detector is."""
+    once, again = make(case).eval(), build(case).eval()
+    with without_pretrained():
+        other = build(case, 1).eval()
+    scores = once(IMAGES).scores
+    assert torch.equal(again(IMAGES).scores, scores)
+    assert not torch.equal(other(IMAGES).scores, scores)
+    detector, file = trained_a_little(case), io.BytesIO()
     torch.save(detector.state_dict(), file)
     file.seek(0)
-    with without_pretrained():
-        other = make(case, seed=1).eval()
     other.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(other(IMAGES).scores, detector(IMAGES).scores)
-
-
-@torch.no_grad()
-def test_one_seed_gives_one_detector_and_two_seeds_two(case):
-    once, again, other = (one.eval()(IMAGES).scores for one in (make(case), build(case), make(case, 1)))
-    assert torch.equal(once, again)
-    assert not torch.equal(once, other)
-
-
-QUICK = {"resproto_fd", "clip", "timm", "gm_df", "mfclip", "sd2", "meso4", "clip_lora"}
-"""Cases and presets of the default tier in the two longest tests; the others are in the slow one."""
 
 
 @pytest.mark.parametrize("trained_case", quick_and_slow(filter(trains, CASES), QUICK), indirect=True)
@@ -159,6 +157,7 @@ def test_head_on_detached_features_then_encode_gives_the_gradients_of_forward(tr
             torch.testing.assert_close(two.grad, one.grad, atol=1e-9, rtol=0, msg=name)
 
 
+@pytest.mark.parametrize("case", quick_and_slow(CASES, QUICK), indirect=True)
 def test_half_precision_features_lose_nothing_in_the_head(case):
     detector = trained_a_little(case)
     with torch.no_grad():
@@ -199,7 +198,7 @@ PRESETS = loading.names("detectors")
 FROM_SCRATCH = [name for name in PRESETS if not loading.load("detectors", name).model.get("pretrained", True)]
 
 
-@pytest.mark.parametrize("name", FROM_SCRATCH)
+@pytest.mark.parametrize("name", quick_and_slow(FROM_SCRATCH, ["resproto_fd_tiny", "meso4", "capsule_net"]))
 def test_presets_that_need_no_weights_run_at_their_input_size(name):
     config = loading.load("detectors", name)
     detector = registry.build_detector(config).eval()
@@ -216,7 +215,7 @@ def assert_listed_as_built(config, detector):
     assert set(config.needs) == detector.requires
 
 
-@pytest.mark.parametrize("name", quick_and_slow(sorted({*PRESETS} - {*FROM_SCRATCH}), QUICK))
+@pytest.mark.parametrize("name", quick_and_slow(sorted({*PRESETS} - {*FROM_SCRATCH}), ["resproto_fd", "clip"]))
 def test_full_size_presets_are_what_their_names_say(name):
     config = loading.load("detectors", name)
     with torch.device("meta"), without_pretrained():

@@ -36,7 +36,7 @@ sys.path.append(str(BENCHMARKS))
 
 from kill_and_resume import PRELOADED, Bench, Run, differences, traces  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")]
 
 CPU = torch.device("cpu")
 LOOPBACK = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "")
@@ -154,7 +154,7 @@ def fitted(world, folder, name, accumulate, **changes):
 
 CASES = [(name, accumulate) for name in DETECTORS for accumulate in (1, 2)]
 OF_FOUR = [case for case in CASES if case[0] == "resproto_fd"]
-PAIRS = [(2, case) for case in CASES] + [pytest.param(4, case, marks=pytest.mark.slow) for case in OF_FOUR]
+PAIRS = [(2, case) for case in CASES] + [(4, case) for case in OF_FOUR]
 
 
 def all_fitted(world, folder):
@@ -211,7 +211,7 @@ def test_the_memory_of_resproto_fd_is_filled_in_these_runs(alone):
     assert state["memory.dwell"].max() > 0
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [2, 4])
 def test_each_process_takes_its_share_of_the_order_and_each_epoch_has_its_own_order(alone, ranks, size):
     shares = zip(*(result["resproto_fd", 1]["order"] for result in ranks(size)))
     joined = [[index for share in step for index in share] for step in shares]
@@ -241,7 +241,7 @@ def as_tuple(result):
     return result.index, result.scores, result.variants, [(bad.index, bad.message) for bad in result.skipped]
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [2, 3])
 def test_scores_are_identical_for_any_number_of_frames(tmp_path, size):
     shapes = [(1, 1), (1, 3), (3, 3), (5, 5), (2, 13)]
     one = [as_tuple(result) for result in together(1, scored, None, shapes=shapes)[0]]
@@ -368,7 +368,6 @@ def pair(bench):
     return traces(bench.folder("pair"))
 
 
-@pytest.mark.slow
 def test_two_processes_leave_the_result_of_one(bench, pair):
     one = bench.traces
     assert pair["files"] == one["files"]
@@ -384,7 +383,6 @@ def test_two_processes_leave_the_result_of_one(bench, pair):
     assert [name for name in pair if name.startswith("tb ")] == [name for name in one if name.startswith("tb ")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fuse", [("write", 6000), ("score", 4)], ids=lambda fuse: fuse[0])
 def test_a_run_of_two_whose_main_process_is_killed_resumes_to_the_same_bits(bench, pair, fuse):
     name = f"killed_{fuse[0]}"
@@ -397,7 +395,6 @@ def test_a_run_of_two_whose_main_process_is_killed_resumes_to_the_same_bits(benc
     assert differences(pair, traces(bench.folder(name))) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fuses", "log_every"),
     [
@@ -455,14 +452,12 @@ def torchrun(bench, name, *script, options=()):
     return done.stdout
 
 
-@pytest.mark.slow
 def test_torchrun_trains_two_processes_as_two(bench, pair):
     shown = torchrun(bench, "torchrun", str(ROOT / "training" / "train.py"))
     assert shown.count("test set") == 1
     assert differences(pair, traces(bench.folder("torchrun"))) == []
 
 
-@pytest.mark.slow
 def test_torchrun_restarts_a_run_of_which_a_process_was_killed(bench, pair):
     fuse = json.dumps([["step", 5], str(bench.work / "restarted.log")])  # eight steps in all: it burns once
     script = [str(BENCHMARKS / "kill_and_resume.py"), "--fuse", fuse, "train"]
@@ -486,7 +481,6 @@ with joined("cpu", timeout_minutes=1) as world:
 """
 
 
-@pytest.mark.slow
 def test_a_machine_whose_process_died_and_one_whose_did_not_join_again(tmp_path):
     (tmp_path / "member.py").write_text(MEMBER)
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--max_restarts=2"]
@@ -530,7 +524,6 @@ esac
 """
 
 
-@pytest.mark.slow
 def test_the_slurm_script_of_the_docs_requeues_a_stopped_run_until_it_is_done(bench, pair, tmp_path):
     (script,) = re.findall("```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs/how_to/several_gpus.md").read_text(), re.S)
     requeued, folder = tmp_path / "requeued", bench.folder("slurm")

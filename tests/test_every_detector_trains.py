@@ -45,7 +45,7 @@ def resolved(demo):
     return protocols.resolve(protocol.model_copy(update={"frames": frames}), DataConfig(root=str(demo)))
 
 
-QUICK = {"resproto_fd", "clip", "timm", "gm_df", "mfclip", "sd2", "spsl", "uia_vit"}
+QUICK = {"resproto_fd", "clip", "timm", "gm_df", "mfclip", "sd2", "uia_vit"}
 """Classes that train in the default tier; the others in the slow one."""
 
 

@@ -430,7 +430,10 @@ def test_a_disk_that_takes_no_more_is_reported_and_leaves_no_half_store(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["FaceForensics++", "FF-DF", "FF-NT", "Celeb-DF-v2"])
+OTHER_SETS = [pytest.param(name, marks=pytest.mark.slow) for name in ("FaceForensics++", "FF-NT", "Celeb-DF-v2")]
+
+
+@pytest.mark.parametrize("name", ["FF-DF", *OTHER_SETS])
 @pytest.mark.parametrize("style", ["dataset_json", "dataset_json_released_style"])
 @pytest.mark.parametrize("place", ["rgb", "lmdb", "lmdb_winkeys"])
 def test_deepfakebenchs_own_data_reads_alike_whichever_json_goes_with_whichever_store(shared, name, style, place):

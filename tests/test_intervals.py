@@ -567,6 +567,7 @@ def test_simulated_coverage_of_every_interval(scenario, auc):
     assert found["auc, naive"]["coverage"] < 0.75
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_and_ends_with_one_line_of_json(capsys, monkeypatch):
     arguments = "--simulations 2 --videos 40 --aucs 0.8 --scenarios source --frames 2000 --detectors 2 --json-only"
     monkeypatch.setattr("sys.argv", ["statistics.py", *arguments.split()])

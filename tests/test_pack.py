@@ -273,7 +273,7 @@ def in_child(work):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-@pytest.mark.parametrize("begun", [False, True], ids=["new", "added to"])
+@pytest.mark.parametrize("begun", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["new", "added to"])
 def test_killed_at_any_step_a_store_is_whole_or_not_there_and_is_finished_to_the_same(data, monkeypatch, begun):
     monkeypatch.setattr(packed_store, "BATCH_BYTES", 1500)
     whole, half_made = packed(data, "whole_lmdb", codec="native").statement, 0

@@ -81,7 +81,7 @@ def make(name: str, **keywords):
         return create_detector(name, pretrained=None, **keywords)
 
 
-QUICK = {"meso4", "meso4Inception", "resnet34"}
+QUICK = {"meso4", "meso4Inception"}
 """Detectors that are compared in the default tier; the others are in the slow one."""
 
 

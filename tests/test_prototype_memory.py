@@ -186,6 +186,7 @@ def test_the_whole_step_reads_nothing_back_to_the_host():
             bool(memory.ready)
 
 
+@pytest.mark.slow
 def test_collecting_and_scoring_compile_to_one_graph():
     memory, eager = PrototypeMemory(6, 8), PrototypeMemory(6, 8)
     residual, labels = batch(dtype=torch.float32)

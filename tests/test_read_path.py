@@ -298,6 +298,7 @@ def test_a_frame_of_the_detectors_size_is_copied_and_another_resized(stores, sid
     np.testing.assert_array_equal(image, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the processor time of other processes")
 def test_the_benchmark_prints_a_table_and_last_a_line_of_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")

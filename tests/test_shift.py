@@ -62,6 +62,7 @@ def test_without_both_classes_there_is_no_threshold():
     assert shift.thresholds(table([0.1, 0.2], [0, 0])) == {}
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_shift_and_what_it_costs(demo, tmp_path):
     words = ["--detector", "resnet_tiny", "--protocol", "demo_cross", "--out", str(tmp_path / "runs")]
     quiet = [f"data.root={demo}", "run.workers=0", "run.progress=false", "run.device=cpu"]

@@ -129,6 +129,8 @@ def test_a_rows_page_opens_and_its_curve_is_followed_by_pointer_and_keys(page):
 
 
 def test_the_theme_turns_dark_and_is_kept_on_the_next_page(page):
+    from playwright.sync_api import expect
+
     def ground() -> str:
         return page.evaluate("getComputedStyle(document.body).backgroundColor")
 
@@ -140,7 +142,7 @@ def test_the_theme_turns_dark_and_is_kept_on_the_next_page(page):
     assert light != dark
     page.locator("nav a", has_text="Published").click()
     page.wait_for_url("**/published.html")
-    assert ground() == dark
+    expect(page.locator("body")).to_have_css("background-color", dark)  # waits for the page's script
     assert page.locator("#theme").inner_text() == "Theme: dark"
 
 

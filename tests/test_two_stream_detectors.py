@@ -162,6 +162,7 @@ def test_constants_in_a_checkpoint_are_passed_over_and_unknown_tensors_are_not(p
         create_detector(name, pretrained=None).load_deepfakebench({**state, "odd.weight": torch.zeros(1)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["f3net", "srm", "recce", "ucf"])
 def test_losses_and_gradients_are_finite_in_half_precision(name):
     sized = {"size": 64} if name in ("f3net", "srm") else {}

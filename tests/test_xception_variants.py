@@ -31,6 +31,7 @@ def test_the_penalty_of_core_is_the_loop():
     assert cosine_penalty(one, two).item() == pytest.approx(total / 5, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_core_trains_on_both_views_and_pulls_their_features_together():
     detector = make("core", consistency=2.0).double().train()
     output = detector(IMAGES.double(), LABELS, second_view=OTHER.double())
@@ -64,6 +65,7 @@ def test_boxes_of_rfm_cover_the_highest_visible_attention_one_after_another():
     assert torch.equal(erased(images, attention, 0, 0.3), images)
 
 
+@pytest.mark.slow
 def test_attention_of_rfm_is_the_slope_and_leaves_no_trace():
     detector = make("rfm").double().train()
     before = copy.deepcopy(detector.state_dict())
@@ -83,6 +85,7 @@ def test_attention_of_rfm_is_the_slope_and_leaves_no_trace():
     assert heat[0, row, column].item() == pytest.approx(max(map(abs, slopes)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_of_rfm_trains_on_erased_images():
     class Plainly:
         def autocast(self):
