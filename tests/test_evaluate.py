@@ -9,7 +9,8 @@ from resproto_fd.training.board.building import build
 from resproto_fd.training.board.collecting import collect
 from resproto_fd.training.board.notes import margins, warnings
 from resproto_fd.training.board.table import sections
-from resproto_fd.training.board.ties import ties_with_best
+from resproto_fd.training.board.ties import MEAN, NO_TABLES
+from resproto_fd.training.board.ties import test_against_best as against_best
 from resproto_fd.training.cli import main
 from resproto_fd.training.measures.comparisons import compare_tables
 from resproto_fd.training.measures.deepfakebench import explained
@@ -132,7 +133,7 @@ def test_result_files_hold_the_intervals_and_older_ones_are_still_read(runs):
 def test_rows_that_a_test_set_cannot_tell_from_its_best_are_marked(runs, tmp_path):
     results, _ = collect([runs])
     section = sections(results)[0]
-    ties = section.ties("frame_auc")
+    ties = section.marks["frame_auc"].tied
     assert {row.key.split(" ")[0] for row in section.rows if row.key in ties["D"]} == {"good", "also_good"}
     build([runs], tmp_path)
     page, markdown = (tmp_path / "index.html").read_text(), (tmp_path / "leaderboard.md").read_text()
@@ -150,21 +151,51 @@ def test_rows_that_a_test_set_cannot_tell_from_its_best_are_marked(runs, tmp_pat
     assert dict(zip(header.split(","), first.split(",")))["frame_auc_low"] == repr(low)
 
 
-def test_without_score_tables_or_with_those_of_other_frames_nothing_is_marked(tmp_path):
-    made = [made_run(tmp_path, name) for name in ("good", "poor")]
-    rows = {run.detector: [run] for run in made}
-    assert set(ties_with_best(rows, ["D", "EE"], "video_auc")) == {"D", "EE"}
-    assert ties_with_best(rows, ["D"], "frame_eer") == {}
-    assert ties_with_best({"good": rows["good"]}, ["D"], "frame_auc") == {}
-    made_table("poor", frames=5).save(tmp_path / "runs/made/poor/seed0/scores/D.npz")
-    assert set(ties_with_best(rows, ["D", "EE"], "frame_auc")) == {"EE"}
+def test_rows_without_score_tables_are_named_and_the_others_keep_their_marks(tmp_path):
+    rows = {name: [made_run(tmp_path, name)] for name in ("good", "also_good", "poor")}
+    marks = against_best(rows, ["D", "EE"], ["D", "EE"])
+    assert set(marks["video_auc"].tied) == {"D", "EE", MEAN}
+    assert set(marks) == {"frame_auc", "video_auc"}
+    alone = against_best({"good": rows["good"]}, ["D"], ["D"])["frame_auc"]
+    assert alone.tied == {} and alone.limits["D"]["good"].low < 1
     (tmp_path / "runs/made/good/seed0/scores/EE.npz").unlink()
-    assert ties_with_best(rows, ["D", "EE"], "frame_auc") == {}
+    found = against_best(rows, ["D", "EE"], ["D", "EE"])["frame_auc"]
+    assert found.untested["EE"] == {"good": NO_TABLES}
+    assert found.untested[MEAN] == {"good": "not tested on EE"}
+    assert "good" in found.tied["D"] and found.tied["EE"] == {"also_good"}
+    made_table("poor", frames=5).save(tmp_path / "runs/made/poor/seed0/scores/D.npz")
+    assert against_best(rows, ["D"], ["D"])["frame_auc"].untested["D"] == {"poor": NO_TABLES}
 
 
-def test_rows_without_a_common_seed_are_not_compared(tmp_path):
+@pytest.mark.parametrize("where", ["value", "interval"])
+def test_a_number_that_its_score_table_denies_leaves_the_file_out(tmp_path, where):
+    result = made_run(tmp_path, "good")
+    test = result.tests["D"]
+    changed = {"frame_auc": 0.999} if where == "value" else {}
+    intervals = test.intervals | {"frame_auc": test.intervals["frame_auc"].model_copy(update={"value": 0.999})}
+    changed |= {"intervals": intervals} if where == "interval" else {}
+    result.tests["D"] = test.model_copy(update=changed)
+    result.save(tmp_path / "runs/made/good/seed0/result.json")
+    made_run(tmp_path, "poor")
+    results, problems = collect([tmp_path / "runs"])
+    assert [one.detector for one in results] == ["poor"]
+    assert re.search(
+        r"frame_auc of D is 0\.999 in the file; its score table gives 0\.\d+; test again", problems[0].reason
+    )
+
+
+def test_score_tables_of_other_weights_leave_the_file_out(tmp_path):
+    result = made_run(tmp_path, "good")
+    result.checkpoint_sha256 = "a" * 64
+    result.save(tmp_path / "runs/made/good/seed0/result.json")
+    results, problems = collect([tmp_path / "runs"])
+    assert results == []
+    assert "scores of D are not those of result.json" in problems[0].reason
+
+
+def test_a_row_with_another_seed_is_tested_with_the_others(tmp_path):
     rows = {"good": [made_run(tmp_path, "good", 0)], "poor": [made_run(tmp_path, "poor", 1)]}
-    assert ties_with_best(rows, ["D"], "frame_auc") == {}
+    assert against_best(rows, ["D"], ["D"])["frame_auc"].tied["D"] == {"good"}
 
 
 # --- controls --------------------------------------------------------------------------------------------------------

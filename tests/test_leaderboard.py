@@ -129,6 +129,42 @@ def test_with_in_domain_sets_only_the_mean_is_over_all():
     assert only([run("a", {"Demo-A": 0.9})]).mean_sets == ["Demo-A"]
 
 
+PROTOCOL = {"protocol": {"train": ["Demo-A"], "test": ["Demo-A", "B", "C"]}}
+
+
+def test_the_protocol_fixes_the_sets_of_the_mean_whichever_rows_are_there():
+    rows = [run("a", {"Demo-A": 0.9, "B": 0.6, "C": 0.7}, config=PROTOCOL), run("b", {"B": 0.9}, config=PROTOCOL)]
+    seen = {"B": scored(0.99, in_domain=True), "C": scored(0.9, in_domain=False)}
+    other = run("c", {}, tests=seen, config=PROTOCOL, overrides=["trained_under=theirs"])
+    for results in (rows[:1], rows, [*rows, other]):
+        section = only(results)
+        assert section.mean_sets == ["B", "C"]
+        assert section.in_domain == {"Demo-A"}
+        assert section.table("frame_auc")[0].cells[-1].mean == pytest.approx(0.65)
+    lines = {line.row.first.detector: line for line in section.table("frame_auc")}
+    assert (lines["b"].rank, lines["b"].cells[-1].mean) == (None, None)
+    assert (lines["c"].row.group, lines["c"].rank, lines["c"].best) == ("seen", None, [])
+    assert "c trained_under=theirs: was trained on B, a set of the mean; not ranked." in notes(section)
+    assert "Trained on a test set of the mean: not ranked" in render([section], [])
+
+
+def test_a_set_of_the_protocol_that_no_row_has_leaves_no_mean_and_is_named():
+    section = only([run("a", {"Demo-A": 0.9, "B": 0.6}, config=PROTOCOL)])
+    assert section.table("frame_auc")[0].rank is None
+    assert "C: no row was tested on it, so no row has a mean; test on it." in notes(section)
+
+
+def test_weights_of_unknown_history_are_ranked_apart_and_never_best():
+    given = run("given", {"B": 0.99}, selected_on=Selection(rule="given"))
+    unknown = run("unknown", {}, tests={"B": scored(0.98)})
+    section = only([run("a", {"B": 0.7}), given, unknown])
+    lines = section.table("frame_auc")
+    assert [(line.row.name, line.row.group, line.rank, line.best) for line in lines] == [
+        ("a", "ranked", 1, [False, False]), ("given", "unstated", 1, []), ("unknown", "unstated", 2, []),
+    ]  # fmt: skip
+    assert '<tbody class="unstated">' in render([section], [])
+
+
 def test_a_lower_equal_error_rate_is_better():
     section = only([run("a", {"B": 0.6}), run("b", {"B": 0.9})])
     lines = section.table("frame_eer")
@@ -204,8 +240,9 @@ def test_rows_scored_on_other_frames_and_skipped_frames_are_noted():
     results[2].tests["B"] = scored(0.7, frames_hash="e" * 64)
     results[3].tests["B"] = scored(0.7, frames_hash="d" * 64, skipped=3)
     assert notes(only(results)) == [
-        "B: c, seed 0 was not scored on the same frames as the rest.",
+        "B: c, seed 0 was not scored on the same frames as the rest, so the row is not tested.",
         "B: d, seed 0: 3 frames could not be read and are left out.",
+        "B: score tables are not at hand of a, b: not recomputed, and not tested for ≈.",
     ]
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.board.table import row_key, table_key
-from resproto_fd.training.results import RunResult
+from resproto_fd.training.board.ties import stored_scores
+from resproto_fd.training.measures.metrics import table_metrics
+from resproto_fd.training.results import Metrics, RunResult
+from resproto_fd.training.scores import ROUNDING
 
 RESULT_FILE = "result.json"
 
@@ -50,6 +53,9 @@ def collect(paths: Iterable[str | Path]) -> tuple[list[RunResult], list[Problem]
         except UserError as error:
             problems.append(Problem(str(path), str(error).removeprefix(f"{path}: ")))
             continue
+        if reason := contradiction(result):
+            problems.append(Problem(str(path), reason))
+            continue
         twin_path, twin = seen.setdefault((*table_key(result), *row_key(result), result.seed), (path, result))
         if twin is result:
             results.append(result)
@@ -57,3 +63,30 @@ def collect(paths: Iterable[str | Path]) -> tuple[list[RunResult], list[Problem]
             reason = f"same detector, protocol, selection and seed as {twin_path}, with other numbers; that one is kept"
             problems.append(Problem(str(path), reason))
     return sorted(results, key=lambda r: (*table_key(r), *row_key(r), r.seed)), problems
+
+
+def contradiction(result: RunResult) -> str:
+    """What a result file says that its own score tables deny; empty where they agree, or no table is at hand.
+
+    Metrics are computed again from the score tables, and so are the values that intervals stand around.
+    """
+    for name, test in result.tests.items():
+        if result.folder is None or not (result.folder / "scores" / f"{name}.npz").is_file():
+            continue
+        try:
+            table = stored_scores(result, name)
+        except UserError as error:
+            return f"{error}; test again"
+        found = Metrics(**table_metrics(table)).model_dump()
+        said = {metric: getattr(test, metric) for metric in found}
+        for metric, estimate in test.intervals.items():
+            if metric in found:
+                said[metric] = estimate.value if _same(said[metric], found[metric]) else said[metric]
+        for metric, value in found.items():
+            if not _same(said[metric], value):
+                return f"{metric} of {name} is {said[metric]} in the file; its score table gives {value}; test again"
+    return ""
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    return one is other if one is None or other is None else abs(one - other) <= ROUNDING

@@ -52,7 +52,7 @@ def _rows(section: Section, metric: str) -> list[dict]:
     rows = []
     for line in section.table(metric):
         run = line.row.first
-        best, tied = line.best or [False] * len(line.cells), line.tied or [False] * len(section.test_sets)
+        best, tied = line.best or [False] * len(line.cells), line.tied or [False] * len(line.cells)
         rows.append(
             {
                 "rank": line.rank,
@@ -61,14 +61,17 @@ def _rows(section: Section, metric: str) -> list[dict]:
                 "role": run.role,
                 "source": run.source,
                 "oracle": line.row.oracle,
+                "group": line.row.group,
                 "checkpoint": line.row.selection,
                 "seeds": [run.seed for run in line.row.runs],
                 "parameters": run.parameters,
                 "mean": line.cells[-1].mean,
+                "mean_limits": line.limits[-1],
+                "mean_tied": bool(line.tied and line.tied[-1]),
                 "test_sets": {
                     name: {"mean": cell.mean, "sd": cell.sd, "values": list(cell.values), "best": b, "tied": t}
-                    | dict(zip(("low", "high"), line.row.limits(name, metric) or (None, None)))
-                    for name, cell, b, t in zip(section.test_sets, line.cells, best, tied)
+                    | dict(zip(("low", "high"), limits or (None, None)))
+                    for name, cell, b, t, limits in zip(section.test_sets, line.cells, best, tied, line.limits)
                 },
             }
         )
@@ -85,11 +88,12 @@ def to_latex(tables: list[Section]) -> str:
 
 def _table(section: Section, metric: str) -> str:
     heads = ["Detector", *section.test_sets, "Mean"]
+    tested = any(any(line.tied) for line in section.table(metric))
     lines = [
         r"\begin{table}[t]",
         r"\centering",
         r"\caption{" + latex(f"{METRICS[metric].title}, protocol {section.protocol}. Best bold")
-        + (r"; $\approx$: not distinguishable from the best.}" if section.ties(metric) else ".}"),
+        + (r"; $\approx$: may be the best, tested against it.}" if tested else ".}"),
         r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}",
         r"\toprule",
         " & ".join(map(latex, heads)) + r" \\",
@@ -102,12 +106,20 @@ def _table(section: Section, metric: str) -> str:
             ruled = True
         best, tied = (
             line.best or [False] * len(line.cells),
-            [*line.tied, False] if line.tied else [False] * len(line.cells),
+            line.tied or [False] * len(line.cells),
         )
-        mark = " (oracle)" if line.row.oracle else " (control)" if line.row.control else ""
+        mark = _GROUP_MARKS.get(line.row.group, "")
         cells = [_cell(*each) for each in zip(line.cells, best, tied)]
         lines.append(" & ".join([latex(line.row.first.title + mark), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+_GROUP_MARKS = {
+    "unstated": " (history not stated)",
+    "seen": " (trained on a set of the mean)",
+    "controls": " (control)",
+    "oracles": " (oracle)",
+}
 
 
 def _cell(cell: Cell, best: bool, tied: bool) -> str:
@@ -206,7 +218,7 @@ def _markdown_table(section: Section, metric: str) -> list[str]:
         row = line.row
         numbers = [number(cell) for cell in line.cells]
         numbers = [f"**{text}**" if best else text for text, best in zip(numbers, line.best or [False] * len(numbers))]
-        tied = [*line.tied, False] if line.tied else [False] * len(numbers)
+        tied = line.tied or [False] * len(numbers)
         numbers = [f"{text} {TIE}" if tie else text for text, tie in zip(numbers, tied)]
         title = _markdown(f"{row.first.title} ({row.name})")
         fields = [str(line.rank or "–"), title, *numbers, str(len(row.runs)), _markdown(row.selection)]

@@ -15,10 +15,12 @@ from resproto_fd.training.board.run_facts import NOT_STORED, backbone, fidelity,
 from resproto_fd.training.board.table import DIGITS, METRICS, Line, Row, Section, number
 
 FIRST_METRIC = "frame_auc"
-_GROUPS = {
-    "ranked": ("", lambda row: row.ranks),
-    "controls": ("Controls: not ranked", lambda row: row.control and not row.oracle),
-    "oracles": ("Oracles: checkpoints chosen on a test set, not ranked", lambda row: row.oracle),
+_GROUP_TITLES = {
+    "ranked": "",
+    "unstated": "History not stated: what the weights learnt from, or how they were chosen; ranked apart",
+    "seen": "Trained on a test set of the mean: not ranked",
+    "controls": "Controls: not ranked",
+    "oracles": "Oracles: checkpoints chosen on a test set, not ranked",
 }
 
 
@@ -59,7 +61,7 @@ _OVERVIEW = [
 
 def _overview(section: Section) -> dict[str, Any]:
     """A line for each protocol: its counts, and the row that leads."""
-    ranked = [line for line in section.table(FIRST_METRIC) if line.rank == 1]
+    ranked = [line for line in section.table(FIRST_METRIC) if line.rank == 1 and line.row.ranks]
     best = ranked[0].cells[-1].shown if ranked else None
     counts = len(section.rows), sum(len(row.runs) for row in section.rows), len(section.test_sets)
     leads = ", ".join(line.row.first.title for line in ranked)
@@ -91,8 +93,8 @@ def _board(section: Section, name: str) -> dict[str, Any]:
     """The table of one metric, its charts, and published numbers beside it."""
     lines = section.table(name)
     groups = []
-    for kind, (title, of_kind) in _GROUPS.items():
-        shown = [_line(line, section, name) for line in lines if of_kind(line.row)]
+    for kind, title in _GROUP_TITLES.items():
+        shown = [_line(line, section, name) for line in lines if line.row.group == kind]
         if shown:
             groups.append({"kind": kind, "title": title, "lines": shown})
     return {
@@ -153,8 +155,8 @@ def _line(line: Line, section: Section, name: str) -> dict[str, Any]:
     row, run = line.row, line.row.first
     sets = [*section.test_sets, ""]
     best = line.best or [False] * len(line.cells)
-    tied = [*line.tied, False] if line.tied else [False] * len(sets)
-    limits = [*(limits_text(row.limits(test_set, name)) for test_set in section.test_sets), ""]
+    tied = line.tied or [False] * len(sets)
+    limits = map(limits_text, line.limits)
     return {
         "rank": line.rank or "",
         "title": run.title,

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from resproto_fd.training.board.table import DIGITS, Row, Section
+from resproto_fd.training.board.table import DIGITS, TIE, Row, Section
+from resproto_fd.training.board.ties import NO_TABLES
 
 
 def notes(section: Section) -> list[str]:
@@ -12,6 +13,9 @@ def notes(section: Section) -> list[str]:
         tests = [(row, run, run.tests[name]) for row in section.rows for run in row.runs if name in run.tests]
         for reason in sorted({test.undefined for *_, test in tests if test.undefined}):
             found.append(f"{name}: {reason}, so only accuracy is defined.")
+        if not tests:
+            found.append(f"{name}: no row was tested on it, so no row has a mean; test on it.")
+            continue
         usual = Counter(test.frames_hash for *_, test in tests).most_common(1)[0][0]
         for row, run, test in tests:
             if test.skipped:
@@ -19,12 +23,31 @@ def notes(section: Section) -> list[str]:
                     f"{name}: {row.name}, seed {run.seed}: {test.skipped} frames could not be read and are left out."
                 )
             elif test.frames_hash != usual:
-                found.append(f"{name}: {row.name}, seed {run.seed} was not scored on the same frames as the rest.")
+                found.append(
+                    f"{name}: {row.name}, seed {run.seed} was not scored on the same frames as the rest, so the row is "
+                    "not tested."
+                )
     for row in section.rows:
         missing = sorted({name for run in row.runs for name in section.test_sets if name not in run.tests})
         if missing:
             found.append(f"{row.name}: at least one seed was not tested on {', '.join(missing)}.")
-    return found
+        if row.group == "seen":
+            found.append(f"{row.name}: was trained on {', '.join(row.seen)}, a set of the mean; not ranked.")
+    return [*found, *_untested(section)]
+
+
+def _untested(section: Section) -> list[str]:
+    """Ranked rows without stored scores, which the marks leave out, and whether the marks know nothing of seeds."""
+    marks = section.marks["frame_auc"]
+    names = {row.key: row.name for row in section.rows}
+    result = []
+    for column, untested in marks.untested.items():
+        lacking = [names[key] for key, reason in untested.items() if reason == NO_TABLES]
+        if lacking:
+            result.append(f"{column}: {NO_TABLES} of {', '.join(lacking)}: not recomputed, and not tested for {TIE}.")
+    if marks.one_seed:
+        result.append(f"Each row has one seed. The marks {TIE} do not cover what another seed would change.")
+    return result
 
 
 def warnings(section: Section) -> list[str]:
@@ -44,7 +67,7 @@ def margins(section: Section) -> list[str]:
     probe = section.probe_mean("frame_auc")
     if probe is None:
         return []
-    ranked = [row for row in section.rows if row.ranks]
+    ranked = [row for row in section.rows if row.group in ("ranked", "unstated")]
     names = Counter(row.name for row in ranked)
     parts = []
     for row in ranked:

@@ -1,7 +1,7 @@
 """The leaderboard as tables: one for each protocol and fingerprint, with a row for runs that differ only in the seed.
 
-Rows of different fingerprints are never in one table. A checkpoint that was chosen on a test set (an oracle) is shown
-and marked, but never ranked.
+Rows of different fingerprints are never in one table. A checkpoint that was chosen on a test set (an oracle), or that
+learnt from a set of the mean, is shown and marked, but never ranked. Weights of unknown history are ranked apart.
 """
 
 import statistics
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.training.board.ties import stored_scores, ties_with_best
+from resproto_fd.training.board.ties import MEAN, Marks, stored_scores, test_against_best
 from resproto_fd.training.measures.seeds import auc_over_seeds
 from resproto_fd.training.results import RunResult
 
@@ -86,6 +86,7 @@ class Row:
     """The runs of one detector that differ only in the seed."""
 
     runs: list[RunResult]
+    seen: tuple[str, ...] = ()  # sets of the mean that the row was trained on, though its protocol is not
     _over_seeds: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
 
     @property
@@ -108,7 +109,24 @@ class Row:
 
     @property
     def ranks(self) -> bool:
-        return not self.oracle and not self.control
+        return self.group == "ranked"
+
+    @property
+    def group(self) -> str:
+        """Where the row stands: "ranked", "unstated", "seen", "controls" or "oracles"."""
+        if self.oracle:
+            return "oracles"
+        if self.control:
+            return "controls"
+        if self.seen:
+            return "seen"
+        return "ranked" if self.stated else "unstated"
+
+    @property
+    def stated(self) -> bool:
+        """Whether it is known what the weights learnt from and how they were chosen."""
+        known = all(test.in_domain is not None for run in self.runs for test in run.tests.values())
+        return known and self.first.selected_on.rule != "given"
 
     @property
     def oracle(self) -> bool:
@@ -162,8 +180,9 @@ class Line:
     row: Row
     cells: list[Cell]  # one a test set, then the mean that ranks
     best: list[bool] = field(default_factory=list)  # of each cell; empty for oracles and controls, which are never best
-    tied: list[bool] = field(default_factory=list)  # of each test set: not distinguishable from the best; as `best`
-    rank: int | None = None  # None for oracles, controls and rows without a mean; equal printed means share a rank
+    tied: list[bool] = field(default_factory=list)  # of each cell: it may be the best, by the test; as `best`
+    rank: int | None = None  # in its group; None for rows that are not ranked or have no mean; equal means share one
+    limits: list[tuple[float, float] | None] = field(default_factory=list)  # 95 % interval of each cell
 
 
 @dataclass
@@ -173,7 +192,6 @@ class Section:
     protocol: str
     fingerprint: str
     rows: list[Row] = field(default_factory=list)
-    _ties: dict[str, dict[str, set[str]]] = field(default_factory=dict)
 
     @cached_property
     def protocol_content(self) -> dict:
@@ -184,32 +202,46 @@ class Section:
     @cached_property
     def train(self) -> list[str]:
         """The protocol's training sets; empty if no result tells them."""
-        found = self.protocol_content.get("train")
+        return self._listed("train")
+
+    def _listed(self, key: str) -> list[str]:
+        found = self.protocol_content.get(key)
         return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
     @cached_property
     def in_domain(self) -> set[str]:
-        """Test sets whose training split some run was trained on."""
+        """Test sets whose training split the protocol trains on; where no result tells it, some run."""
+        if self._listed("test"):
+            return set(self.train) & set(self.test_names)
         return {name for row in self.rows for run in row.runs for name, test in run.tests.items() if test.in_domain}
+
+    @cached_property
+    def test_names(self) -> list[str]:
+        """Test sets of any run, and of the protocol."""
+        return sorted({name for row in self.rows for run in row.runs for name in run.tests} | {*self._listed("test")})
 
     @cached_property
     def test_sets(self) -> list[str]:
         """In-domain sets first, then by name."""
-        names = {name for row in self.rows for run in row.runs for name in run.tests}
-        return sorted(names, key=lambda name: (name not in self.in_domain, name))
+        return sorted(self.test_names, key=lambda name: (name not in self.in_domain, name))
 
     @cached_property
     def mean_sets(self) -> list[str]:
         """Test sets that the ranking mean is over.
 
-        These are the sets that no row was trained on, or all sets if there is no such set. Sets that lack a class are
-        left out.
+        The protocol fixes them, so that no row that comes or goes changes another's mean: its test sets that it does
+        not train on, or all if there is no such set. Sets that lack a class are left out. Where no result tells the
+        protocol, they are the sets that no row was trained on.
         """
-        whole = [name for name in self.test_sets if any(row.cell(name, "frame_auc").values for row in self.rows)]
-        return [name for name in whole if name not in self.in_domain] or whole
+        whole = [name for name in self._listed("test") or self.test_sets if not self._lacks_class(name)]
+        return sorted(name for name in whole if name not in self.in_domain) or sorted(whole)
+
+    def _lacks_class(self, name: str) -> bool:
+        found = [run.tests[name] for row in self.rows for run in row.runs if name in run.tests]
+        return bool(found) and all(test.undefined for test in found)
 
     def table(self, metric: str) -> list[Line]:
-        """The section's rows by one metric, best first; then those that lack a test set, and last the oracles."""
+        """The section's rows by one metric: group by group, best first, those that lack a test set last."""
         sets, mean_sets = self.test_sets, self.mean_sets
         sign = -1 if METRICS[metric].higher_is_better else 1
         lines = [Line(row, [*(row.cell(s, metric) for s in sets), row.mean(mean_sets, metric)]) for row in self.rows]
@@ -217,8 +249,7 @@ class Section:
         def order(line: Line):
             mean = line.cells[-1].mean
             return (
-                line.row.oracle,
-                line.row.control,
+                GROUPS.index(line.row.group),
                 mean is None,
                 sign * (mean or 0),
                 line.row.name,
@@ -232,20 +263,25 @@ class Section:
             best = (min if sign > 0 else max)(shown, default=None)
             for line in ranked:
                 line.best.append(len(shown) > 1 and line.cells[column].shown == best)
-        ties = self.ties(metric)
+        marks = self.marks.get(metric, Marks())
         for line in ranked:
-            line.tied = [line.row.key in ties.get(name, ()) for name in sets]
-        means = [line.cells[-1].shown for line in ranked]
-        for line in ranked:
-            line.rank = None if line.cells[-1].shown is None else means.index(line.cells[-1].shown) + 1
+            line.tied = [line.row.key in marks.tied.get(name, ()) for name in (*sets, MEAN)]
+        for line in lines:
+            found = marks.limits.get(MEAN, {}).get(line.row.key)
+            of_mean = None if found is None or found.low is None else (found.low, found.high)
+            line.limits = [*(line.row.limits(name, metric) for name in sets), of_mean]
+        for group in ("ranked", "unstated"):
+            of_group = [line for line in lines if line.row.group == group]
+            means = [line.cells[-1].shown for line in of_group]
+            for line in of_group:
+                line.rank = None if line.cells[-1].shown is None else means.index(line.cells[-1].shown) + 1
         return lines
 
-    def ties(self, metric: str) -> dict[str, set[str]]:
-        """Keys of the rows that each test set cannot tell from its best row; oracles and controls take no part."""
-        if metric not in self._ties:
-            rows = {row.key: row.runs for row in self.rows if row.ranks}
-            self._ties[metric] = ties_with_best(rows, self.test_sets, metric)
-        return self._ties[metric]
+    @cached_property
+    def marks(self) -> dict[str, Marks]:
+        """The ranked rows against the best, by metric; see `ties.test_against_best`."""
+        rows = {row.key: row.runs for row in self.rows if row.ranks}
+        return test_against_best(rows, self.test_sets, self.mean_sets)
 
     def probe_mean(self, metric: str) -> float | None:
         """Mean of a metric of the frozen-CLIP probe, or of the best of several probes; None without one."""
@@ -272,17 +308,26 @@ def sections(results: Iterable[RunResult]) -> list[Section]:
     for (table, _), runs in sorted(rows.items()):
         section = tables.setdefault(table, Section(*table))
         section.rows.append(Row(sorted(runs, key=lambda run: run.seed)))
+    for section in tables.values():
+        for row in section.rows:
+            tests = [(name, run.tests.get(name)) for run in row.runs for name in section.mean_sets]
+            known = {name for name, test in tests if test is not None and test.in_domain}
+            row.seen = tuple(sorted(known - section.in_domain))
     return sorted(tables.values(), key=lambda section: (section.protocol, -len(section.rows), section.fingerprint))
 
 
+GROUPS = ("ranked", "unstated", "seen", "controls", "oracles")
+"""Groups of rows in the order of a table."""
 TIE = "≈"
 TIE_RULE = (
-    "≈ marks values that this test set cannot tell from the best one (paired test of AUCs on the same frames, videos "
-    "of one source as one cluster, Holm's correction over the table, level 5 %)."
+    "≈ marks the AUCs that may be the best of their column. The means over seeds are tested against the best (Hsu "
+    "1981) on the same frames, with the spread over seeds, and videos of one source as one cluster. In 95 % of such "
+    "columns the marked rows contain the best one. Rows without stored scores take no part."
 )
 RANK_RULE = (
-    "rows are ranked by the mean over the test sets that no row was trained on; means that print the same share a "
-    "rank; checkpoints chosen on a test set (oracles) and controls are never ranked."
+    "rows are ranked by the mean over the protocol's test sets that it does not train on; means that print the same "
+    "share a rank; weights whose history is not stated are ranked apart; checkpoints chosen on a test set (oracles), "
+    "weights trained on a set of the mean and controls are never ranked."
 )
 
 
