@@ -14,6 +14,7 @@ from resproto_fd.configs import loading
 from resproto_fd.preprocessing.manifest import read_manifest
 from resproto_fd.preprocessing.store.frame_store import close_all, open_store
 from resproto_fd.training.cli import main
+from resproto_fd.training.lineage import run_that_made
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
 
@@ -555,3 +556,42 @@ def test_a_wrong_data_key_is_reported_as_typed_before_anything_is_read(command, 
     status = main([*command, "--protocol", "demo_cross", "data.rooot=x"])
     fails(capsys, status, r"command line: unknown key 'data\.rooot'; the nearest is 'root'")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copy_of_a_runs_weights_keeps_its_history(trained, tmp_path):
+    """Copied under another name and into another place, weights are known by their SHA-256."""
+    runs = trained.parents[2]
+    copied = tmp_path / "away" / "x.pt"
+    copied.parent.mkdir()
+    shutil.copy(trained / "best.pt", copied)
+    known = RunResult.load(trained / "result.json")
+    assert run_that_made(copied, runs).selected_on == known.selected_on
+    assert run_that_made(copied, tmp_path) is None
+    assert run_that_made(copied) is None
+
+
+def test_a_validation_split_that_is_the_test_set_makes_an_oracle(demo, tmp_path, capsys):
+    """Demo-B's test list under the name of a val split: what choosing on such a set is, whatever it is called."""
+    own = tmp_path / "data"
+    shutil.copytree(demo, own)
+    path = own / "dataset_json" / "Demo-B.json"
+    manifest = json.loads(path.read_text())
+    for label in manifest["Demo-B"].values():
+        label["val"] = label["test"]
+    path.write_text(json.dumps(manifest))
+    assert train(own, tmp_path / "runs", "protocol.selection.dataset=Demo-B") == 0
+    assert "tests: its row is an oracle, not ranked" in capsys.readouterr().err
+    (result,) = [RunResult.load(path) for path in (tmp_path / "runs").rglob("result.json")]
+    assert result.selected_on.split == "val"
+    assert result.selected_on.oracle
+
+
+def test_a_protocol_for_tests_alone_tests_and_does_not_train(demo, tmp_path, capsys):
+    protocol = tmp_path / "only_tests.yaml"
+    protocol.write_text("train: []\nselection: {rule: last}\ntest: [Demo-A, Demo-B]\nframes: {test: 2}\n")
+    words = ["--protocol", str(protocol), "--out", str(tmp_path / "runs"), f"data.root={demo}", *QUICK[2:]]
+    assert main(["test", "--detector", "clip_zero_shot_tiny", *words]) == 0
+    (result,) = [RunResult.load(path) for path in (tmp_path / "runs").rglob("result.json")]
+    assert {test.in_domain for test in result.tests.values()} == {False}
+    assert main(["train", "--detector", "clip_tiny", *words]) == 2
+    assert r"only_tests is for tests alone (train: [])" in capsys.readouterr().err

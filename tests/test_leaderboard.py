@@ -466,9 +466,9 @@ def control(auc, low, seed):
 
 def test_the_warning_of_a_control_above_chance_looks_at_every_seed(monkeypatch):
     (warning,) = warnings(only([control(0.8, 0.7, 0)]))
-    assert warning.startswith("B: FILES sees no face, and its frame AUC is 0.800 (95 % interval from 0.700)")
+    assert warning.startswith("B: FILES sees no face, and its frame AUC is 0.800 (95 % interval 0.700 to 0.950)")
     (warning,) = warnings(only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)]))
-    assert "is 0.800 with seed 1 (95 % interval from 0.700)" in warning
+    assert "is 0.800 with seed 1 (95 % interval 0.700 to 0.950)" in warning
     assert warnings(only([control(0.5, 0.4, 0), control(0.52, 0.45, 1)])) == []
 
     def over_seeds(low):
@@ -476,10 +476,24 @@ def test_the_warning_of_a_control_above_chance_looks_at_every_seed(monkeypatch):
 
     over_seeds(0.6)
     (warning,) = warnings(only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)]))
-    assert "is 0.650, the mean of 2 seeds (95 % interval from 0.600)" in warning
+    assert "is 0.650, the mean of 2 seeds (95 % interval 0.600 to 0.900)" in warning
     over_seeds(0.3)
     assert warnings(only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)])) == []  # by chance one of many is above
-    assert "0.720 with seed 1" in warnings(only([control(0.7, 0.6, 0), control(0.72, 0.62, 1)]))[0]
+    assert "0.700 with seed 0" in warnings(only([control(0.7, 0.6, 0), control(0.72, 0.62, 1)]))[0]  # the less sure one
+
+
+def test_a_control_below_chance_leaks_as_surely_and_many_controls_raise_no_false_alarm():
+    def blind(auc, low, high, place=0):
+        estimate = {"frame_auc": Estimate(value=auc, low=low, high=high)}
+        tests = {"B": scored(auc, in_domain=False, intervals=estimate)}
+        return run(f"files{place}", {}, tests=tests, role="control", sees_faces=False)
+
+    (warning,) = warnings(only([blind(0.096, 0.05, 0.18)]))
+    assert "its frame AUC is 0.096 (95 % interval 0.050 to 0.180)" in warning
+    barely = (0.58, 0.503, 0.653)  # p = .04 alone
+    assert len(warnings(only([blind(*barely)]))) == 1
+    chance = [blind(0.5, 0.42, 0.58, place) for place in range(1, 8)]
+    assert warnings(only([blind(*barely), *chance])) == []
 
 
 def test_rows_of_one_name_each_have_their_margin_over_the_probe():

@@ -8,7 +8,8 @@ from published_checks import find_published
 from resproto_fd.configs import loading
 from resproto_fd.training.board.building import build
 from resproto_fd.training.board.published_beside import own_names, published_lines
-from resproto_fd.training.published import load_published
+from resproto_fd.training.board.published_page import _beside
+from resproto_fd.training.published import load_published, load_sources
 from resproto_fd.training.results import RunResult, Selection, TestResult
 
 
@@ -72,15 +73,27 @@ def test_the_page_shows_them_apart_with_the_difference_to_our_own_run(tmp_path):
         for line in published_lines(protocol.train, ["DFDC"], "frame_auc")
         if line.method == "Xception"
     )
-    made_result(tmp_path / "runs", "Xception", protocol, cell.value + 0.05)
+    made_result(tmp_path / "runs", "Xception", protocol, cell.value + 0.05, detector="xception")
+    made_result(tmp_path / "runs", "Xception", protocol, 0.99, detector="not_ours")
+    made_result(tmp_path / "runs", "Xception", protocol, 0.98, detector="effort")
     made_result(tmp_path / "runs", "<script>alert(1)</script>", protocol, 0.6, detector="y")
     build([tmp_path / "runs"], tmp_path / "board")
     page = (tmp_path / "board" / "index.html").read_text()
     assert "Published, not measured here: Frame AUC" in page
     assert f"{cell.printed}<small>ours +0.050</small>" in page
+    assert f"ours {0.99 - cell.value:+.3f}" not in page
+    assert f"ours {0.98 - cell.value:+.3f}" not in page
     assert "<script>alert" not in page
     board = page[page.index('class="board') : page.index("</table>")]
     assert "EfficientB4" not in board
+
+
+def test_a_difference_to_a_table_that_does_not_state_its_level_says_so():
+    sources = load_sources()
+    row = next(row for row in load_published() if not sources[row.source].tables[row.table].level_stated)
+    assert _beside(row, row.value + 0.05, False).small == "ours +0.050, level not stated"
+    assert _beside(row, row.value + 0.05, True).small == "ours +0.050"
+    assert _beside(row, None, False).small is None
 
 
 def test_presets_of_published_methods_have_their_titles():

@@ -44,11 +44,13 @@ def submit(data, path, out, *words):
 
 def test_scores_of_exactly_the_protocols_frames_become_a_result_that_stands_on_the_board(data, template, tmp_path):
     path = filled(tmp_path / "s.csv", template)
-    assert submit(data, path, tmp_path / "runs", "--title", "Their method", "--parameters", "123") == 0
+    stated = ["--trained-on", "protocol", "--selected", "best/frame_auc/Demo-A/val"]
+    assert submit(data, path, tmp_path / "runs", "--title", "Their method", "--parameters", "123", *stated) == 0
     folder = tmp_path / "runs" / "demo_cross" / "theirs" / "seed0"
     result = RunResult.load(folder / "result.json")
     assert (result.source, result.title, result.parameters) == ("submitted", "Their method", 123)
-    assert result.selected_on.rule == "given"
+    assert result.selected_on.text() == "best frame_auc on Demo-A val"
+    assert result.trained_on == ["Demo-A"]
     assert result.tests["Demo-A"].in_domain
     assert not result.tests["Demo-B"].in_domain
     with open(path, newline="") as file:
@@ -60,6 +62,25 @@ def test_scores_of_exactly_the_protocols_frames_become_a_result_that_stands_on_t
     page = (tmp_path / "board" / "index.html").read_text()
     assert "Their method" in page
     assert "submitted" in page
+
+
+def test_a_submission_that_states_nothing_is_ranked_apart(data, template, tmp_path):
+    assert submit(data, filled(tmp_path / "s.csv", template), tmp_path / "runs") == 0
+    result = RunResult.load(tmp_path / "runs" / "demo_cross" / "theirs" / "seed0" / "result.json")
+    assert (result.selected_on.rule, result.trained_on) == ("given", None)
+    assert {test.in_domain for test in result.tests.values()} == {None}
+    build([tmp_path / "runs"], tmp_path / "board")
+    assert '<tbody class="unstated">' in (tmp_path / "board" / "index.html").read_text()
+
+
+def test_a_choice_made_on_test_frames_is_an_oracle_and_another_form_is_refused(data, template, tmp_path, capsys):
+    path = filled(tmp_path / "s.csv", template)
+    assert submit(data, path, tmp_path / "runs", "--trained-on", "X,Demo-B", "--selected", "best/auc/Demo-B/test") == 0
+    result = RunResult.load(tmp_path / "runs" / "demo_cross" / "theirs" / "seed0" / "result.json")
+    assert result.selected_on.oracle
+    assert (result.trained_on, result.tests["Demo-B"].in_domain) == (["X", "Demo-B"], True)
+    assert submit(data, path, tmp_path / "other", "--selected", "best/auc") == 2
+    assert "expected last or best/METRIC/SET/SPLIT" in capsys.readouterr().err
 
 
 def test_a_submission_has_the_fingerprint_of_a_run_under_the_same_protocol(data, template, tmp_path):

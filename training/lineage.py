@@ -32,18 +32,39 @@ class History:
     note: str = ""
 
 
-def run_that_made(weights: Path) -> RunResult | None:
-    """The result of the run that trained these weights, from the file beside them; None if there is none.
+def run_that_made(weights: Path, runs: str | Path | None = None) -> RunResult | None:
+    """The result of the run that trained these weights, so that a copy of them keeps its history.
+
+    Args:
+        weights: The file. The run is told by its SHA-256, whatever the file's name and place.
+        runs: Folder of runs to look through, if the result beside the weights is not theirs.
+
+    Returns:
+        None if no result is of these weights.
 
     Raises:
         UserError: The result file beside them is not a valid one.
     """
-    beside = weights.parent / "result.json"
-    if not (weights.is_file() and beside.is_file()):
+    if not weights.is_file():
         return None
-    known = RunResult.load(beside)
-    trained = known.selected_on.rule in ("best", "last")
-    return known if trained and known.checkpoint_sha256 == sha256_of(weights) else None
+    beside, sha = weights.parent / "result.json", sha256_of(weights)
+    if beside.is_file() and _made(known := RunResult.load(beside), sha):
+        return known
+    for path in sorted(Path(runs).rglob("result.json")) if runs is not None else []:
+        if sha not in path.read_text(encoding="utf-8", errors="replace"):
+            continue
+        try:
+            known = RunResult.load(path)
+        except UserError:
+            continue
+        if _made(known, sha):
+            return known
+    return None
+
+
+def _made(known: RunResult, sha: str) -> bool:
+    """Whether a run trained the weights of this SHA-256; a test of given weights did not."""
+    return known.selected_on.rule in ("best", "last") and known.checkpoint_sha256 == sha
 
 
 def history_of(weights: Path | None, known: RunResult | None, protocol: ProtocolConfig) -> History:

@@ -6,7 +6,7 @@ table only if theirs are equal.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from resproto_fd.configs import loading
@@ -33,6 +33,8 @@ class ResolvedProtocol:
         stores: Frame store of each data set, by name.
         sides: Where the side file of each data set would lie, by name.
         fingerprint: SHA-256 in hexadecimal.
+        tested_in_selection: How many of the selection's frames each test set has; only sets with such frames. A
+            checkpoint chosen on them is an oracle.
         left_out: Frames that manifests name and stores lack, by data set (only with data.on_bad_frame=skip).
         notes: What a reader of the manifests should know: videos without frames, entries named twice.
     """
@@ -46,6 +48,7 @@ class ResolvedProtocol:
     fingerprint: str
     left_out: dict[str, int]
     notes: list[str]
+    tested_in_selection: dict[str, int] = field(default_factory=dict)
 
 
 def resolve(protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = False) -> ResolvedProtocol:
@@ -65,8 +68,10 @@ def resolve(protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = Fa
             check_corruption(name, severity)
     folders = loading.data_folders(data)
     reader = _Reader(folders, data)
-    train = reader.frames(protocol.train, "train", protocol.frames.train, optional=tests_only)
-    train = train and train.thinned(protocol.share)
+    train = None
+    if protocol.train:
+        train = reader.frames(protocol.train, "train", protocol.frames.train, optional=tests_only)
+        train = train and train.thinned(protocol.share)
     chosen = protocol.selection
     selection = None
     if chosen.rule == "best":
@@ -78,9 +83,30 @@ def resolve(protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = Fa
         train, selection = (frames and frames.without(reader.missing) for frames in (train, selection))
         tests = {name: frames.without(reader.missing) for name, frames in tests.items()}
     fingerprint = _fingerprint(protocol, train, selection, tests)
+    shared = _shared_frames(selection, tests, reader.stores)
+    for name, count in shared.items():
+        reader.notes.append(
+            f"the checkpoint is selected on {count} frames that {name} tests: its row is an oracle, not ranked"
+        )
     return ResolvedProtocol(
-        protocol, train, selection, tests, reader.stores, reader.sides, fingerprint, left_out, reader.notes
+        protocol, train, selection, tests, reader.stores, reader.sides, fingerprint, left_out, reader.notes, shared
     )
+
+
+def _shared_frames(
+    selection: FrameList | None, tests: dict[str, FrameList], stores: dict[str, FrameStore]
+) -> dict[str, int]:
+    """How many of the selection's frames each test set has, by name; only sets that have some."""
+    if selection is None:
+        return {}
+
+    def named(frames: FrameList) -> set[tuple[str, str]]:
+        owners = [str(stores[video.dataset]) for video in frames.videos]
+        return {(owners[owner], path) for path, owner in zip(frames.paths, frames.video_index, strict=True)}
+
+    chosen = named(selection)
+    counts = {name: len(chosen & named(frames)) for name, frames in tests.items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def dataset_config(name: str, json_dir: Path) -> DatasetConfig:

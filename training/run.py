@@ -50,6 +50,7 @@ def train(config: RunConfig) -> RunResult | None:
     config, folder = _checked(config)
     with joined(config.run.device) as world, exclusive(folder, world):
         _prepare(config)
+        _refuse_no_training(config)
         resolved = protocols.resolve(config.protocol, config.data)
         config = with_methods(config, resolved.train)
         if config.detector.train.samples == "frames":
@@ -64,7 +65,7 @@ def train(config: RunConfig) -> RunResult | None:
             history = History(Selection(rule="none"), trained_on)
             return test_and_record(bench, detector.to(world.device), weights, history)
         trainer = _trainer(detector, bench)
-        history = _history(trainer.fit(), config, validated=resolved.selection is not None)
+        history = _history(trainer.fit(), config, resolved)
         trainer.load_best()
         return test_and_record(bench, trainer.detector, weights, history)
 
@@ -78,7 +79,7 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
         UserError: See `check_model` and `protocols.resolve`; or the weights do not fit the detector; or the folder
             belongs to other weights.
     """
-    known = lineage.run_that_made(weights) if weights else None
+    known = lineage.run_that_made(weights, config.run.out) if weights else None
     asked = config
     config, folder = _checked(lineage.with_recipe_of(known, config))
     with joined(config.run.device) as world, exclusive(folder, world):
@@ -146,13 +147,13 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
     return Trainer(detector, data, config, world, bench.folder, validate, resolved.fingerprint)
 
 
-def _history(progress, config: RunConfig, validated: bool) -> History:
+def _history(progress, config: RunConfig, resolved: ResolvedProtocol) -> History:
     """The history of weights that this run has just fitted."""
-    chosen = config.protocol.selection
+    chosen, validated = config.protocol.selection, resolved.selection is not None
     selection = Selection(
         rule=chosen.rule,
         **({"dataset": chosen.dataset, "split": chosen.split, "metric": chosen.metric} if validated else {}),
-        oracle=chosen.oracle,
+        oracle=chosen.oracle or bool(resolved.tested_in_selection),
         epoch=progress.best_epoch,
         value=progress.best_value,
     )
@@ -201,6 +202,14 @@ def _print_notes(world: World, resolved: ResolvedProtocol) -> None:
     if world.is_main:
         for note in [*resolved.notes, *left_out]:
             print(f"note: {note}", file=sys.stderr)
+
+
+def _refuse_no_training(config: RunConfig) -> None:
+    if not config.protocol.train:
+        raise UserError(
+            f"protocol {config.protocol.name} is for tests alone (train: []); test given weights: "
+            "resproto test --weights FILE"
+        )
 
 
 def _refuse_one_class(frames: FrameList) -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 
 from resproto_fd.training.board.table import DIGITS, TIE, Row, Section
 from resproto_fd.training.board.ties import NO_TABLES
+from resproto_fd.training.measures.comparisons import holm
 
 
 def notes(section: Section) -> list[str]:
@@ -51,14 +52,23 @@ def _untested(section: Section) -> list[str]:
 
 
 def warnings(section: Section) -> list[str]:
-    """Warn of controls that see no face and are still above chance."""
+    """Warn of controls that see no face and whose AUC is not that of chance.
+
+    An AUC below one half tells the classes apart as surely as one above: turn the scores round. Holm's correction is
+    over all controls and test sets.
+    """
+    found = []
+    for row in section.rows:
+        if row.control and not row.first.sees_faces:
+            for name in section.test_sets:
+                if seen := _from_chance(row, name):
+                    found.append((row, name, *seen))
+    corrected = holm([p for *_, p in found])
     return [
-        f"{name}: {row.first.title} sees no face, and its frame AUC {above}): something other than the face goes "
-        "with the label. A detector may use it."
-        for row in section.rows
-        if row.control and not row.first.sees_faces
-        for name in section.test_sets
-        if (above := _above_chance(row, name))
+        f"{name}: {row.first.title} sees no face, and its frame AUC {text}): something other than the face goes with "
+        "the label. A detector may use it."
+        for (row, name, text, _), p in zip(found, corrected)
+        if p < 0.05
     ]
 
 
@@ -98,27 +108,45 @@ def fingerprint_warnings(tables: list[Section]) -> list[str]:
     ]
 
 
-def _above_chance(row: Row, test_set: str) -> str:
-    """A row's frame AUC on a test set in words, if it is surely above chance; else empty.
+def _from_chance(row: Row, test_set: str) -> tuple[str, float] | None:
+    """A row's frame AUC on a test set in words, and the two-sided p-value of chance; None without an interval.
 
     With several seeds, the interval of their mean decides; the page prints it. This interval is long for two or three
-    seeds, so the row also counts as above chance if the interval of each seed is. If there is no interval over seeds,
-    one seed is enough.
+    seeds, so the largest p-value of the seeds counts if it is smaller and all seeds are on one side of chance.
     """
     own = [
-        (limits.low, run)
+        (run.tests[test_set].frame_auc, (limits.low, limits.high), run)
         for run in row.runs
         if test_set in run.tests
         and (limits := run.tests[test_set].intervals.get("frame_auc"))
         and limits.low is not None
+        and limits.high is not None
     ]
     over = row.limits(test_set, "frame_auc") if len(row.runs) > 1 else None
     mean = row.cell(test_set, "frame_auc").mean
-    if over and mean is not None and over[0] > 0.5:
-        return f"is {mean:.{DIGITS}f}, the mean of {len(row.runs)} seeds (95 % interval from {over[0]:.{DIGITS}f}"
-    above = [pair for pair in own if pair[0] > 0.5]
-    if len(above) < (1 if over is None else len(row.runs)):
-        return ""
-    low, run = max(above, key=lambda pair: pair[0])
-    seed = f" with seed {run.seed}" if len(row.runs) > 1 else ""
-    return f"is {run.tests[test_set].frame_auc:.{DIGITS}f}{seed} (95 % interval from {low:.{DIGITS}f}"
+    found = []
+    if over and mean is not None:
+        text = f"is {mean:.{DIGITS}f}, the mean of {len(row.runs)} seeds ({_interval(over)}"
+        found.append((text, _p_of_chance(mean, over)))
+    sides = {value > 0.5 for value, *_ in own}
+    if own and (len(own) == len(row.runs) and len(sides) == 1 if over else True):
+        pick = max if over else min  # without an interval over seeds, one seed is enough
+        value, limits, run = pick(own, key=lambda each: _p_of_chance(*each[:2]))
+        seed = f" with seed {run.seed}" if len(row.runs) > 1 else ""
+        found.append((f"is {value:.{DIGITS}f}{seed} ({_interval(limits)}", _p_of_chance(value, limits)))
+    return min(found, key=lambda each: each[1], default=None)
+
+
+def _interval(limits: tuple[float, float]) -> str:
+    return f"95 % interval {limits[0]:.{DIGITS}f} to {limits[1]:.{DIGITS}f}"
+
+
+def _p_of_chance(value: float, limits: tuple[float, float]) -> float:
+    """Two-sided p-value of an AUC of one half, from a 95 % interval that is symmetric on the logit scale."""
+    from scipy.special import logit, ndtr, ndtri
+
+    near = limits[0] if value > 0.5 else limits[1]
+    place, edge = (float(logit(min(max(each, 1e-9), 1 - 1e-9))) for each in (value, near))
+    if abs(place - edge) < 1e-12:
+        return 1.0
+    return float(2 * ndtr(-abs(place / (place - edge)) * ndtri(0.975)))

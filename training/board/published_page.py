@@ -8,11 +8,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from resproto_fd.configs import loading
 from resproto_fd.training.board.cells import CellView, TableView, small_table, text_cell
 from resproto_fd.training.board.published_beside import published_lines
 from resproto_fd.training.board.rendering import PUBLISHED, render_page
-from resproto_fd.training.board.table import DIGITS, METRICS, Section
-from resproto_fd.training.published import PublishedRow, PublishedSource
+from resproto_fd.training.board.table import DIGITS, METRICS, Row, Section
+from resproto_fd.training.published import PublishedRow, PublishedSource, load_sources
 
 _NOT_PRINTED = CellView("–", sort="", kind="none", tip="not printed")
 
@@ -74,25 +75,44 @@ def _number(row: PublishedRow | None) -> CellView:
 
 
 def beside(section: Section, metric: str) -> dict[str, Any] | None:
-    """Published numbers of the same training and test sets, with what our own run of a method of that title gave."""
+    """Published numbers of the same training and test sets, with what our own run of that method gave."""
     lines = published_lines(section.train, section.test_sets, metric)
     if not lines:
         return None
     sets = [name for name in section.test_sets if any(name in line.values for line in lines)]
-    measured = {row.first.title: row for row in section.rows if row.ranks}
+    measured, sources = _own_rows(section), load_sources()
     body = []
     for line in lines:
-        own = measured.get(line.method)
-        cells = [_beside(line.values.get(name), own.cell(name, metric).mean if own else None) for name in sets]
+        own, stated = measured.get(line.method), sources[line.source].tables[line.table].level_stated
+        cells = [_beside(line.values.get(name), own.cell(name, metric).mean if own else None, stated) for name in sets]
         body.append(([line.method, line.venue], [*cells, text_cell(f"{line.source}, {line.table}")]))
     title = f"Published, not measured here: {METRICS[metric].title}"
     heads = ["Method", "Venue", *sets, "Source"]
     return {"title": title, "table": small_table(heads, body, f"{title}, {section.protocol}")}
 
 
-def _beside(row: PublishedRow | None, own: float | None) -> CellView:
+def _own_rows(section: Section) -> dict[str, Row]:
+    """Our runs of this project's presets, unchanged, by the title that the preset has; under a protocol of its own.
+
+    Titles in result files, submissions and runs with changed settings are not asked: they may be another method.
+    """
+    presets, ours = loading.names("detectors"), {}
+    if section.protocol not in loading.names("protocols"):
+        return {}
+    protocol = loading.load("protocols", section.protocol).model_dump(mode="json")
+    if any(protocol[key] != section.protocol_content.get(key) for key in ("train", "frames")):
+        return {}
+    for row in section.rows:
+        run = row.first
+        if row.ranks and run.source == "measured" and not run.overrides and run.detector in presets:
+            ours[loading.load("detectors", run.detector).title] = row
+    return ours
+
+
+def _beside(row: PublishedRow | None, own: float | None, level_stated: bool) -> CellView:
     if row is None:
         return _NOT_PRINTED
-    apart = None if own is None else f"ours {own - row.value:+.{DIGITS}f}"
+    doubt = "" if level_stated else ", level not stated"
+    apart = None if own is None else f"ours {own - row.value:+.{DIGITS}f}{doubt}"
     about = f"{row.test_set_printed}; {row.note}".strip("; ")
     return CellView(str(row.printed), sort=repr(row.value), tip=about, small=apart)

@@ -11,7 +11,7 @@ from typing import Any
 
 from resproto_fd.configs import deepfakebench, loading
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.schema import DetectorConfig, ProtocolConfig, RunConfig
+from resproto_fd.configs.schema import DetectorConfig, ProtocolConfig, RunConfig, RunSettings
 from resproto_fd.detectors.registry import class_names
 
 DEFAULT_PROTOCOL = "ffpp_c23_cross"
@@ -101,7 +101,7 @@ def _as_trained(
     """Detector and changes, with the settings and the seed of the run that made the weights as defaults."""
     from resproto_fd.training.lineage import run_that_made
 
-    known = run_that_made(weights)
+    known = run_that_made(weights, changes.get("run", {}).get("out", RunSettings().out))
     if known is None:
         return detector, changes
     saved = known.config.get("detector")

@@ -73,6 +73,7 @@ def fit_trees(
         role="control",
         sees_faces=False,
         selected_on=Selection(rule="last"),
+        trained_on=list(resolved.config.train),
         note=f"sees no pixel: {', '.join(FACTS)}",
     )
 

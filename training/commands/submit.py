@@ -15,6 +15,7 @@ import numpy as np
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import atomic_file, sha256_of
+from resproto_fd.preprocessing.video import SPLITS
 
 COLUMNS = ("test_set", "frame", "score")
 NAMED = 3  # of each kind of wrong row
@@ -28,6 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", default="", help="the name on the leaderboard (default: NAME)")
     parser.add_argument("--paper", default="", help="authors, title, venue")
     parser.add_argument("--note", default="", help="how it was trained and its checkpoint chosen, for the reader")
+    parser.add_argument("--trained-on", metavar="SETS", help="its training sets, comma-separated; protocol: its own")
+    parser.add_argument(
+        "--selected", metavar="HOW", help="how its checkpoint was chosen: last, or best/METRIC/SET/SPLIT"
+    )
     parser.add_argument("--parameters", type=int, help="number of the model's parameters")
     parser.add_argument("--seed", type=int, default=0, help="seed of its training (default: 0)")
     parser.add_argument("--out", default="runs", metavar="DIR", help="folder of runs (default: runs)")
@@ -147,13 +152,12 @@ def _check_words(args: argparse.Namespace) -> None:
     name = args.name or ""
     if not name or name.startswith(".") or not all(letter.isalnum() or letter in "-_." for letter in name):
         raise UserError(f"--name {name!r}: expected letters, digits, - _ and . only (it names the run folder)")
+    _selection(args.selected)
     if args.parameters is not None and args.parameters < 0:
         raise UserError(f"--parameters {args.parameters}: expected the model's number of parameters, 0 or more")
 
 
 def _save(args: argparse.Namespace, resolved, given: dict[str, list[float]]) -> Path:
-    from resproto_fd.training.results import Selection
-
     return save_result(
         resolved,
         given,
@@ -162,10 +166,35 @@ def _save(args: argparse.Namespace, resolved, given: dict[str, list[float]]) -> 
         title=args.title or args.name,
         source="submitted",
         paper=args.paper,
-        selected_on=Selection(rule="given"),
+        selected_on=_selection(args.selected),
+        trained_on=_trained_on(args.trained_on, resolved.config.train),
         parameters=args.parameters,
         note=args.note,
     )
+
+
+def _trained_on(words: str | None, of_protocol: list[str]) -> list[str] | None:
+    """Training sets as stated; None if they are not."""
+    if words is None or words == "protocol":
+        return None if words is None else list(of_protocol)
+    return [word.strip() for word in words.split(",") if word.strip()]
+
+
+def _selection(words: str | None):
+    """The choice of the checkpoint as stated: `last`, or `best/METRIC/SET/SPLIT`; not known if it is not.
+
+    Raises:
+        UserError: Another form.
+    """
+    from resproto_fd.training.results import Selection
+
+    if words is None or words == "last":
+        return Selection(rule="given" if words is None else "last")
+    rule, *parts = words.split("/")
+    if rule != "best" or len(parts) != 3 or parts[2] not in SPLITS or not parts[1]:
+        raise UserError(f"--selected {words!r}: expected last or best/METRIC/SET/SPLIT with SPLIT {', '.join(SPLITS)}")
+    metric, dataset, split = parts
+    return Selection(rule="best", metric=metric, dataset=dataset, split=split, oracle=split == "test")
 
 
 class Place(NamedTuple):
@@ -217,10 +246,10 @@ def save_result(
         if difference := _difference(folder, resolved.fingerprint, tables):
             raise UserError(f"{folder}: holds a result already, {difference}; {remedy}")
         return folder / "result.json"
-    tests = {}
+    tests, trained = {}, fields.get("trained_on")
     for test_set, table in tables.items():
         table.save(folder / "scores" / f"{test_set}.npz")
-        tests[test_set] = test_result(table, in_domain=test_set in resolved.config.train)
+        tests[test_set] = test_result(table, in_domain=None if trained is None else test_set in trained)
     result = RunResult(
         detector=place.name,
         protocol=resolved.config.name,
