@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from sklearn import metrics as sk
+from sklearn.metrics import average_precision_score
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.measures.clusters import Clusters, source_clusters
@@ -352,6 +353,28 @@ def test_replicates_are_those_of_a_loop_over_the_drawn_clusters():
         alone = point_metrics(Ranking(np.repeat(labels, w), np.repeat(scores, w)))
         for name, values in drawn.values.items():
             assert values[replicate] == pytest.approx(alone[name], abs=1e-5), name
+
+
+def test_the_share_of_fakes_is_the_same_in_every_replicate():
+    """Clusters of both classes hold very different shares of fakes, as Celeb-DF's people do."""
+    rng = np.random.default_rng(21)
+    fakes = rng.integers(1, 30, 40)
+    labels = np.concatenate([np.repeat([0, 1], [2, count]) for count in fakes])
+    clusters = np.repeat(np.arange(40), fakes + 2)
+    resampling = Resampling(Clusters(clusters, labels), 50)
+    called_fake = bootstrap(Ranking(labels, np.full(len(labels), 0.9)), resampling)
+    assert called_fake.values["acc"] == pytest.approx(np.full(50, labels.mean()), abs=1e-6)
+    assert called_fake.values["ap"] == pytest.approx(np.full(50, labels.mean()), abs=1e-6)
+    scores = np.clip(0.5 + 0.2 * (labels - 0.5) + 0.2 * rng.normal(size=len(labels)), 0, 1)
+    drawn = bootstrap(Ranking(labels, scores), resampling, levels=10**6)
+    weights = next(resampling.batches())[clusters, 0].astype(np.float64)
+    for label in (0, 1):
+        weights[labels == label] *= (labels == label).sum() / weights[labels == label].sum()
+    right = (scores > 0.5) == labels
+    assert drawn.values["acc"][0] == pytest.approx((weights * right).sum() / weights.sum(), abs=1e-5)
+    assert drawn.values["brier"][0] == pytest.approx((weights * (scores - labels) ** 2).sum() / weights.sum(), abs=1e-5)
+    expected = average_precision_score(labels, scores, sample_weight=weights)
+    assert drawn.values["ap"][0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_coarse_grid_of_scores_hardly_moves_the_replicates():

@@ -104,6 +104,9 @@ class Replicates(NamedTuple):
 def bootstrap(ranking: Ranking, resampling: Resampling, levels: int = LEVELS) -> Replicates:
     """Every metric in each replicate of a cluster bootstrap.
 
+    The share of fakes is the test set's own in every replicate: the classes are weighted to it. (Clusters of both
+    classes would else let it wander, and with it AP, ACC, Brier score and ECE. A test set's make-up is by design.)
+
     Replicates see the scores through a grid of `levels` values, and are shifted by what the grid does to the metric
     itself. Nothing is resampled frame by frame: one sparse product counts all replicates' frames at each level.
 
@@ -122,14 +125,15 @@ def bootstrap(ranking: Ranking, resampling: Resampling, levels: int = LEVELS) ->
     counts = coo_matrix((ones, (rows, clusters.index)), (2 * used, clusters.count)).tocsr()
     sums = threshold_sums(ranking, clusters)
     totals = np.bincount(rows, minlength=2 * used)
+    make_up = float(totals[used:].sum()), float(totals[:used].sum())
     centre = curve_metrics(totals[used:], totals[:used]) | threshold_metrics(sums.sum(1))
     sums = sums.astype(np.float32)
 
     parts, cross, draws = [], 0, 0
     for weights in resampling.batches():
         drawn = np.ascontiguousarray((counts @ weights).T, np.float64)
-        curves = curve_metrics(drawn[:, used:], drawn[:, :used])
-        metrics = curves | threshold_metrics((sums @ weights).astype(np.float64))
+        fakes, reals = (_weighted(*each) for each in ((drawn[:, used:], make_up[0]), (drawn[:, :used], make_up[1])))
+        metrics = curve_metrics(fakes, reals) | threshold_metrics((sums @ weights).astype(np.float64), make_up)
         deviation = np.stack([values - centre[name] for name, values in metrics.items()], 1)
         cross, draws = cross + weights @ deviation.astype(np.float32), draws + weights.sum(1)
         parts.append(deviation)
@@ -142,3 +146,8 @@ def bootstrap(ranking: Ranking, resampling: Resampling, levels: int = LEVELS) ->
         {name: influence[:, i].astype(np.float64) for i, name in enumerate(centre)},
         clusters,
     )
+
+
+def _weighted(counts: np.ndarray, total: float) -> np.ndarray:
+    """Counts of each replicate weighted to one total, [R, L]."""
+    return counts * (total / counts.sum(1, keepdims=True))

@@ -166,25 +166,43 @@ def _at(values: np.ndarray, index: np.ndarray, before: float = 0.0) -> np.ndarra
 
 
 def threshold_sums(ranking: Ranking, clusters: Clusters) -> np.ndarray:
-    """What acc, balanced_acc, ece and brier are ratios of, summed over each cluster, [5 + ECE_BINS, K]."""
+    """What acc, balanced_acc, ece and brier are ratios of, summed over each cluster, [6 + 2 ECE_BINS, K].
+
+    Fakes and reals, those called right, squared errors of each class, and errors by bin of each class.
+    """
     labels, scores = ranking.labels, ranking.scores.astype(np.float64)
     called_fake = scores > 0.5
     right_fake, right_real = called_fake & (labels == 1), ~called_fake & (labels == 0)
-    columns = [clusters.sums(c) for c in (labels, 1 - labels, right_fake, right_real, (scores - labels) ** 2)]
+    squares = (scores - labels) ** 2
+    of_class = (squares * labels, squares * (1 - labels))
+    columns = [clusters.sums(c) for c in (labels, 1 - labels, right_fake, right_real, *of_class)]
     bins = np.clip(np.ceil(scores * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-    cells = np.bincount(clusters.index * ECE_BINS + bins, scores - labels, clusters.count * ECE_BINS)
-    return np.concatenate([columns, cells.reshape(-1, ECE_BINS).T])
+    cells = [
+        np.bincount(clusters.index * ECE_BINS + bins, (scores - labels) * (labels == label), clusters.count * ECE_BINS)
+        for label in (1, 0)
+    ]
+    return np.concatenate([columns, *(each.reshape(-1, ECE_BINS).T for each in cells)])
 
 
-def threshold_metrics(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """acc and balanced_acc (fake above 0.5), brier, and ece: P(fake) against the share of fakes in equal-width bins."""
-    fakes, reals, right_fakes, right_reals, squares = sums[:5]
+def threshold_metrics(sums: np.ndarray, make_up: tuple[float, float] | None = None) -> dict[str, np.ndarray]:
+    """acc and balanced_acc (fake above 0.5), brier, and ece: P(fake) against the share of fakes in equal-width bins.
+
+    Args:
+        sums: See `threshold_sums`, [6 + 2 ECE_BINS, ...].
+        make_up: Fakes and reals that each class is weighted to; as many as there are if not given.
+    """
+    fakes, reals, right_fakes, right_reals, fake_squares, real_squares = sums[:6]
+    of_fakes, of_reals = 1.0, 1.0
+    if make_up is not None:
+        of_fakes, of_reals = make_up[0] / fakes, make_up[1] / reals
     with np.errstate(divide="ignore", invalid="ignore"):
+        total = of_fakes * fakes + of_reals * reals
+        errors = of_fakes * sums[6 : 6 + ECE_BINS] + of_reals * sums[6 + ECE_BINS :]
         return {
-            "acc": (right_fakes + right_reals) / (fakes + reals),
+            "acc": (of_fakes * right_fakes + of_reals * right_reals) / total,
             "balanced_acc": (right_fakes / fakes + right_reals / reals) / 2,
-            "ece": np.abs(sums[5:]).sum(0) / (fakes + reals),
-            "brier": squares / (fakes + reals),
+            "ece": np.abs(errors).sum(0) / total,
+            "brier": (of_fakes * fake_squares + of_reals * real_squares) / total,
         }
 
 
