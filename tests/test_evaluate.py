@@ -7,7 +7,8 @@ import pytest
 
 from resproto_fd.training.board.building import build
 from resproto_fd.training.board.collecting import collect
-from resproto_fd.training.board.notes import margins, warnings
+from resproto_fd.training.board.notes import margins, notes, warnings
+from resproto_fd.training.board.sanity import oddities
 from resproto_fd.training.board.table import sections
 from resproto_fd.training.board.ties import MEAN, NO_TABLES
 from resproto_fd.training.board.ties import test_against_best as against_best
@@ -191,6 +192,34 @@ def test_score_tables_of_other_weights_leave_the_file_out(tmp_path):
     results, problems = collect([tmp_path / "runs"])
     assert results == []
     assert "scores of D are not those of result.json" in problems[0].reason
+
+
+def test_scores_that_are_labels_or_two_values_or_another_rows_are_named(tmp_path):
+    def of_scores(name, scores):
+        run = made_run(tmp_path, name)
+        table = made_table("good")
+        table.score = scores.astype(np.float64)
+        table.save(run.folder / "scores" / "D.npz")
+        run.tests = {"D": test_result(table, in_domain=False)}
+        run.save(run.folder / "result.json")
+
+    good = made_table("good")
+    SIGNAL.update(dict.fromkeys(("labels", "halves", "copy"), 3.0))
+    try:
+        of_scores("labels", good.label)
+        of_scores("halves", 0.2 + 0.5 * (good.score > 0.5))
+        of_scores("copy", good.score**2)
+        made_run(tmp_path, "good")
+    finally:
+        for name in ("labels", "halves", "copy"):
+            del SIGNAL[name]
+    (section,) = sections(collect([tmp_path / "runs"])[0])
+    found = oddities(section)
+    assert "D: labels, seed 0: its scores are the labels." in found
+    assert "D: halves, seed 0: its scores have two values, so that its curve has one point." in found
+    assert "D: copy (measured), good (measured) rank all frames alike: one may be a copy of the other." in found
+    assert len(found) == 3
+    assert set(found) <= set(notes(section))
 
 
 def test_a_row_with_another_seed_is_tested_with_the_others(tmp_path):

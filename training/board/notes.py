@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from resproto_fd.training.board.sanity import oddities
 from resproto_fd.training.board.table import DIGITS, TIE, Row, Section
 from resproto_fd.training.board.ties import NO_TABLES
 from resproto_fd.training.measures.comparisons import holm
@@ -34,7 +35,7 @@ def notes(section: Section) -> list[str]:
             found.append(f"{row.name}: at least one seed was not tested on {', '.join(missing)}.")
         if row.group == "seen":
             found.append(f"{row.name}: was trained on {', '.join(row.seen)}, a set of the mean; not ranked.")
-    return [*found, *_untested(section)]
+    return [*found, *oddities(section), *_untested(section)]
 
 
 def _untested(section: Section) -> list[str]:

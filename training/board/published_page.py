@@ -80,11 +80,14 @@ def beside(section: Section, metric: str) -> dict[str, Any] | None:
     if not lines:
         return None
     sets = [name for name in section.test_sets if any(name in line.values for line in lines)]
-    measured, sources = _own_rows(section), load_sources()
+    measured = _own_rows(section)
+    stated = {
+        (key, name) for key, each in load_sources().items() for name in each.tables if each.tables[name].level_stated
+    }
     body = []
     for line in lines:
-        own, stated = measured.get(line.method), sources[line.source].tables[line.table].level_stated
-        cells = [_beside(line.values.get(name), own.cell(name, metric).mean if own else None, stated) for name in sets]
+        own, known = measured.get(line.method), (line.source, line.table) in stated
+        cells = [_beside(line.values.get(name), own.cell(name, metric).mean if own else None, known) for name in sets]
         body.append(([line.method, line.venue], [*cells, text_cell(f"{line.source}, {line.table}")]))
     title = f"Published, not measured here: {METRICS[metric].title}"
     heads = ["Method", "Venue", *sets, "Source"]
