@@ -100,6 +100,13 @@ class Population:
         truth["balanced_acc"] = truth["acc"]
         return truth | {n: float(ndtr(self.shift + ndtri(rate))) for n, rate in FALSE_POSITIVE_RATES.items()}
 
+    def ap_at(self, share: float) -> float:
+        """Average precision of all frames where this share of them is fake: an interval is of the set's own make-up."""
+        x = np.linspace(-9, 9 + self.shift, 20_001)
+        fake = np.exp(-((x - self.shift) ** 2) / 2) / math.sqrt(2 * math.pi) * (x[1] - x[0])
+        tp, fp = share * ndtr(self.shift - x), (1 - share) * ndtr(-x)
+        return float(np.sum(fake * tp / np.maximum(tp + fp, 1e-300)))
+
     def _drawn_truth(self) -> dict[str, float]:
         labels, scores, *_ = self.draw(400_000, np.random.default_rng(1), (4, 6))
         return point_metrics(Ranking(labels, scores))
@@ -127,6 +134,8 @@ def coverage(scenario: str, videos: int, auc: float, simulations: int, seed: int
 
     for number in range(simulations):
         labels, scores, video, cluster = population.draw(videos, rng)
+        if scenario != "skewed":
+            truth["ap"] = population.ap_at(labels.mean())
         ranking = Ranking(labels, scores)
         resampling = Resampling(Clusters(cluster[video], ranking.labels), seed=number)
         for name, interval in metric_intervals(ranking, resampling).items():

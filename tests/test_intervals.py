@@ -438,7 +438,76 @@ def test_names_of_the_known_data_sets_tell_who_was_recorded():
     ]
     found = source_clusters([video for group in together for video in group])
     wanted = np.repeat(np.arange(len(together)), [len(group) for group in together])
-    assert found.tolist() == wanted.tolist()
+    assert found[:, 0].tolist() == wanted.tolist()
+
+
+def test_the_person_whose_face_is_seen_is_the_second_way():
+    names = ["C/Celeb-real/id9_0001", "C/Celeb-synthesis/id3_id9_0002", "C/Celeb-synthesis/id5_id9_0000"]
+    assert source_clusters(names).tolist() == [[0, 0], [1, 0], [2, 0]]
+    dfd = ["D/a/01__walk", "D/b/02_01__walk__X", "D/b/02_03__walk__Y"]
+    assert source_clusters(dfd).tolist() == [[0, 0], [1, 0], [1, 1]]
+    assert source_clusters(["F/000", "F/000_003"]).ndim == 1
+
+
+def test_numbers_that_are_no_identities_join_nothing():
+    """WildDeepfake numbers its real and its fake clips apart; UADFV and FF++ do not."""
+    assert source_clusters(["W/real/100", "W/fake/100", "W/fake/101"]).tolist() == [0, 1, 2]
+    assert source_clusters(["X/real/0100", "X/fake/0100"]).tolist() == [0, 1]
+    assert source_clusters(["U/real/0100", "U/fake/0100_fake"]).tolist() == [0, 0]
+
+
+def two_way(rng, people=30, videos=8, lender=1.0):
+    """Fakes of random pairs of people, whose faces shift the score of every video that shows them; and reals."""
+    recorded = np.concatenate([np.repeat(np.arange(people), 2), np.repeat(np.arange(people), videos)])
+    seen = np.concatenate([np.repeat(np.arange(people), 2), rng.integers(0, people, people * videos)])
+    labels = (np.arange(len(seen)) >= 2 * people).astype(np.int64)
+    face = lender * rng.normal(size=people)
+    scores = 1.2 * labels + face[seen] * labels + 0.5 * rng.normal(size=people)[recorded] + rng.normal(size=len(seen))
+    return labels, scores, np.stack([recorded, seen], axis=1)
+
+
+def test_the_two_way_variance_is_the_sum_of_both_ways_less_the_cells():
+    labels, scores, index = two_way(np.random.default_rng(23))
+    ranking = Ranking(labels, scores)
+
+    def variance(clusters):
+        found = Clusters(clusters, labels)
+        _, fake, real = cluster_components(ranking, found)
+        return auc_covariance(fake[None], real[None], found).item()
+
+    cells = index[:, 0] * 30 + index[:, 1]
+    first, second, both = (variance(each) for each in (index[:, 0], index[:, 1], cells))
+    assert second > both
+    assert variance(index) == pytest.approx(first + second - both)
+    assert auc_interval(labels, scores, index).se == pytest.approx(np.sqrt(first + second - both))
+    one = auc_interval(labels, scores, index[:, 0])
+    assert auc_interval(labels, scores, np.stack([index[:, 0], np.arange(len(labels))], axis=1)).se >= one.se
+
+
+def test_metrics_of_the_bootstrap_have_both_ways_too():
+    labels, scores, index = two_way(np.random.default_rng(25), lender=2.0)
+    ranking = Ranking(labels, 1 / (1 + np.exp(-scores)))
+    both = metric_intervals(ranking, Resampling(Clusters(index, labels)))
+    one = metric_intervals(ranking, Resampling(Clusters(index[:, 0], labels)))
+    for name in ("auc", "ap", "eer", "acc", "brier"):
+        assert both[name].se > 1.1 * one[name].se, name
+        assert both[name].value == one[name].value
+
+
+@pytest.mark.slow
+def test_simulated_faces_lent_to_many_videos_are_held_by_two_ways_and_not_by_one():
+    rng, truth = np.random.default_rng(27), []
+    for _ in range(300):
+        labels, scores, _ = two_way(rng)
+        truth.append(Ranking(labels, scores).auc_components()[0])
+    auc, held, held_by_one = np.mean(truth), 0, 0
+    for _ in range(300):
+        labels, scores, index = two_way(rng)
+        two, one = auc_interval(labels, scores, index), auc_interval(labels, scores, index[:, 0])
+        held += two.low <= auc <= two.high
+        held_by_one += one.low <= auc <= one.high
+    assert held / 300 > 0.91
+    assert held_by_one / 300 < 0.85
 
 
 def test_real_ff_recordings_are_joined_only_where_a_fake_joins_them():

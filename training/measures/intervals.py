@@ -63,7 +63,7 @@ def metric_intervals(ranking: Ranking, resampling: Resampling, confidence: float
         else:
             result[name] = logit_interval(value, se, free, clusters.pairs, confidence)
     result["auc"] = _auc_interval(ranking, clusters, confidence)
-    rates = tpr_intervals(ranking, clusters, list(FALSE_POSITIVE_RATES.values()), confidence)
+    rates = tpr_intervals(ranking, clusters.main, list(FALSE_POSITIVE_RATES.values()), confidence)
     return result | dict(zip(FALSE_POSITIVE_RATES, rates))
 
 
@@ -221,6 +221,10 @@ def logit_interval(value: float, se: float, df: float, pairs: int, confidence: f
 def auc_covariance(fake_sums: np.ndarray, real_sums: np.ndarray, clusters: Clusters) -> np.ndarray:
     """Covariance of the AUCs of D detectors on the same frames (Obuchowski 1997, equations 3 and 5).
 
+    In two ways: V_recorded + V_seen - V_both (Cameron, Gelbach & Miller, "Robust inference with multiway clustering",
+    JBES 29, 2011, equation 2.7). What the second way adds is estimated with noise; its negative eigenvalues count as 0,
+    as in their section 2.3, so that two ways are never surer than the first alone.
+
     Args:
         fake_sums: Structural components of the fakes (`Ranking.auc_components`) summed over each cluster, [D, K].
         real_sums: Those of the reals, [D, K].
@@ -229,9 +233,28 @@ def auc_covariance(fake_sums: np.ndarray, real_sums: np.ndarray, clusters: Clust
     Returns:
         [D, D]
     """
+    if clusters.ways:
+        parts = [
+            auc_covariance(_gathered(fake_sums, cell, way), _gathered(real_sums, cell, way), way)
+            for way, cell in clusters.ways
+        ]
+        return parts[0] + _positive(parts[1] - auc_covariance(fake_sums, real_sums, clusters.cells()))
     fake, real, both = (n / (n - 1) for n in (clusters.fake.sum(), clusters.real.sum(), clusters.count))
     mixed = fake_sums @ real_sums.T
     return fake * fake_sums @ fake_sums.T + real * real_sums @ real_sums.T + both * (mixed + mixed.T)
+
+
+def _gathered(sums: np.ndarray, cell: np.ndarray, way: Clusters) -> np.ndarray:
+    """Sums over cells, [..., K], gathered into the clusters of one way."""
+    rows = np.atleast_2d(sums)
+    found = np.stack([np.bincount(cell, row, way.count) for row in rows])
+    return found if sums.ndim == 2 else found[0]
+
+
+def _positive(matrix: np.ndarray) -> np.ndarray:
+    """The nearest matrix without negative eigenvalues."""
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    return (vectors * np.clip(values, 0, None)) @ vectors.T
 
 
 def degrees_of_freedom(errors: np.ndarray, clusters: Clusters) -> float:
@@ -243,6 +266,8 @@ def degrees_of_freedom(errors: np.ndarray, clusters: Clusters) -> float:
     Args:
         errors: What each cluster adds to the error of the estimate, [K].
     """
+    if clusters.ways:
+        return min(degrees_of_freedom(_gathered(errors, cell, way), way) for way, cell in clusters.ways)
     squares = errors**2
     spread = sum(np.sum((q - q.mean()) ** 2) for s in range(3) if len(q := squares[clusters.strata == s]))
     free = 2 * squares.sum() ** 2 / spread if spread > 0 else math.inf

@@ -33,13 +33,18 @@ class Resampling:
 
     Several detectors of one test set share one object: their replicates then are of the same draws, paired.
 
+    In two ways, the first is drawn here, and `further` draws the second and the cells.
+
     Beyond `MOST_UNITS` clusters, random groups of them are drawn instead, as `units`: groups of independent clusters
     are independent too, and 50,000 of them estimate the error as well as a million frames.
     """
 
     def __init__(self, clusters: Clusters, replicates: int = REPLICATES, seed: int = 0):
         self.clusters, self.replicates, self.seed = clusters, replicates, seed
-        self.units = clusters if clusters.count <= MOST_UNITS else _random_groups(clusters, seed)
+        main = clusters.main
+        self.units = main if main.count <= MOST_UNITS else _random_groups(main, seed)
+        further = (clusters.ways[1][0], clusters.cells()) if clusters.ways else ()
+        self.further = tuple(Resampling(each, replicates, seed) for each in further)
         self._batches: list[np.ndarray | None] = [None] * math.ceil(replicates / BATCH)
 
     def fits(self, index: np.ndarray, labels: np.ndarray, replicates: int, seed: int) -> bool:
@@ -81,6 +86,7 @@ class Replicates(NamedTuple):
     values: dict[str, np.ndarray]  # of each replicate, [R]
     influence: dict[str, np.ndarray]  # covariance of each cluster's draws with the metric, [K]
     clusters: Clusters
+    further: tuple["Replicates", ...] = ()  # in two ways: of the second way, and of the cells
 
     def degrees_of_freedom(self, name: str) -> float:
         """As `degrees_of_freedom`, from the influences.
@@ -88,6 +94,9 @@ class Replicates(NamedTuple):
         R replicates add normal noise of variance 1/R to an influence (in units of the standard error); its part in
         the fourth moment is taken out.
         """
+        if self.further:
+            one_way = self._replace(further=())
+            return min(one_way.degrees_of_freedom(name), self.further[0].degrees_of_freedom(name))
         variance, replicates, count = self.values[name].var(), len(self.values[name]), self.clusters.count
         if not variance:
             return self.clusters.fewest - 1
@@ -96,9 +105,16 @@ class Replicates(NamedTuple):
         return float(np.clip(2 / (fourth - 1 / count), 1, self.clusters.fewest - 1))
 
     def standard_error(self, name: str) -> float:
-        """Standard deviation of the replicates; n draws from n clusters vary as if there were n - 1 of them."""
+        """Standard deviation of the replicates; n draws from n clusters vary as if there were n - 1 of them.
+
+        In two ways, what the second adds to the cells' variance is added; see `intervals.auc_covariance`.
+        """
         few = self.clusters.fewest / (self.clusters.fewest - 1)
-        return float(np.sqrt(self.values[name].var(ddof=1) * few))
+        variance = self.values[name].var(ddof=1) * few
+        if self.further:
+            second, cells = (each.standard_error(name) ** 2 for each in self.further)
+            variance += max(second - cells, 0)
+        return float(np.sqrt(variance))
 
 
 def bootstrap(ranking: Ranking, resampling: Resampling, levels: int = LEVELS) -> Replicates:
@@ -145,6 +161,7 @@ def bootstrap(ranking: Ranking, resampling: Resampling, levels: int = LEVELS) ->
         {name: point[name] + deviations[:, i] for i, name in enumerate(centre)},
         {name: influence[:, i].astype(np.float64) for i, name in enumerate(centre)},
         clusters,
+        tuple(bootstrap(ranking, each, levels) for each in resampling.further),
     )
 
 

@@ -151,6 +151,9 @@ def _summaries(labels, values, index, confidence: float, replicates: int, seed: 
             covariance, free = _auc_error(parts, found)
         else:
             covariance = few * np.atleast_2d(np.cov([d.values[name] for d in drawn]))
+            one_way = np.trace(covariance)
+            if one_way > 0:  # what a second way of clustering adds
+                covariance = covariance * (sum(d.standard_error(name) ** 2 for d in drawn) / one_way)
             free = min(d.degrees_of_freedom(name) for d in drawn)
         result[name] = combine_seeds([d.point[name] for d in drawn], covariance, free, found.pairs, confidence)
     return result
