@@ -568,6 +568,14 @@ def test_a_copy_of_a_runs_weights_keeps_its_history(trained, tmp_path):
     assert run_that_made(copied, runs).selected_on == known.selected_on
     assert run_that_made(copied, tmp_path) is None
     assert run_that_made(copied) is None
+    shutil.copytree(runs, tmp_path / "runs")
+    words = ["--weights", str(copied), "--protocol", "demo_cross", "--out", str(tmp_path / "runs"), *QUICK[2:]]
+    data = f"data.root={known.config['data']['root']}"
+    assert main(["test", *SMALL, *words, data]) == 0
+    tested = RunResult.load(next((tmp_path / "runs" / "demo_cross").rglob("result.json")))
+    assert tested.selected_on == known.selected_on
+    assert tested.trained_on == known.trained_on
+    assert "trained_under=demo_multi" in tested.overrides
 
 
 def test_a_validation_split_that_is_the_test_set_makes_an_oracle(demo, tmp_path, capsys):

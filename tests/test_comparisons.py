@@ -266,6 +266,26 @@ def test_simulated_means_over_seeds_are_held_where_one_seed_alone_is_not():
     assert alone / 300 < held / 300
 
 
+def test_over_seeds_a_second_way_of_clustering_widens_every_metric():
+    """Every recorded person's videos show many faces, and a face moves the score of each video that shows it."""
+    rng, people = np.random.default_rng(31), 20
+    recorded, seen = np.divmod(np.arange(people**2), people)
+    label, face = (recorded != seen).astype(int), rng.normal(size=people)
+    names = [f"C/x/id{a}_id{b}_0000" if a != b else f"C/real/id{a}_0000" for a, b in zip(recorded, seen)]
+    method = np.where(label == 1, "swap", "real")
+
+    def table():
+        latent = 1.2 * label + 2 * face[seen] * label + rng.normal(size=len(label))
+        return ScoreTable("C", names, np.zeros(len(label), int), label, method, 1 / (1 + np.exp(-latent)))
+
+    tables = [table(), table()]
+    two = over_seeds(tables, replicates=200)
+    one = over_seeds(tables, replicates=200, clusters=recorded)
+    for name in ("frame_auc", "frame_ap", "frame_acc"):
+        assert two[name].within > 1.1 * one[name].within, name
+        assert two[name].mean == one[name].mean
+
+
 def test_metrics_without_both_classes_are_left_out_over_seeds():
     table = ScoreTable("T", ["a", "b"], [0, 0], [1, 1], ["x", "x"], [0.2, 0.9])
     assert over_seeds([table, table]) == {}

@@ -8,7 +8,6 @@ import pytest
 from resproto_fd.training.board.building import build
 from resproto_fd.training.board.collecting import collect
 from resproto_fd.training.board.notes import margins, notes, warnings
-from resproto_fd.training.board.sanity import oddities
 from resproto_fd.training.board.table import sections
 from resproto_fd.training.board.ties import MEAN, NO_TABLES
 from resproto_fd.training.board.ties import test_against_best as against_best
@@ -158,7 +157,7 @@ def test_rows_without_score_tables_are_named_and_the_others_keep_their_marks(tmp
     assert set(marks["video_auc"].tied) == {"D", "EE", MEAN}
     assert set(marks) == {"frame_auc", "video_auc"}
     alone = against_best({"good": rows["good"]}, ["D"], ["D"])["frame_auc"]
-    assert alone.tied == {} and alone.limits["D"]["good"].low < 1
+    assert alone.tied == {} and alone.mean_limits["good"].low < 1
     (tmp_path / "runs/made/good/seed0/scores/EE.npz").unlink()
     found = against_best(rows, ["D", "EE"], ["D", "EE"])["frame_auc"]
     assert found.untested["EE"] == {"good": NO_TABLES}
@@ -168,20 +167,22 @@ def test_rows_without_score_tables_are_named_and_the_others_keep_their_marks(tmp
     assert against_best(rows, ["D"], ["D"])["frame_auc"].untested["D"] == {"poor": NO_TABLES}
 
 
-@pytest.mark.parametrize("where", ["value", "interval"])
+@pytest.mark.parametrize("where", ["value", "interval", "method"])
 def test_a_number_that_its_score_table_denies_leaves_the_file_out(tmp_path, where):
     result = made_run(tmp_path, "good")
     test = result.tests["D"]
     changed = {"frame_auc": 0.999} if where == "value" else {}
     intervals = test.intervals | {"frame_auc": test.intervals["frame_auc"].model_copy(update={"value": 0.999})}
     changed |= {"intervals": intervals} if where == "interval" else {}
+    swap = test.per_method["swap"].model_copy(update={"frame_auc": 0.999})
+    changed |= {"per_method": test.per_method | {"swap": swap}} if where == "method" else {}
     result.tests["D"] = test.model_copy(update=changed)
     result.save(tmp_path / "runs/made/good/seed0/result.json")
     made_run(tmp_path, "poor")
     results, problems = collect([tmp_path / "runs"])
     assert [one.detector for one in results] == ["poor"]
     assert re.search(
-        r"frame_auc of D is 0\.999 in the file; its score table gives 0\.\d+; test again", problems[0].reason
+        r"frame_auc of D( swap)? is 0\.999 in the file; its score table gives 0\.\d+; test again", problems[0].reason
     )
 
 
@@ -214,7 +215,7 @@ def test_scores_that_are_labels_or_two_values_or_another_rows_are_named(tmp_path
         for name in ("labels", "halves", "copy"):
             del SIGNAL[name]
     (section,) = sections(collect([tmp_path / "runs"])[0])
-    found = oddities(section)
+    found = section.oddities
     assert "D: labels, seed 0: its scores are the labels." in found
     assert "D: halves, seed 0: its scores have two values, so that its curve has one point." in found
     assert "D: copy (measured), good (measured) rank all frames alike: one may be a copy of the other." in found

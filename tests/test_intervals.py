@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import scipy.stats
 from sklearn import metrics as sk
-from sklearn.metrics import average_precision_score
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.measures.clusters import Clusters, source_clusters
@@ -373,7 +372,7 @@ def test_the_share_of_fakes_is_the_same_in_every_replicate():
     right = (scores > 0.5) == labels
     assert drawn.values["acc"][0] == pytest.approx((weights * right).sum() / weights.sum(), abs=1e-5)
     assert drawn.values["brier"][0] == pytest.approx((weights * (scores - labels) ** 2).sum() / weights.sum(), abs=1e-5)
-    expected = average_precision_score(labels, scores, sample_weight=weights)
+    expected = sk.average_precision_score(labels, scores, sample_weight=weights)
     assert drawn.values["ap"][0] == pytest.approx(expected, abs=1e-4)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.board.table import row_key, table_key
 from resproto_fd.training.board.ties import stored_scores
-from resproto_fd.training.measures.metrics import table_metrics
-from resproto_fd.training.results import Metrics, RunResult
+from resproto_fd.training.measures.metrics import method_metrics, table_metrics
+from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ROUNDING
 
 RESULT_FILE = "result.json"
@@ -68,7 +68,8 @@ def collect(paths: Iterable[str | Path]) -> tuple[list[RunResult], list[Problem]
 def contradiction(result: RunResult) -> str:
     """What a result file says that its own score tables deny; empty where they agree, or no table is at hand.
 
-    Metrics are computed again from the score tables, and so are the values that intervals stand around.
+    Metrics of all frames, of each forgery method and of other scores are computed again, and the values that intervals
+    stand around are compared. The limits of intervals are not: they cost a bootstrap each.
     """
     for name, test in result.tests.items():
         if result.folder is None or not (result.folder / "scores" / f"{name}.npz").is_file():
@@ -77,14 +78,21 @@ def contradiction(result: RunResult) -> str:
             table = stored_scores(result, name)
         except UserError as error:
             return f"{error}; test again"
-        found = Metrics(**table_metrics(table)).model_dump()
-        said = {metric: getattr(test, metric) for metric in found}
-        for metric, estimate in test.intervals.items():
-            if metric in found:
-                said[metric] = estimate.value if _same(said[metric], found[metric]) else said[metric]
-        for metric, value in found.items():
-            if not _same(said[metric], value):
-                return f"{metric} of {name} is {said[metric]} in the file; its score table gives {value}; test again"
+        found = {(): table_metrics(table)}
+        found |= {("per_method", method): values for method, values in method_metrics(table).items()}
+        found |= {("variants", variant): table_metrics(table, variant) for variant in table.variants}
+        said = {("per_method", method): values for method, values in test.per_method.items()}
+        said |= {("variants", variant): values for variant, values in test.variants.items()} | {(): test}
+        if said.keys() != found.keys():
+            return f"{name}: other methods or scores in the file than in its score table; test again"
+        for part, values in found.items():
+            for metric, value in values.items():
+                claims = [getattr(said[part], metric)]
+                claims += [test.intervals[metric].value] if not part and metric in test.intervals else []
+                for claim in claims:
+                    if not _same(claim, value):
+                        where = " ".join([name, *part[1:]])
+                        return f"{metric} of {where} is {claim} in the file; its score table gives {value}; test again"
     return ""
 
 

@@ -2,9 +2,8 @@
 
 from collections import Counter
 
-from resproto_fd.training.board.sanity import oddities
 from resproto_fd.training.board.table import DIGITS, TIE, Row, Section
-from resproto_fd.training.board.ties import NO_TABLES
+from resproto_fd.training.board.ties import MEAN, NO_TABLES
 from resproto_fd.training.measures.comparisons import holm
 
 
@@ -35,7 +34,7 @@ def notes(section: Section) -> list[str]:
             found.append(f"{row.name}: at least one seed was not tested on {', '.join(missing)}.")
         if row.group == "seen":
             found.append(f"{row.name}: was trained on {', '.join(row.seen)}, a set of the mean; not ranked.")
-    return [*found, *oddities(section), *_untested(section)]
+    return [*found, *section.oddities, *_untested(section)]
 
 
 def _untested(section: Section) -> list[str]:
@@ -47,8 +46,10 @@ def _untested(section: Section) -> list[str]:
         lacking = [names[key] for key, reason in untested.items() if reason == NO_TABLES]
         if lacking:
             result.append(f"{column}: {NO_TABLES} of {', '.join(lacking)}: not recomputed, and not tested for {TIE}.")
-    if marks.one_seed:
-        result.append(f"Each row has one seed. The marks {TIE} do not cover what another seed would change.")
+    if columns := sorted(marks.one_seed - {MEAN}):
+        result.append(
+            f"{', '.join(columns)}: each row has one seed. The marks {TIE} do not cover what another seed would change."
+        )
     return result
 
 

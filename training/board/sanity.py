@@ -2,21 +2,26 @@
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.training.board.table import Row, Section
 from resproto_fd.training.board.ties import stored_scores
+from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
 
 
-def oddities(section: Section) -> list[str]:
-    """Notes on the stored scores of a table's rows: equal to the labels, of two values, or ranked alike in two rows."""
+def oddities(rows: Sequence[tuple[str, Sequence[RunResult]]]) -> list[str]:
+    """Notes on stored scores: equal to the labels, of two values, or ranked alike in two rows.
+
+    Args:
+        rows: (name, runs) of each row of a table.
+    """
     found: list[str] = []
-    alike: dict[tuple[str, str, str], dict[str, Row]] = defaultdict(dict)
-    for row in section.rows:
-        for run in row.runs:
+    alike: dict[tuple[str, str, str], dict[int, str]] = defaultdict(dict)
+    for place, (row, runs) in enumerate(rows):
+        for run in runs:
             for name, test in run.tests.items():
                 try:
                     table = stored_scores(run, name)
@@ -24,14 +29,13 @@ def oddities(section: Section) -> list[str]:
                     continue
                 levels, order = np.unique(table.score, return_inverse=True)
                 if strange := _strange(table, levels):
-                    found.append(f"{name}: {row.name}, seed {run.seed}: {strange}.")
-                if len(levels) > 1 and not row.control:
+                    found.append(f"{name}: {row}, seed {run.seed}: {strange}.")
+                if len(levels) > 1 and run.role != "control":
                     ranks = hashlib.sha256(order.astype(np.int64).tobytes()).hexdigest()
-                    alike[name, test.frames_hash, ranks][row.key] = row
-    for (name, *_), rows in sorted(alike.items()):
-        if len(rows) > 1:
-            names = ", ".join(f"{row.name} ({row.first.source})" for row in rows.values())
-            found.append(f"{name}: {names} rank all frames alike: one may be a copy of the other.")
+                    alike[name, test.frames_hash, ranks][place] = f"{row} ({run.source})"
+    for (name, *_), names in sorted(alike.items()):
+        if len(names) > 1:
+            found.append(f"{name}: {', '.join(names.values())} rank all frames alike: one may be a copy of the other.")
     return found
 
 

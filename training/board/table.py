@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.training.board.sanity import oddities
 from resproto_fd.training.board.ties import MEAN, Marks, stored_scores, test_against_best
 from resproto_fd.training.measures.seeds import auc_over_seeds
 from resproto_fd.training.results import RunResult
@@ -267,9 +268,7 @@ class Section:
         for line in ranked:
             line.tied = [line.row.key in marks.tied.get(name, ()) for name in (*sets, MEAN)]
         for line in lines:
-            found = marks.limits.get(MEAN, {}).get(line.row.key)
-            of_mean = None if found is None or found.low is None else (found.low, found.high)
-            line.limits = [*(line.row.limits(name, metric) for name in sets), of_mean]
+            line.limits = [*(line.row.limits(name, metric) for name in sets), marks.limits_of_mean(line.row.key)]
         for group in ("ranked", "unstated"):
             of_group = [line for line in lines if line.row.group == group]
             means = [line.cells[-1].shown for line in of_group]
@@ -282,6 +281,11 @@ class Section:
         """The ranked rows against the best, by metric; see `ties.test_against_best`."""
         rows = {row.key: row.runs for row in self.rows if row.ranks}
         return test_against_best(rows, self.test_sets, self.mean_sets)
+
+    @cached_property
+    def oddities(self) -> list[str]:
+        """Notes on stored scores; see `sanity.oddities`."""
+        return oddities([(row.name, row.runs) for row in self.rows])
 
     def probe_mean(self, metric: str) -> float | None:
         """Mean of a metric of the frozen-CLIP probe, or of the best of several probes; None without one."""
@@ -321,8 +325,8 @@ GROUPS = ("ranked", "unstated", "seen", "controls", "oracles")
 TIE = "≈"
 TIE_RULE = (
     "≈ marks the AUCs that may be the best of their column. The means over seeds are tested against the best (Hsu "
-    "1981) on the same frames, with the spread over seeds, and videos of one source as one cluster. In 95 % of such "
-    "columns the marked rows contain the best one. Rows without stored scores take no part."
+    "1981) on the same frames, with the spread over seeds, and videos of one source as one cluster. The marked rows "
+    "contain the best one with 95 % confidence. Rows without stored scores take no part."
 )
 RANK_RULE = (
     "rows are ranked by the mean over the protocol's test sets that it does not train on; means that print the same "

@@ -29,23 +29,29 @@ class Marks:
     Attributes:
         tied: Keys of the rows that may be the best; absent where nothing could be tested.
         untested: Keys of the rows that are not in the test, with the reason.
-        limits: 95 % intervals of the means, by column and row.
+        mean_limits: 95 % intervals of the means over sets, by row.
         one_seed: Columns in which no row has two seeds, so that the spread over seeds is in no test.
     """
 
     tied: dict[str, set[str]] = field(default_factory=dict)
     untested: dict[str, dict[str, str]] = field(default_factory=dict)
-    limits: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    mean_limits: dict[str, Interval] = field(default_factory=dict)
     one_seed: set[str] = field(default_factory=set)
 
     def add(self, column: str, sets: Sequence[SetErrors]) -> None:
         """Test the rows of one column."""
         found = against_best(sets)
-        self.limits[column] = found.intervals
+        if column == MEAN:
+            self.mean_limits = found.intervals
         if len(found.means) > 1:
             self.tied[column] = found.may_be_best()
             if not found.seed_variance:
                 self.one_seed.add(column)
+
+    def limits_of_mean(self, key: str) -> tuple[float, float] | None:
+        """The 95 % interval of a row's mean over sets; None if it is not known."""
+        found = self.mean_limits.get(key)
+        return None if found is None or found.low is None or found.high is None else (found.low, found.high)
 
 
 def test_against_best(

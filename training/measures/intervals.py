@@ -238,7 +238,7 @@ def auc_covariance(fake_sums: np.ndarray, real_sums: np.ndarray, clusters: Clust
             auc_covariance(_gathered(fake_sums, cell, way), _gathered(real_sums, cell, way), way)
             for way, cell in clusters.ways
         ]
-        return parts[0] + _positive(parts[1] - auc_covariance(fake_sums, real_sums, clusters.cells()))
+        return parts[0] + positive_part(parts[1] - auc_covariance(fake_sums, real_sums, clusters.cells()))
     fake, real, both = (n / (n - 1) for n in (clusters.fake.sum(), clusters.real.sum(), clusters.count))
     mixed = fake_sums @ real_sums.T
     return fake * fake_sums @ fake_sums.T + real * real_sums @ real_sums.T + both * (mixed + mixed.T)
@@ -251,7 +251,7 @@ def _gathered(sums: np.ndarray, cell: np.ndarray, way: Clusters) -> np.ndarray:
     return found if sums.ndim == 2 else found[0]
 
 
-def _positive(matrix: np.ndarray) -> np.ndarray:
+def positive_part(matrix: np.ndarray) -> np.ndarray:
     """The nearest matrix without negative eigenvalues."""
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     return (vectors * np.clip(values, 0, None)) @ vectors.T

@@ -17,8 +17,9 @@ from resproto_fd.training.measures.intervals import (
     cluster_components,
     degrees_of_freedom,
     logit_interval,
+    positive_part,
 )
-from resproto_fd.training.measures.resampling import REPLICATES, Resampling, bootstrap
+from resproto_fd.training.measures.resampling import REPLICATES, Replicates, Resampling, bootstrap
 from resproto_fd.training.measures.roc import Ranking
 from resproto_fd.training.measures.videos import aggregate_videos
 from resproto_fd.training.scores import ScoreTable
@@ -136,6 +137,16 @@ def _auc_error(parts, found: Clusters) -> tuple[np.ndarray, float]:
     return covariance, degrees_of_freedom(sum(p[1] + p[2] for p in parts), found)
 
 
+def _drawn_covariance(drawn: Sequence[Replicates], name: str) -> np.ndarray:
+    """Covariance of the seeds' errors of a metric, from replicates with the same draws; in two ways as the AUC's."""
+    clusters = drawn[0].clusters
+    covariance = clusters.fewest / (clusters.fewest - 1) * np.atleast_2d(np.cov([d.values[name] for d in drawn]))
+    if drawn[0].further:
+        second, cells = (_drawn_covariance(way, name) for way in zip(*(d.further for d in drawn)))
+        covariance = covariance + positive_part(second - cells)
+    return covariance
+
+
 def _summaries(labels, values, index, confidence: float, replicates: int, seed: int) -> dict[str, SeedSummary]:
     found = Clusters(index, labels)
     rankings = [Ranking(labels, v) for v in values]
@@ -144,16 +155,12 @@ def _summaries(labels, values, index, confidence: float, replicates: int, seed: 
     resampling = Resampling(found, replicates, seed)
     drawn = [bootstrap(ranking, resampling) for ranking in rankings]
     parts = [cluster_components(ranking, found) for ranking in rankings]
-    few = found.fewest / (found.fewest - 1)
     result = {}
     for name in drawn[0].point:
         if name == "auc":
             covariance, free = _auc_error(parts, found)
         else:
-            covariance = few * np.atleast_2d(np.cov([d.values[name] for d in drawn]))
-            one_way = np.trace(covariance)
-            if one_way > 0:  # what a second way of clustering adds
-                covariance = covariance * (sum(d.standard_error(name) ** 2 for d in drawn) / one_way)
+            covariance = _drawn_covariance(drawn, name)
             free = min(d.degrees_of_freedom(name) for d in drawn)
         result[name] = combine_seeds([d.point[name] for d in drawn], covariance, free, found.pairs, confidence)
     return result
