@@ -1,15 +1,15 @@
-"""Frames into one LMDB, and proof that they are there: the command `resproto pack`.
+"""Packs frames into one LMDB and verifies them: the command `resproto pack`.
 
-    X_lmdb/data.mdb      values under the keys of DeepfakeBench's released stores. `png`: its values too (the bytes of
-                         the file, landmarks as bare int32), so that its loader reads them; `native`: frames as bare
-                         pixels with a checksum (see `image_codec`). Masks stay the files they are in both.
-                         Key "resproto_fd": the store's statement of what it holds, JSON; that loader never asks for it
-    X_lmdb/packed.json   the statement once more, and the size that data.mdb must have
+    X_lmdb/data.mdb      Values under the keys of DeepfakeBench's released stores. With `png`, the values are theirs too
+                         (the bytes of the file, landmarks as bare int32), so that its loader reads them. With `native`,
+                         frames are bare pixels with a checksum (see `image_codec`). Masks stay files in both. Key
+                         "resproto_fd" has the store's statement about its content, JSON; that loader never reads it.
+    X_lmdb/packed.json   The statement again, and the size that data.mdb must have.
 
-The statement has the codec, the sources (SHA-256 of each manifest, what was chosen of it, counts), the number of values
-and `content`, the SHA-256 over every key and the SHA-256 of its value: the same frames give the same `content`, however
-often the packing was killed and on whatever day. While a store is being made or added to it lies in `.X_lmdb.partial`;
-stopped there, the same command goes on from the last transaction.
+The statement has the codec, the sources (SHA-256 of each manifest, choice, counts), the number of values, and
+`content`, the SHA-256 over every key and the SHA-256 of its value. The same frames always give the same `content`, even
+if the packing was killed and resumed. An unfinished store is in `.X_lmdb.partial`; the same command goes on from the
+last transaction.
 """
 
 import argparse
@@ -29,41 +29,41 @@ if TYPE_CHECKING:
 CODECS = ("png", "native")
 KINDS = ("frames", "masks", "landmarks")
 SHOWN = 20
-"""Names that a message lists."""
+"""Most names that a message lists."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "manifests", nargs="*", metavar="MANIFEST", help="dataset JSON; with --verify alone none is needed"
-    )
-    parser.add_argument("--out", required=True, metavar="X_lmdb", help="the store to make, add to or verify")
+    """Adds the arguments of `resproto pack`."""
+    parser.add_argument("manifests", nargs="*", metavar="MANIFEST", help="dataset JSONs; --verify alone needs none")
+    parser.add_argument("--out", required=True, metavar="X_lmdb", help="store to make, extend or verify")
     parser.add_argument(
         "--frames",
         metavar="SRC",
-        help="folder that holds the data set folders, or another LMDB (default: ../rgb from the first manifest)",
+        help="folder that has the data set folders, or another LMDB (default: ../rgb from the first manifest)",
     )
     parser.add_argument(
         "--codec",
         choices=CODECS,
-        help="png: files as they are, which DeepfakeBench reads (default); native: bare pixels, twice the size, the "
+        help="png: the files themselves, which DeepfakeBench reads (default); native: bare pixels, twice the size and "
         "fastest to read",
     )
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, help="only these (default: all)")
-    parser.add_argument("--compression", nargs="+", choices=COMPRESSIONS, help="only these levels")
-    parser.add_argument("--folder", nargs="+", metavar="NAME", help="data set folder in the manifest's paths")
-    parser.add_argument("--without", nargs="+", default=[], choices=("masks", "landmarks"), help="leave these out")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, help="pack only these splits (default: all)")
+    parser.add_argument("--compression", nargs="+", choices=COMPRESSIONS, help="pack only these levels (default: all)")
+    parser.add_argument("--folder", nargs="+", metavar="NAME", help="data set folders in the manifest's paths")
+    parser.add_argument("--without", nargs="+", default=[], choices=("masks", "landmarks"), help="do not pack these")
     parser.add_argument("--skip-bad", action="store_true", help="leave out frames that are missing or unreadable")
-    parser.add_argument("--verify", action="store_true", help="re-read every value, after packing if there is any")
-    parser.add_argument("--jobs", type=int, help="threads (default: one a core, 8 at most)")
-    parser.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
+    parser.add_argument("--verify", action="store_true", help="read every value again, after packing if any")
+    parser.add_argument("--jobs", type=int, help="threads (default: one for each core, at most 8)")
+    parser.add_argument("--no-progress", "--quiet", dest="progress", action="store_false", help="show no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Runs `resproto pack`; returns the exit code."""
     if not args.manifests and not args.verify:
-        raise UserError("name a MANIFEST to pack, or set --verify to re-read the store")
+        raise UserError("expected a MANIFEST to pack, got none; name one, or set --verify to read the store again")
     jobs = min(os.cpu_count() or 1, 8) if args.jobs is None else args.jobs
     if jobs < 1:
-        raise UserError(f"--jobs {jobs}: expected 1 or more")
+        raise UserError(f"--jobs: expected 1 or more, got {jobs}")
     from resproto_fd.preprocessing.store.packed_store import verify
     from resproto_fd.preprocessing.store.threads import Threads
 
@@ -82,19 +82,21 @@ def run(args: argparse.Namespace) -> int:
         wanted = summary.wanted
     if args.verify:
         statement = verify(args.out, wanted, jobs=jobs, progress=args.progress)
-        found = f"content {statement['content']}" if statement["content"] else "it keeps no record to compare them with"
+        found = (
+            f"content {statement['content']}" if statement["content"] else "the store has no digests to compare with"
+        )
         print(f"{args.out}: {statement['values']} values read, no fault; {found}")
     return 0
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What of the manifests is packed.
+    """Which parts of the manifests are packed.
 
     Attributes:
-        splits, compressions: Only these; None is all.
-        folder: Data set folders in the manifest's paths; None takes the data set's YAML at its word, if there is one.
-        without: "masks", "landmarks".
+        splits, compressions: Only these; None means all.
+        folder: Data set folders in the manifest's paths; None takes those of the data set's YAML, if there is one.
+        without: Kinds that are not packed: "masks", "landmarks".
     """
 
     splits: Sequence[str] | None = None
@@ -109,10 +111,10 @@ class Summary:
 
     Attributes:
         path: The store.
-        statement: What the store says of itself.
-        wanted: Every path that the manifests want in it and that could be read.
-        added: Values written by this call; the others were there already.
-        left_out: Frames that could not be read, with the reason.
+        statement: The store's statement.
+        wanted: Every readable path that belongs in it.
+        added: Values that this call wrote; the others were there already.
+        left_out: Unreadable frames, with the reason.
         size: Bytes of data.mdb.
         seconds: Time of this call.
     """
@@ -126,12 +128,13 @@ class Summary:
     seconds: float
 
     def text(self) -> str:
-        """For people."""
+        """Returns the summary for a reader."""
         rate = f", {self.added / self.seconds:.0f} a second" if self.added and self.seconds else ""
         before = len(self.wanted) - self.added
         lines = [
             f"{self.path}: {self.statement['values']} values ({self.statement['codec']}), {self.size / 2**20:.1f} MiB; "
-            f"{self.added} packed now{rate}" + (f", {before} were there and are not compared" if before else ""),
+            f"{self.added} packed now{rate}"
+            + (f", {before} were there already and are not compared" if before else ""),
             f"content {self.statement['content']}",
         ]
         if self.left_out:
@@ -149,22 +152,22 @@ def pack(
     skip_bad: bool = False,
     threads: "Threads | None" = None,
 ) -> Summary:
-    """Packs the frames that manifests name, and the masks and landmarks that lie beside them, into one store.
+    """Packs the frames that manifests name, with their masks and landmarks, into one store.
 
-    A store that is there is added to, one left half made is finished, and one that has everything is left alone. What
-    is in it already is not compared with the source.
+    An existing store is extended, an incomplete one is finished, and a complete one is not changed. Values that it
+    already has are not compared with the source.
 
     Args:
         manifests: Dataset JSONs.
         out: The store.
-        frames: The folder that holds the data set folders, or another LMDB; `../rgb` from the first manifest if None.
-        codec: "png" or "native"; of a store that is there already, its own if None, of a new one "png".
-        choice: What of the manifests; everything if None.
-        skip_bad: Leave out, and report, what is missing or unreadable.
-        threads: One, without a bar, if not given.
+        frames: The folder that has the data set folders, or another LMDB; None means `../rgb` from the first manifest.
+        codec: "png" or "native". None takes an existing store's codec, and "png" for a new one.
+        choice: Parts of the manifests; None means everything.
+        skip_bad: Whether missing and unreadable files are left out and reported; otherwise they are an error.
+        threads: None means one thread, without a bar.
 
     Raises:
-        UserError: A frame is missing or unreadable (unless `skip_bad`); see `PackedWriter` for the rest.
+        UserError: A frame is missing or unreadable (unless `skip_bad`). See `PackedWriter` for other errors.
     """
     import time
 
@@ -192,10 +195,10 @@ def pack(
 
 
 def _put_all(writer, values, plan, threads, skip_bad: bool) -> dict[str, str]:
-    """Writes all values that the store lacks; returns why some could not be read, by path.
+    """Writes all values that the store lacks; returns the reason for each unreadable one, by path.
 
     Raises:
-        UserError: One cannot be read, and `skip_bad` is off.
+        UserError: A value cannot be read, and `skip_bad` is off.
     """
     from resproto_fd.preprocessing.store.threads import in_chunks
 
@@ -207,7 +210,7 @@ def _put_all(writer, values, plan, threads, skip_bad: bool) -> dict[str, str]:
             elif skip_bad:
                 unread[path] = error
             else:
-                raise UserError(f"{error}. Mend or replace the file, or leave such files out with --skip-bad")
+                raise UserError(f"{error}. Repair or replace the file, or set --skip-bad to leave such files out")
     return unread
 
 
@@ -223,16 +226,16 @@ def _frames_root(manifests: Sequence[str | os.PathLike], frames: str | os.PathLi
         return Path(frames)
     guess = Path(manifests[0]).absolute().parent.parent / "rgb"
     if not guess.is_dir():
-        raise UserError(f"no frames in {guess}; set --frames SRC to the folder or LMDB that holds them")
+        raise UserError(f"{guess}: no such folder of frames; set --frames SRC to the folder or LMDB that has them")
     return guess
 
 
 def _plan(
     manifests: Sequence[str | os.PathLike], source: "FrameStore", choice: Choice, skip_bad: bool
 ) -> tuple[dict[str, str], list[str]]:
-    """What to pack, {canonical path: "frames", "masks" or "landmarks"} in the store's order; and the frames missing."""
+    """Plans what to pack: ({canonical path: "frames", "masks" or "landmarks"} in the store's order, missing frames)."""
     from resproto_fd.preprocessing.manifest import listed_frames
-    from resproto_fd.preprocessing.store.frame_store import landmark_path, mask_path
+    from resproto_fd.preprocessing.store.beside_frames import landmark_path, mask_path
     from resproto_fd.preprocessing.store.lmdb_files import windows_key
 
     frames = {
@@ -247,11 +250,13 @@ def _plan(
         names = "\n".join(_some(missing))
         raise UserError(
             f"{source}: lacks {len(missing)} of the {len(frames)} frames that the manifests name:\n{names}\n"
-            "complete it, see --frames and --folder, or leave them out with --skip-bad"
+            "add them, set another --frames or --folder, or set --skip-bad to leave them out"
         )
     frames -= set(missing)
     if not frames:
-        raise UserError(f"{source}: holds none of the {len(missing)} frames that the manifests name; see --frames")
+        raise UserError(
+            f"{source}: has none of the {len(missing)} frames that the manifests name; set another --frames"
+        )
     plan = dict.fromkeys(frames, "frames")
     for kind, beside in (("masks", mask_path), ("landmarks", landmark_path)):
         if kind not in choice.without:
@@ -262,7 +267,7 @@ def _plan(
 
 
 def _folder(manifest: str | os.PathLike, choice: Choice) -> Sequence[str] | str | None:
-    """The data set folder in a manifest's paths, as given, or as the data set's YAML says."""
+    """Returns the data set folders in a manifest's paths: the given ones, or those of the data set's YAML."""
     from resproto_fd.configs import loading
 
     if choice.folder is not None:
@@ -272,7 +277,7 @@ def _folder(manifest: str | os.PathLike, choice: Choice) -> Sequence[str] | str 
 
 
 def _request(manifests: Sequence[str | os.PathLike], choice: Choice, source: "FrameStore") -> dict[str, Any]:
-    """What is asked for, without a date or a folder of this machine."""
+    """Describes the request, without a date or a folder of this machine."""
     from resproto_fd.configs.files import sha256_of
 
     request: dict[str, Any] = {
@@ -296,7 +301,7 @@ def _some(names: Sequence[str]) -> list[str]:
 
 
 class _Values:
-    """What is stored for some paths: (path, value, SHA-256, None), or (path, None, None, what is wrong)."""
+    """Makes the values of some paths: (path, value, SHA-256, None), or (path, None, None, error)."""
 
     def __init__(self, source: "FrameStore", codec: str, plan: dict[str, str]):
         self.source, self.codec, self.plan = source, codec, plan
@@ -314,11 +319,12 @@ class _Values:
         return made
 
     def _value(self, path: str) -> bytes:
-        from resproto_fd.preprocessing.store.frame_store import bare_landmarks
+        from resproto_fd.preprocessing.picture_kinds import PNG_START
+        from resproto_fd.preprocessing.store.beside_frames import bare_landmarks
         from resproto_fd.preprocessing.store.image_codec import (
             check_value,
-            check_whole,
             decode_frame,
+            decode_mask,
             encode_native,
             encode_png,
             is_native,
@@ -328,10 +334,12 @@ class _Values:
         if kind == "landmarks":
             return bare_landmarks(data, where)
         if kind == "masks":
-            check_whole(data, where)
+            decode_mask(data, where)
             return data
         if is_native(data) == (self.codec == "native"):
-            check_value(data, where)
+            # A native value and a PNG have checksums; of other formats only decoding tells damage.
+            check = check_value if is_native(data) or data.startswith(PNG_START) else decode_frame
+            check(data, where)
             return data
         image = decode_frame(data, where)
         return encode_native(image) if self.codec == "native" else encode_png(image)

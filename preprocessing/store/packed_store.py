@@ -1,7 +1,7 @@
-"""Stores that state what they hold: written so that they can be killed, resumed and added to, and verified.
+"""Packed stores, which state their content. Writing one can be killed, resumed and extended; a store can be verified.
 
-See `pack` for the layout. LMDB's transactions are all or nothing, and a value's SHA-256 is in the transaction of the
-value: what a killed process leaves is sound, only incomplete.
+See `pack` for the layout. LMDB's transactions are all or nothing, and a value's SHA-256 is in the same transaction as
+the value. What a killed process leaves is therefore sound, only incomplete.
 """
 
 import hashlib
@@ -9,49 +9,42 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lmdb
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import sync_folder, write_text
 from resproto_fd.configs.locks import SoleLock
 from resproto_fd.preprocessing.store import lmdb_files
-from resproto_fd.preprocessing.store.frame_store import checked_key
-from resproto_fd.preprocessing.store.image_codec import (
-    JPEG_START,
-    PNG_START,
-    check_whole,
-    decode_image,
-    is_native,
-    view_native,
-)
+from resproto_fd.preprocessing.store.beside_frames import decode_landmarks
+from resproto_fd.preprocessing.store.image_codec import decode_frame, decode_mask
 from resproto_fd.preprocessing.store.lmdb_files import (
     DIGESTS,
     SEAL,
     STATEMENT_KEY,
     STORE_FORMAT,
     GrowingLmdb,
+    checked_key,
     failed,
     is_frame_key,
     text,
     windows_key,
 )
+from resproto_fd.preprocessing.store.lmdb_pages import LmdbPages
 from resproto_fd.preprocessing.store.threads import in_chunks
 
 BATCH_BYTES = 32 << 20
 SHOWN = 100
-"""Faults that a message lists."""
+"""Most faults that a message lists."""
 
 
 def statement_of(path: str | os.PathLike) -> dict[str, Any] | None:
-    """What the store at a path says of itself; None where no store is, or one that says nothing.
+    """Returns the statement of the store at a path; None if there is no store, or it has no statement.
 
     Raises:
-        UserError: It cannot be read, or is packed only in part.
+        UserError: The store cannot be read, or is packed only in part.
     """
     path = Path(path)
     if not (path / "data.mdb").is_file():
@@ -62,30 +55,30 @@ def statement_of(path: str | os.PathLike) -> dict[str, Any] | None:
 
 
 class PackedWriter:
-    """Makes a packed store, takes up one that was left half made, or adds to one.
+    """Makes a packed store, finishes an incomplete one, or extends one.
 
-    A context manager. The store lies in a hidden folder beside its place while it is written to, and takes its place
-    when all is in it and on the disk; after an error it stays there, to be taken up again.
+    It is a context manager. The store is in a hidden folder beside its path while it is written, and is renamed when
+    everything is on the disk. After an error it stays in the hidden folder and can be resumed.
 
     Args:
         path: The store.
-        codec: What frames are stored as; recorded, and the same for the whole store.
-        request: What is being packed, for JSON. A half-made store is taken up only for the request that began it.
+        codec: Codec of the frames, the same for the whole store; it is recorded.
+        request: What is packed, as JSON. An incomplete store is resumed only for the request that began it.
         tool: Name and version of the program.
 
     Raises:
-        UserError: The place holds something else, a store of another codec, or one half made for another request;
-            another process is at it; or the disk is full or cannot be written.
+        UserError: The path has something else, a store of another codec, or an incomplete one of another request;
+            another process is packing it; or the disk is full or cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike, codec: str, request: dict[str, Any], tool: str):
         self.path = Path(path)
-        self.partial = self.path.parent / f".{self.path.name}.partial"
+        self.partial = lmdb_files.partial_of(self.path)
         self.codec, self.request, self.tool = codec, request, tool
         self.statement: dict[str, Any] = {}
         self.added = 0
         self.counts: dict[str, int] = {}
-        """Results of the request, written into the statement beside it."""
+        """Results of the request, which the statement records with it."""
         self._lmdb: GrowingLmdb | None = None
         self._digests: Any = None
         self._lock: SoleLock | None = None
@@ -96,7 +89,7 @@ class PackedWriter:
 
     def __enter__(self) -> "PackedWriter":
         if self.path.exists() and self.partial.exists():
-            raise UserError(f"{self.path} and {self.partial} are both there: a store and one half made; remove one")
+            raise UserError(f"{self.path} and {self.partial} both exist: a store and an incomplete one; remove one")
         if self.path.exists():
             self._refuse_other_codec(statement_of(self.path), self.path)
             lmdb_files.forget(os.path.realpath(self.path))
@@ -108,12 +101,14 @@ class PackedWriter:
         except OSError as error:
             raise failed(self.path, error, self.partial) from error
         try:
+            if (self.partial / "data.mdb").exists():
+                lmdb_files.refuse_cut(str(self.partial))
             self._lmdb = GrowingLmdb(self.partial, self.path, durable=True, kept=True)
             self._digests = self._lmdb.environment.open_db(DIGESTS)
             self._begin()
         except BaseException as error:
             self._let_go()
-            if isinstance(error, lmdb.Error):
+            if isinstance(error, (OSError, lmdb.Error)):
                 raise failed(self.path, error, self.partial) from error
             raise
         return self
@@ -121,27 +116,30 @@ class PackedWriter:
     def _take_lock(self) -> None:
         self._lock = SoleLock(self.partial / "packing.lock")
         if not self._lock.acquire():
-            raise UserError(f"{self.path}: another process is packing it; wait for it, or choose another --out")
+            raise UserError(f"{self.path}: another process is packing it; wait for it, or set another --out")
 
     def _refuse_other_codec(self, statement: dict[str, Any] | None, where: Path) -> None:
         if statement is None:
             raise UserError(
-                f"{where}: is there, but `resproto pack` did not make it; choose another --out "
-                f"(its frames can be packed into that with --frames {where})"
+                f"{where}: exists, but `resproto pack` did not make it; set another --out (--frames {where} packs its "
+                "frames there)"
             )
         if statement["codec"] != self.codec:
-            raise UserError(f"{where}: holds frames as {statement['codec']}, not as {self.codec}; choose another --out")
+            raise UserError(
+                f"{where}: expected frames as {self.codec}, got {statement['codec']}; set --codec {statement['codec']} "
+                "or another --out"
+            )
 
     def _begin(self) -> None:
-        """States that the store is incomplete, or sees that it is the one this request left."""
+        """Marks the store as incomplete. An incomplete one must be of the same request."""
         statement = lmdb_files.read_statement(self._lmdb.environment, str(self.partial))
         if statement is None:
             statement = {"format": STORE_FORMAT, "codec": self.codec, "sources": []}
         self._refuse_other_codec(statement, self.partial)
         if statement.get("packing", self.request) != self.request:
             raise UserError(
-                f"{self.partial}: was left half made when packing {json.dumps(statement['packing'])}; finish that "
-                "first with the same command, or remove the folder"
+                f"{self.partial}: is an incomplete store of another request, {json.dumps(statement['packing'])}; "
+                "finish it with the command that began it, or remove the folder"
             )
         self.statement = statement | {"complete": False, "tool": self.tool, "packing": self.request}
         (self.partial / SEAL).unlink(missing_ok=True)
@@ -152,12 +150,12 @@ class PackedWriter:
         self._lmdb.write([(None, STATEMENT_KEY, value)], replace=True)
 
     def absent(self, paths: Iterable[str]) -> list[str]:
-        """The paths that are not in the store yet."""
+        """Lists the paths that are not in the store yet."""
         with self._lmdb.environment.begin(db=self._digests, buffers=True) as transaction:
             return [path for path in paths if transaction.get(windows_key(path)) is None]
 
     def put(self, path: str, data: bytes, digest: bytes) -> None:
-        """Store a value and its SHA-256 under a canonical path."""
+        """Stores a value and its SHA-256 under a canonical path."""
         key = checked_key(self.path, path, data)
         self._batch += [(None, key, data), (self._digests, key, digest)]
         self._held += len(data)
@@ -166,7 +164,7 @@ class PackedWriter:
             self._commit()
 
     def _commit(self) -> None:
-        """Begins to write what was put, once what was put before is written."""
+        """Begins to write the batch, after the batch before it is written."""
         self._wait()
         self._being_written = self._background.submit(self._lmdb.write, self._batch)
         self._batch, self._held = [], 0
@@ -217,7 +215,7 @@ class PackedWriter:
 
 
 def content_of(environment: lmdb.Environment, digests: Any) -> tuple[int, str]:
-    """Number of values, and the SHA-256 over every key and its value's digest, in hexadecimal."""
+    """Computes (number of values, SHA-256 over every key and its value's digest, in hexadecimal)."""
     hasher, count = hashlib.sha256(), 0
     with environment.begin(db=digests, buffers=True) as transaction:
         for key, digest in transaction.cursor():
@@ -229,28 +227,29 @@ def content_of(environment: lmdb.Environment, digests: Any) -> tuple[int, str]:
 def verify(
     path: str | os.PathLike, paths: Sequence[str] | None = None, *, jobs: int = 1, progress: bool = False
 ) -> dict[str, Any]:
-    """Re-reads every value of a store: its bytes against their digest, its pixels decoded.
+    """Reads every value of a store again, compares its digest and decodes its pixels.
 
-    A store that was not packed has no digests; its pictures are decoded all the same.
+    A store that was not packed has no digests; its pictures are still decoded.
 
     Args:
         path: The store.
         paths: Canonical paths that must be in it.
         jobs: Threads.
-        progress: Show a bar.
+        progress: Whether to show a bar.
 
     Returns:
-        The store's statement; of a store that was not packed, the number of values and a content of None.
+        The store's statement. For a store that was not packed, the number of values and a content of None.
 
     Raises:
-        UserError: Faults, each with its key: missing, not listed, changed, unreadable. Or the store as a whole is cut
-            short, half made, or not an LMDB.
+        UserError: There are faults; the message has each with its key: missing, not listed, changed, unreadable. Or the
+            store as a whole is cut short, incomplete, or not an LMDB.
     """
     path = Path(path)
     if not (path / "data.mdb").is_file():
-        raise UserError(f"{path}: no store is there (no data.mdb)")
+        raise UserError(f"{path}: no such store (it has no data.mdb)")
     real_path = os.path.realpath(path)
     lmdb_files.forget(real_path)
+    _check_index(path)
     environment, _, statement = lmdb_files.opened(real_path)
     try:
         keys, digests, faults = _read_keys(environment, statement, path)
@@ -259,12 +258,38 @@ def verify(
         for found in in_chunks(check, keys, jobs, progress, "verifying"):
             faults += found
     except lmdb.Error as error:
-        raise UserError(f"{path}: {error}; the LMDB is damaged, copy or pack it again") from error
+        raise UserError(f"{path}: the LMDB is damaged ({error}); copy or pack it again") from error
+    _refuse(path, faults, len(keys))
+    return statement or {"values": len(keys), "content": None}
+
+
+def _refuse(path: Path, faults: Sequence[str], values: int) -> None:
     if faults:
         more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         listed = "\n  ".join(faults[:SHOWN])
-        raise UserError(f"{path}: {len(faults)} faults in {len(keys)} values:\n  {listed}{more}")
-    return statement or {"values": len(keys), "content": None}
+        raise UserError(f"{path}: {len(faults)} faults in {values} values:\n  {listed}{more}")
+
+
+def _check_index(path: Path) -> None:
+    """Refuses a store whose index is damaged; names the keys whose values or digests cannot be found any more.
+
+    LMDB's cursors would abort this process at such a page.
+    """
+    try:
+        with LmdbPages(path / "data.mdb") as pages:
+            if not pages.known or pages.missing_bytes():
+                return  # opening it tells
+            found = pages.index_faults()
+    except OSError as error:
+        raise UserError(f"{path}: data.mdb cannot be read ({error.strerror})") from error
+    if not found.pages:
+        return
+    keys = {key for key in found.keys[b""] if is_frame_key(key)}
+    digests = set(found.keys.get(DIGESTS, ()))
+    faults = [f"{text(key)}: its place in data.mdb is damaged" for key in sorted(digests - keys)]
+    faults += [f"{text(key)}: its digest is damaged" for key in sorted(keys - digests) if digests]
+    faults += [f"(whole store): data.mdb's index: {page}" for page in found.pages]
+    _refuse(path, [*faults, "(whole store): copy or pack it again"], len(keys | digests))
 
 
 def _held(path: str, keys: Iterable[bytes]) -> bool:
@@ -272,7 +297,7 @@ def _held(path: str, keys: Iterable[bytes]) -> bool:
 
 
 def _read_keys(environment: lmdb.Environment, statement: dict | None, path: Path):
-    """Keys of the values, digests by key (None of a store without), and what is wrong about them."""
+    """Reads (keys of the values, digests by key or None if the store has none, faults of both)."""
     with environment.begin() as transaction:
         keys = [key for key in transaction.cursor().iternext(values=False) if is_frame_key(key)]
     if statement is None:
@@ -282,11 +307,9 @@ def _read_keys(environment: lmdb.Environment, statement: dict | None, path: Path
         digests = dict(transaction.cursor())
     held = set(keys)
     faults = [f"{text(key)}: missing" for key in digests if key not in held]
-    faults += [f"{text(key)}: was not packed, but put there since" for key in keys if key not in digests]
+    faults += [f"{text(key)}: was not packed, but added later" for key in keys if key not in digests]
     values, content = content_of(environment, inner)
-    sealed = {}
-    with suppress(OSError, ValueError):
-        sealed = json.loads((path / SEAL).read_text(encoding="utf-8"))
+    sealed = lmdb_files.read_seal(path)
     for name, found in (("values", values), ("content", content)):
         for place, stated in (("its statement", statement), (SEAL, sealed or statement)):
             if stated.get(name) != found:
@@ -295,7 +318,7 @@ def _read_keys(environment: lmdb.Environment, statement: dict | None, path: Path
 
 
 class _Check:
-    """Faults of some keys' values."""
+    """Finds the faults of some keys' values."""
 
     def __init__(self, environment: lmdb.Environment, digests: dict[bytes, bytes] | None):
         self.environment, self.digests = environment, digests
@@ -307,8 +330,10 @@ class _Check:
                 try:
                     value = transaction.get(key)
                     wanted = self.digests.get(key) if self.digests is not None else None
+                    if self.digests is not None and wanted is None:
+                        continue  # it was not packed, which is a fault already
                     if wanted is not None and hashlib.sha256(value).digest() != wanted:
-                        faults.append(f"{text(key)}: {len(value)} bytes that are not the ones that were packed")
+                        faults.append(f"{text(key)}: {len(value)} bytes differ from those that were packed")
                     else:
                         _look(value, text(key))
                 except (lmdb.Error, UserError) as error:
@@ -317,9 +342,11 @@ class _Check:
 
 
 def _look(value: memoryview, name: str) -> None:
-    """Decodes a picture; numbers and other files have no form to check."""
-    if is_native(value):
-        view_native(value, name)
-    elif value[:8] == PNG_START or value[:3] == JPEG_START or not len(value):
-        check_whole(value, name)
-        decode_image(value, cv2.IMREAD_UNCHANGED, name)
+    """Decodes a value: landmarks, a mask or a frame, as its path tells."""
+    path = name.replace("\\", "/")
+    if path.endswith(".npy"):
+        decode_landmarks(bytes(value), name)
+    elif "/masks/" in path and "/frames/" not in path:
+        decode_mask(value, name)
+    else:
+        decode_frame(value, name)

@@ -1,4 +1,4 @@
-"""Work on many small items in threads, in order, with a few chunks in hand at a time."""
+"""Work on many small items in threads, in order, a few chunks at a time."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 CHUNK = 32
-"""Items a thread takes at once: a future for each would cost as much as the work."""
+"""Items that a thread takes at once. A future for each item would cost as much as the work."""
 
 
 class Threads(NamedTuple):
-    """How work on many items is done: `jobs` threads, and whether a bar is shown. The results do not depend on it."""
+    """Number of threads, and whether a bar is shown. The results do not depend on either."""
 
     jobs: int = 1
     progress: bool = False
@@ -22,14 +22,15 @@ class Threads(NamedTuple):
 def in_chunks(
     work: Callable[[Sequence[Any]], Any], items: Sequence[Any], jobs: int, progress: bool, title: str
 ) -> Iterator[Any]:
-    """`work` of each run of `CHUNK` items, in order. At most `jobs` + 2 results are waiting to be taken.
+    """Yields `work` of each `CHUNK` of items, in order. At most `jobs` + 2 results wait to be taken.
 
     Args:
-        work: Of a sequence of items; worth a thread if it reads files, hashes or decodes, which free the interpreter.
-        items: All of them.
-        jobs: Threads; with 1 the work is done here.
-        progress: Show a bar over items.
-        title: What the bar says.
+        work: Function of a sequence of items. Threads help if it reads files, hashes or decodes, which free the
+            interpreter.
+        items: All items.
+        jobs: Threads; 1 works in this thread.
+        progress: Whether to show a bar over the items.
+        title: The bar's title.
     """
     chunks = (items[start : start + CHUNK] for start in range(0, len(items), CHUNK))
     with tqdm(total=len(items), desc=title, unit="file", disable=None if progress else True) as bar:
