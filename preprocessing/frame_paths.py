@@ -4,7 +4,11 @@ import posixpath
 import re
 from collections.abc import Sequence
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UserError, shown
+from resproto_fd.configs.readers.text import LARGEST_NUMBER
+
+LONGEST = 4096
+"""Characters of a frame's path."""
 
 
 def canonical_path(raw: str, folder: str | Sequence[str] | None = None) -> str:
@@ -27,19 +31,19 @@ def canonical_path(raw: str, folder: str | Sequence[str] | None = None) -> str:
     if folder is None:
         if slashed.startswith(("/", ".")) or re.match(r"[A-Za-z]:", slashed):
             raise UserError(
-                f"path '{raw}' does not begin with its data set folder; set `folder:` in the data set's YAML"
+                f"path {shown(raw)} does not begin with its data set folder; set `folder:` in the data set's YAML"
             )
     else:
         names = (folder,) if isinstance(folder, str) else tuple(folder)
         places = [i for i, part in enumerate(parts[:-1]) if part in names]
         if not places:
             raise UserError(
-                f"path '{raw}' does not go through a folder {' or '.join(map(repr, names))}; correct `folder:` in the "
-                "data set's YAML"
+                f"path {shown(raw)} does not go through a folder {' or '.join(map(repr, names))}; correct `folder:` in "
+                "the data set's YAML"
             )
         parts = parts[places[-1] :]
     if ".." in parts or len(parts) < 2:
-        raise UserError(f"path '{raw}' names no file inside its data set folder")
+        raise UserError(f"path {shown(raw)} names no file inside its data set folder")
     return "/".join(parts)
 
 
@@ -60,7 +64,9 @@ class CanonicalPaths:
         cut = max(raw.rfind("/"), raw.rfind("\\")) + 1
         folder, name = raw[:cut], raw[cut:]
         if name in ("", ".", ".."):
-            raise UserError(f"path '{raw}' names no file")
+            raise UserError(f"path {shown(raw)} names no file")
+        if len(name) > 18:
+            _refuse_long(raw, name)
         if folder not in self.folders:
             self.folders[folder] = self._canonical(raw)[: -len(name)]
         return self.folders[folder] + name
@@ -72,6 +78,15 @@ class CanonicalPaths:
             if self.folder is None and self.key in re.split(r"[\\/]", raw):
                 return canonical_path(raw, self.key)
             raise
+
+
+def _refuse_long(raw: str, name: str) -> None:
+    """Refuses a path that no file system keeps, and a file whose number does not fit 64 bits."""
+    if len(raw) > LONGEST:
+        raise UserError(f"path {shown(raw)} has {len(raw)} characters; expected at most {LONGEST}: shorten it")
+    stem = name.rpartition(".")[0] or name
+    if stem.isascii() and stem.isdigit() and int(stem) > LARGEST_NUMBER:
+        raise UserError(f"path {shown(raw)}: the frame's number does not fit 64 bits; rename the file")
 
 
 def video_id(frames: Sequence[str], name: str) -> str:

@@ -14,7 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import write_text
 from resproto_fd.preprocessing.frame_paths import CanonicalPaths, video_id
-from resproto_fd.preprocessing.manifest_layout import entries_of, filled_splits, labels_of, load_manifest
+from resproto_fd.preprocessing.manifest_layout import (
+    Layout,
+    entries_of,
+    filled_splits,
+    labels_of,
+    load_manifest,
+    refuse_empty_entries,
+)
 from resproto_fd.preprocessing.taxonomy import Taxonomy, load_taxonomy
 from resproto_fd.preprocessing.video import COMPRESSIONS, SPLITS, Video, by_number
 
@@ -111,8 +118,7 @@ def write_manifest(
 ) -> None:
     """Writes a dataset JSON that DeepfakeBench reads: its nesting and its released form of paths (backslashes).
 
-    The file appears whole or not at all. Every label gets all three splits, even empty ones, because DeepfakeBench
-    asks for each by name.
+    The file appears whole or not at all. See `Layout` for the nesting.
 
     Args:
         json_path: File to write; folders above it are made.
@@ -124,22 +130,13 @@ def write_manifest(
     Raises:
         UserError: No videos, two videos of one label and split with one name, or a file that cannot be written.
     """
-    layout: dict[str, dict] = {}
+    layout = Layout(json_path, [] if compression is None else [compression])
     for video in videos:
-        label = layout.setdefault(
-            video.label_name, {split: {} if compression is None else {compression: {}} for split in SPLITS}
-        )
-        table = label[video.split] if compression is None else label[video.split][compression]
-        name = video.id.rpartition("/")[2]
-        if name in table:
-            raise UserError(
-                f"{json_path}: two videos of {video.label_name}, {video.split} are called '{name}' "
-                f"(the second is '{video.id}'); DeepfakeBench's layout keeps one of a name"
-            )
-        table[name] = {"label": video.label_name, "frames": [frame.replace("/", "\\") for frame in video.frames]}
-    if not layout:
+        entry = {"label": video.label_name, "frames": [frame.replace("/", "\\") for frame in video.frames]}
+        layout.add(video.label_name, video.split, compression, video.id.rpartition("/")[2], entry)
+    if not layout.tables:
         raise UserError(f"{json_path}: no videos to write")
-    write_text(json_path, json.dumps({dataset: layout}))
+    write_text(json_path, json.dumps({dataset: layout.tables}))
 
 
 def listed_frames(
@@ -175,6 +172,8 @@ def listed_frames(
             if isinstance(table.get("frames"), list):
                 found.update(_frames_of(table, paths, f"{json_path}: {where}"))
                 continue
+            if depth >= 3:
+                refuse_empty_entries(table, f"{json_path}: {where}")
             for name, inner in table.items():
                 is_video = depth == 3 and isinstance(inner, dict) and "frames" in inner
                 if is_video or name not in left_out.get(depth, ()):

@@ -1,34 +1,63 @@
 """The nesting of a dataset JSON: `{key: {label: {split: {video: entry}}}}`, with or without compression levels."""
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import MissingFile, UnreadableFile, UserError, shown
+from resproto_fd.configs.readers.json_reader import LARGEST_MANIFEST, read_json
 from resproto_fd.configs.suggestions import nearest
+from resproto_fd.preprocessing.video import COMPRESSIONS, SPLITS
+
+
+class Layout:
+    """The nesting of one data set, filled video by video.
+
+    Every label has all three splits, even empty ones, because DeepfakeBench asks for each by name.
+
+    Args:
+        where: The file or data set, for messages.
+        levels: Compression levels above the videos; none if empty.
+    """
+
+    def __init__(self, where: str | os.PathLike, levels: Sequence[str] = ()):
+        self.where, self.levels = where, levels
+        self.tables: dict[str, dict] = {}
+
+    def add(self, label: str, split: str, level: str | None, name: str, entry: Mapping) -> None:
+        """Puts a video into its place.
+
+        Raises:
+            UserError: The place is taken: DeepfakeBench's layout keeps one video of a name.
+        """
+        levels = self.levels
+        splits = self.tables.setdefault(
+            label, {each: {level: {} for level in levels} if levels else {} for each in SPLITS}
+        )
+        table = splits[split][level] if levels else splits[split]
+        if name in table:
+            raise UserError(
+                f"{self.where}: two videos of {label}, {split} are called '{name}'; DeepfakeBench's layout keeps one"
+            )
+        table[name] = entry
 
 
 def load_manifest(json_path: str | os.PathLike) -> Mapping:
     """Loads a dataset JSON.
 
     Raises:
-        UserError: Missing or unreadable file, or no mapping of data sets in it.
+        UnreadableFile: Missing or unreadable file, see `read_json`, or no mapping of data sets in it.
     """
     path = Path(json_path)
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
+        content = read_json(path, largest=LARGEST_MANIFEST)
+    except MissingFile:
         there = sorted(other.name for other in path.parent.glob("*.json")) if path.parent.is_dir() else []
         hint = f"; the folder has {', '.join(there[:20])}" if there else "; the folder has no JSON"
-        raise UserError(f"{path}: no such dataset JSON{nearest(path.name, there)}{hint}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not a whole JSON ({error}); copy or make it again") from error
+        raise MissingFile(f"{path}: no such dataset JSON{nearest(path.name, there)}{hint}") from None
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: expected {{data set: {{label: {{split: ...}}}}}}, got {type(content).__name__}")
+        found = f"{type(content).__name__} {shown(content)}"
+        raise UnreadableFile(f"{path}: expected {{data set: {{label: {{split: ...}}}}}}, got {found}")
     return content
 
 
@@ -82,6 +111,7 @@ def _is_nested(table, where: str) -> bool:
     )
     if not isinstance(table, dict) or not all(isinstance(value, dict) for value in table.values()):
         raise UserError(broken)
+    refuse_empty_entries(table, where)
     videos = ["frames" in value for value in table.values()]
     if not videos or all(videos):
         return False
@@ -89,6 +119,20 @@ def _is_nested(table, where: str) -> bool:
     if any(videos) or not all(isinstance(entry, dict) and "frames" in entry for entry in entries):
         raise UserError(broken)
     return True
+
+
+def refuse_empty_entries(table: Mapping, where: str) -> None:
+    """Refuses a video with the entry {}, which looks like a compression level without videos.
+
+    Raises:
+        UserError: There is one; the first is named.
+    """
+    for name, entry in table.items():
+        if entry == {} and name not in COMPRESSIONS:
+            raise UserError(
+                f"{where}: video {shown(name)} has the entry {{}}; expected {{'label': ..., 'frames': [...]}}: give "
+                "its frames, or remove it"
+            )
 
 
 def _level(table: Mapping, compression: str | None, where: str) -> Mapping:

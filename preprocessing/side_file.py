@@ -1,7 +1,7 @@
-"""What a dataset JSON cannot say of its videos: a side file beside it, NAME.side.jsonl.
+"""Side file, NAME.side.jsonl: facts of videos for which a dataset JSON has no place.
 
-DeepfakeBench's layout has no place for identities, generators or captions, and its tools trip over additions. The side
-file's first line says of what manifest it is and how the splits were made; each further line is one video:
+DeepfakeBench's layout has no place for identities, generators or captions, and its tools fail on additions. The side
+file's first line names its manifest and tells how the splits were made. Each further line is one video:
 
     {"format": "resproto side 1", "dataset": "FF-DF", "manifest": "FF-DF.json", "splits": "official", ...}
     {"id": "FaceForensics++/manipulated_sequences/Deepfakes/c23/000_003", "splits": ["train"], "label": 1, ...}
@@ -15,9 +15,11 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UnreadableFile, shown
 from resproto_fd.configs.files import atomic_file
 from resproto_fd.configs.loading import load_yaml
+from resproto_fd.configs.readers.json_reader import read_json_lines
+from resproto_fd.preprocessing.video import SPLITS
 
 FORMAT = "resproto side 1"
 CAPTIONS = ("facial", "environmental")
@@ -29,19 +31,20 @@ class SideRecord:
 
     Attributes:
         id: As `manifest.Video.id`.
-        splits: "train", "val", "test"; several where the manifest has it in several.
+        splits: "train", "val", "test"; several if the manifest has the video in several.
         label: 0 real, 1 fake.
         label_name: The manifest's label string.
-        method: What made it; more exact than the label string where that stands for several methods.
+        method: The method that made it; more exact than a label string that stands for several methods.
         forgery_type: Kind of forgery.
-        family: Family of the generator, "diffusion", "gan", "autoencoder"; None if another or not told.
+        family: Family of the generator, "diffusion", "gan", "autoencoder"; None if another or unknown.
         compression: "c23", ... or None.
-        identity: Who is seen, "FaceForensics++/003": of a swap the person swapped in. None if not known.
-        target: Whose video was altered.
-        source: Whose face was swapped in, or whose motion drives it.
-        original: Id of the real video that was altered, where it is in the manifest.
-        media: Of the video the frames are from, as `resproto faces` recorded it: width, height, fps, codec, and
-            `several`, the numbers of the kept frames with several faces. None if not known.
+        identity: The person who is seen, "FaceForensics++/003"; in a swap, the person swapped in. None if unknown.
+        target: The person whose video was altered.
+        source: The person whose face was swapped in, or whose motion was used.
+        original: Id of the real video that was altered, if it is in the manifest.
+        media: Facts of the source video that `resproto faces` recorded: width, height, fps, codec, and `several`, the
+            numbers of the kept frames with several faces. None if unknown.
+        facts: Further facts that groups can be made by: {"gender": "female", "skin_tone": "5"}.
         captions: By the frame's file name, or "*" for all frames: {"facial": ..., "environmental": ...}.
     """
 
@@ -58,15 +61,25 @@ class SideRecord:
     source: str | None = None
     original: str | None = None
     media: Mapping | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
     captions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def people(self) -> frozenset[str]:
-        """Everyone who has a part in it."""
+        """All people in it: identity, target and source."""
         return frozenset(who for who in (self.identity, self.target, self.source) if who)
 
+    @property
+    def roles(self) -> tuple[str, str]:
+        """The person recorded and the person whose face is seen; "" where one is not known.
+
+        A video altered from a clip whose people are not known has the clip in the place of the person recorded.
+        """
+        recorded = self.target or ("" if self.source else self.identity) or self.original or ""
+        return recorded, self.source or self.identity or ""
+
     def caption(self, frame: str, kind: str) -> str | None:
-        """The caption of a frame, by its path; kind "facial" or "environmental"."""
+        """Returns the caption of a frame, by its path; the kind is "facial" or "environmental"."""
         name = frame.rpartition("/")[2]
         return (self.captions.get(name) or self.captions.get("*") or {}).get(kind)
 
@@ -80,7 +93,7 @@ class SideFile:
 
 
 def side_path(manifest: str | os.PathLike) -> Path:
-    """The side file of a dataset JSON.
+    """Returns the path of a dataset JSON's side file.
 
     >>> side_path("json/FF-DF.json").name
     'FF-DF.side.jsonl'
@@ -89,88 +102,121 @@ def side_path(manifest: str | os.PathLike) -> Path:
 
 
 def write_side(path: str | os.PathLike, header: Mapping, records: Iterable[SideRecord]) -> None:
-    """Write a side file, whole or not at all. `header` is added to the line that says the format."""
+    """Writes a side file, whole or not at all. `header` is added to the first line, which has the format."""
     with atomic_file(path) as file:
         file.write((json.dumps({"format": FORMAT, **header}, ensure_ascii=False) + "\n").encode())
         for record in records:
-            said = {key: value for key, value in asdict(record).items() if value not in (None, {}, ())}
-            file.write((json.dumps(said, ensure_ascii=False) + "\n").encode())
+            values = {key: value for key, value in asdict(record).items() if value not in (None, {}, ())}
+            file.write((json.dumps(values, ensure_ascii=False) + "\n").encode())
 
 
 def read_side(path: str | os.PathLike) -> SideFile:
-    """A side file.
+    """Reads a side file.
 
     Raises:
-        UserError: It is missing, of another format, or a line is not whole; file and line are named.
+        UnreadableFile: It is missing or has another format, or a line is damaged. The message names file and line.
     """
     known = {each.name for each in fields(SideRecord)}
     header, records = {}, {}
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in read_json_lines(path):
         where = f"{path}:{number}"
-        if number == 1:
+        if not header:
             header = line
             if line.get("format") != FORMAT:
-                raise UserError(f"{where}: format {line.get('format')!r}, expected {FORMAT!r}: make it again")
+                raise UnreadableFile(
+                    f"{where}: expected format {FORMAT!r}, got {shown(line.get('format'))}; make it again"
+                )
             continue
         if unknown := sorted(set(line) - known):
-            raise UserError(f"{where}: unknown key '{unknown[0]}'; known: {', '.join(sorted(known))}")
-        try:
-            record = SideRecord(**{**line, "splits": tuple(line["splits"])})
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{where}: not a whole record ({error})") from error
+            raise UnreadableFile(f"{where}: unknown key {shown(unknown[0])}; known: {', '.join(sorted(known))}")
+        if fault := _fault(line):
+            raise UnreadableFile(f"{where}: not a whole record ({fault}); make the file again")
+        record = SideRecord(**{**line, "splits": tuple(line["splits"])})
         if record.id in records:
-            raise UserError(f"{where}: video '{record.id}' a second time")
+            raise UnreadableFile(f"{where}: video {shown(record.id)} has two lines; remove one")
         records[record.id] = record
     if not header:
-        raise UserError(f"{path}: is empty, expected a line with the format {FORMAT!r}")
+        raise UnreadableFile(f"{path}: expected a line with the format {FORMAT!r}, got an empty file; make it again")
     return SideFile(header, records)
 
 
 def read_captions(path: str | os.PathLike) -> dict[str, dict[str, str]]:
-    """Captions by frame or video: lines {"frame": PATH or "video": ID, "facial": ..., "environmental": ...}.
+    """Reads captions by frame or video: lines {"frame": PATH or "video": ID, "facial": ..., "environmental": ...}.
 
     Raises:
-        UserError: The file is missing, or a line has another form.
+        UnreadableFile: The file is missing, or a line has another form.
     """
     found = {}
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in read_json_lines(path):
         key = line.get("frame") or line.get("video")
-        said = {kind: line[kind] for kind in CAPTIONS if kind in line}
+        captions = {kind: line[kind] for kind in CAPTIONS if kind in line}
         strange = set(line) - {"frame", "video", *CAPTIONS}
-        if not isinstance(key, str) or not said or strange or not all(isinstance(text, str) for text in said.values()):
-            raise UserError(
+        texts = captions and all(isinstance(text, str) for text in captions.values())
+        if not isinstance(key, str) or strange or not texts:
+            raise UnreadableFile(
                 f'{path}:{number}: expected {{"frame": path or "video": id, "facial": text, "environmental": text}}'
             )
-        found[key.replace("\\", "/")] = said
+        found[key.replace("\\", "/")] = captions
     return found
 
 
 @cache
 def generator_families() -> dict[str, str]:
-    """Family of the generator by method, from `configs/generators.yaml`."""
+    """Loads the generator's family of each method from `configs/generators.yaml`."""
     path = str(files("resproto_fd.configs") / "generators.yaml")
     return {method: family for family, methods in load_yaml(path).items() for method in methods}
 
 
 def seen_in_it(forgery_type: str, target: str | None, source: str | None) -> str | None:
-    """Whose face a fake shows: the source's after a swap, else the target's."""
+    """Returns the person whose face a fake shows: the source after a swap, else the target."""
     return source if forgery_type == "face swap" else target
 
 
-def _lines(path: str | os.PathLike) -> Iterable[dict]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, text in enumerate(file, 1):
-                if not text.strip():
-                    continue
-                try:
-                    line = json.loads(text)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}:{number}: not a whole line of JSON ({error})") from error
-                if not isinstance(line, dict):
-                    raise UserError(f"{path}:{number}: expected {{...}}, got {type(line).__name__}")
-                yield line
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
+_TEXTS = ("id", "label_name", "method", "forgery_type")
+_OPTIONAL_TEXTS = ("family", "compression", "identity", "target", "source", "original")
+
+
+def _fault(line: Mapping) -> str:
+    """What is wrong with a video's line, of which the keys are known; empty if nothing is."""
+    for key in _TEXTS:
+        if not isinstance(line.get(key), str):
+            return f"{key}: expected a text, got {shown(line.get(key))}"
+    for key in _OPTIONAL_TEXTS:
+        if not isinstance(line.get(key), str | None):
+            return f"{key}: expected a text or null, got {shown(line[key])}"
+    splits, label, media, captions = (line.get(key) for key in ("splits", "label", "media", "captions"))
+    if not isinstance(splits, list) or not all(isinstance(split, str) and split in SPLITS for split in splits):
+        return f"splits: expected a list of {', '.join(SPLITS)}, got {shown(splits)}"
+    if not isinstance(label, int) or label not in (0, 1):
+        return f"label: expected 0 or 1, got {shown(label)}"
+    if media is not None and (fault := media_fault(media)):
+        return f"media: {fault}"
+    facts = line.get("facts", {})
+    if not isinstance(facts, dict) or not all(isinstance(value, str | int | float) for value in facts.values()):
+        return f"facts: expected {{name: text}}, got {shown(facts)}"
+    if "captions" in line and not _are_captions(captions):
+        return f"captions: expected {{frame: {{kind: text}}}}, got {shown(captions)}"
+    return ""
+
+
+def _are_captions(captions: object) -> bool:
+    return isinstance(captions, dict) and all(
+        isinstance(texts, dict) and all(isinstance(text, str) for text in texts.values()) for texts in captions.values()
+    )
+
+
+MEDIA: dict[str, tuple] = {"width": (int,), "height": (int,), "fps": (int, float), "codec": (str,)}
+"""Facts of a source video and their types."""
+
+
+def media_fault(media: object) -> str:
+    """What is wrong with the facts of a source video; empty if nothing is."""
+    if not isinstance(media, Mapping):
+        return f"expected {{width, height, fps, codec, several}}, got {shown(media)}"
+    for key, value in media.items():
+        if key == "several":
+            if not isinstance(value, list) or not all(type(number) is int for number in value):
+                return f"several: expected a list of frame numbers, got {shown(value)}"
+        elif value is not None and (key not in MEDIA or type(value) not in MEDIA[key]):
+            return f"{shown(key)}: {shown(value)} is no {' or '.join(kind.__name__ for kind in MEDIA.get(key, ()))}"
+    return ""

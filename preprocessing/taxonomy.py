@@ -1,4 +1,4 @@
-"""What a label string means: real or fake, by which method, of which kind of forgery."""
+"""Meaning of label strings: real or fake, the method, and the kind of forgery."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ ForgeryType = Literal["real", "face swap", "reenactment", "entire synthesis", "e
 
 
 class Method(BaseModel):
-    """A method of the taxonomy file: its kind of forgery and the label strings that stand for it."""
+    """Method of the taxonomy file: its kind of forgery and its label strings."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     type: ForgeryType
@@ -32,7 +32,7 @@ class TaxonomyFile(BaseModel):
 
 
 class NewMethod(BaseModel):
-    """A label of a dataset YAML whose method the taxonomy does not know: `{method: ..., type: ...}`."""
+    """Label of a dataset YAML with a method that the taxonomy does not have: `{method: ..., type: ...}`."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     method: str
@@ -57,14 +57,14 @@ class Meaning:
 
 
 class Taxonomy:
-    """The label strings that are known, and what they mean.
+    """Known label strings and their meanings.
 
     Args:
         methods: Kind of forgery and label strings of each method.
-        where: The file they come from, for messages.
+        where: The file that has them, for messages.
 
     Raises:
-        UserError: One string stands for two methods, or a method not called "real" is real.
+        UserError: A string belongs to two methods, or a method that is not called "real" is real.
     """
 
     def __init__(self, methods: Mapping[str, Method], where: str):
@@ -76,33 +76,33 @@ class Taxonomy:
             for label in method.labels:
                 if label in self.meanings:
                     raise UserError(
-                        f"{where}: label '{label}' stands under two methods, '{self.meanings[label].method}' and "
-                        f"'{name}'; it can mean one of them"
+                        f"{where}: label '{label}' is listed under two methods, '{self.meanings[label].method}' and "
+                        f"'{name}'; remove it from one"
                     )
                 self.meanings[label] = Meaning(name, method.type)
 
     def __getitem__(self, label_name: str) -> Meaning:
-        """Meaning of a label string.
+        """Returns the meaning of a label string.
 
         Raises:
-            UserError: The string is unknown; the nearest known one and the remedy are named.
+            UserError: The string is unknown. The message has the nearest known one and the remedy.
         """
         try:
             return self.meanings[label_name]
         except KeyError:
             raise UserError(
-                f"label '{label_name}' is not in the taxonomy {self.where}{nearest(label_name, self.meanings)}; say "
-                f"what it means in the data set's YAML, for example labels: {{{label_name}: real}} or "
+                f"label '{label_name}' is not in the taxonomy {self.where}{nearest(label_name, self.meanings)}; set "
+                f"its meaning in the data set's YAML, for example labels: {{{label_name}: real}} or "
                 f"labels: {{{label_name}: {{method: NAME, type: face swap}}}}"
             ) from None
 
     def extended(self, labels: Mapping[str, str | Mapping[str, str]], where: str = "labels") -> "Taxonomy":
-        """This taxonomy with a data set's own `labels:` laid over it.
+        """Returns this taxonomy, extended or changed by a data set's own `labels:`.
 
         Args:
-            labels: For each label string a method the taxonomy knows ("SimSwap", "real"), or a new one with its kind:
+            labels: For each label string a known method ("SimSwap", "real"), or a new one with its kind:
                 {"method": ..., "type": ...}.
-            where: The file they stand in, for messages.
+            where: The file that has them, for messages.
 
         Raises:
             UserError: An unknown method without a kind, an unknown kind, or a known method under another kind.
@@ -132,10 +132,10 @@ class Taxonomy:
 
 
 def load_taxonomy(path: str | os.PathLike | None = None) -> Taxonomy:
-    """The taxonomy of a file; of the installed `configs/taxonomy.yaml` when none is named.
+    """Loads the taxonomy of a file; by default the installed `configs/taxonomy.yaml`.
 
     Raises:
-        UserError: The file is missing or does not have the form; file and key are named.
+        UserError: The file is missing or has another form. The message names file and key.
     """
     return _load(str(path if path is not None else files("resproto_fd.configs") / "taxonomy.yaml"))
 
@@ -146,9 +146,11 @@ def _load(path: str) -> Taxonomy:
 
 
 def _check_real(method: str, forgery_type: str, where: str) -> None:
-    """Scores and tables tell real videos by their one method, "real"."""
+    """Checks that "real" is the one method of real videos. Scores and tables recognise them by it."""
     if (method == "real") != (forgery_type == "real"):
-        raise UserError(f"{where}: method '{method}' with type '{forgery_type}'; real videos have the method 'real'")
+        raise UserError(
+            f"{where}: method '{method}' with type '{forgery_type}'; expected method 'real' and type 'real', or neither"
+        )
 
 
 def _listed(names: Iterable[str]) -> str:

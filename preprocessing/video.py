@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from resproto_fd.configs.schema import COMPRESSIONS as COMPRESSIONS
+
 SPLITS = ("train", "val", "test")
-COMPRESSIONS = ("raw", "c23", "c40")
-"""Levels of the FaceForensics++ family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,11 @@ def _is_number(stem: str) -> bool:
 
 def by_number(frames: Iterable[str]) -> tuple[str, ...]:
     """Sorts paths by the numbers in their file names: "seed2.png" before "seed10.png"."""
-    return tuple(sorted(frames, key=lambda path: (_natural(_stem(path)), path)))
+    frames = list(frames)
+    stems = list(map(_stem, frames))
+    if all(map(_is_number, stems)):  # the same order, several times faster
+        return tuple(path for _, path in sorted(zip(map(int, stems), frames)))
+    return tuple(path for _, path in sorted(zip(map(_natural, stems), frames)))
 
 
 def _natural(text: str) -> tuple[tuple[int, int, str], ...]:

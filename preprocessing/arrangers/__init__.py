@@ -1,5 +1,8 @@
-"""Arrangers: from a tree of frames, as `resproto faces` or DeepfakeBench's preprocessing leaves it, to labels and
-splits. A data set is a description; `arrange` is the same for all."""
+"""Arrangers: they give labels and splits to a tree of frames.
+
+`resproto faces` or DeepfakeBench's preprocessing has made the tree. A data set is a description; `arrange` is the same
+for all.
+"""
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.suggestions import nearest
@@ -16,10 +19,10 @@ DESCRIPTIONS: dict[str, Description] = {
 
 
 def find(name: str) -> tuple[Description, ...]:
-    """The description of a name; all of DF40's for "DF40".
+    """Finds the description of a name; "DF40" means all of DF40's.
 
     Raises:
-        UserError: No such data set.
+        UserError: There is no such data set.
     """
     if name == "DF40":
         return df40.DESCRIPTIONS

@@ -1,6 +1,5 @@
-"""Dataset JSONs made elsewhere, DF40's own lists for example: taken as they are, but for what is not there."""
+"""Adopts dataset JSONs made elsewhere, such as DF40's own lists. Only frames that are not in the tree are dropped."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from resproto_fd.preprocessing.arrangers.description import Clip, Description
 from resproto_fd.preprocessing.arrangers.tree import Tree
 from resproto_fd.preprocessing.faces.video_reader import natural_key
 from resproto_fd.preprocessing.frame_paths import canonical_path
+from resproto_fd.preprocessing.manifest_layout import load_manifest, refuse_empty_entries
 from resproto_fd.preprocessing.video import SPLITS
 
 PEOPLE = (
@@ -19,28 +19,25 @@ PEOPLE = (
     (r"(?P<identity>\d{3})", "FaceForensics++", ("FaceForensics++",)),
     (r"(?P<identity>id\d+)_\d+", "Celeb-DF-v2", ("Celeb-DF-v2",)),
 )
-"""Form of a video's name, whose people it names, and the data set folders in which it means that."""
+"""Form of a video's name, the prefix of the people that it names, and the data set folders in which it holds."""
 
 
 def adopt(path: str | os.PathLike, root: str | os.PathLike) -> Arrangement:
-    """The arrangement a dataset JSON describes, without the frames that the tree does not have.
+    """Makes the arrangement that a dataset JSON describes, without the frames that the tree does not have.
 
-    Its splits stay as they are, and so do its labels. Masks that it lists are dropped: nothing reads them.
+    Splits and labels stay as they are. Masks in the list are dropped, because nothing reads them.
 
     Args:
         path: The JSON; its one top key is the data set's name.
-        root: The folder that holds the data set folders its paths go through.
+        root: The folder that has the data set folders of the JSON's paths.
 
     Raises:
-        UserError: It is no dataset JSON, a path goes through no folder of the root, or no frame is there.
+        UserError: It is no dataset JSON, a path goes through no folder of the root, or no frame is in the tree.
     """
     path, root = Path(path), Path(root)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable JSON ({error})") from error
-    if not isinstance(content, dict) or len(content) != 1:
-        raise UserError(f"{path}: expected one top key, the data set's name")
+    content = load_manifest(path)
+    if len(content) != 1:
+        raise UserError(f"{path}: expected one top key, the data set's name, got {len(content)} keys")
     name, labels = next(iter(content.items()))
     folders = tuple(sorted(each.name for each in root.iterdir() if each.is_dir())) if root.is_dir() else ()
     tree = Tree(root, folders or (str(root),))
@@ -78,7 +75,7 @@ def adopt(path: str | os.PathLike, root: str | os.PathLike) -> Arrangement:
 
 
 def _entries(labels, path: Path):
-    """(label, split, level, name, frames) of every video."""
+    """Yields (label, split, level, name, frames) of every video."""
     if not isinstance(labels, dict):
         raise UserError(f"{path}: expected {{data set: {{label: {{split: ...}}}}}}; make the list again")
     for label, splits in labels.items():
@@ -86,6 +83,7 @@ def _entries(labels, path: Path):
             table = splits.get(split, {}) if isinstance(splits, dict) else None
             if not isinstance(table, dict):
                 raise UserError(f"{path}: {label}, {split}: expected a table of videos")
+            refuse_empty_entries(table, f"{path}: {label}, {split}")
             for name, entry in table.items():
                 nested = isinstance(entry, dict) and "frames" not in entry
                 for level, video, inner in (

@@ -1,11 +1,16 @@
 """Readers of the lists that come with the data sets: splits, and labels where the folders do not tell them."""
 
-import csv
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
-from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing.arrangers.description import SPLIT_WORDS, Catalogue, Said
+from resproto_fd.configs.errors import MissingFile, UserError, shown
+from resproto_fd.configs.readers.csv_reader import read_csv_lines
+from resproto_fd.configs.readers.json_reader import parse_json
+from resproto_fd.configs.readers.text import MIB, read_text
+from resproto_fd.preprocessing.arrangers.description import SPLIT_WORDS, Catalogue, ListEntry
+
+LARGEST = 256 * MIB
+"""Bytes of a list. ForgeryNet's list of its training pictures has some 200 MB."""
 
 
 def ffpp_lists(root: Path) -> Catalogue:
@@ -16,7 +21,7 @@ def ffpp_lists(root: Path) -> Catalogue:
         UserError: A list is missing or has another form, or an original is in two of them.
     """
     folder = root / "FaceForensics++"
-    entries: dict[str, Said] = {}
+    entries: dict[str, ListEntry] = {}
     for split in ("train", "val", "test"):
         path = folder / f"{split}.json"
         pairs = _json(path, "FaceForensics++'s list of pairs, from github.com/ondyari/FaceForensics, dataset/splits")
@@ -24,7 +29,7 @@ def ffpp_lists(root: Path) -> Catalogue:
             raise UserError(f'{path}: expected a list of pairs, [["953", "974"], ...]')
         for first, second in pairs:
             for name in (first, second, f"{first}_{second}", f"{second}_{first}"):
-                before = entries.setdefault(name, Said(split))
+                before = entries.setdefault(name, ListEntry(split))
                 if before.split != split:
                     raise UserError(f"{path}: '{name}' is in {before.split}.json too; a video has one split")
     return Catalogue(entries, lambda clip: clip.name, f"{folder}/train.json, val.json, test.json")
@@ -32,6 +37,9 @@ def ffpp_lists(root: Path) -> Catalogue:
 
 def celeb_list(root: Path, dataset: str) -> Catalogue:
     """Celeb-DF's List_of_testing_videos.txt: lines "1 YouTube-real/00170.mp4". What it does not name is for training.
+
+    Celeb-DF++'s lines have further folders, "0 Celeb-synthesis/FaceSwap/SimSwap/id0_id1_0000.mp4". A video is known by
+    its name and the folder right above it.
 
     Raises:
         UserError: The list is missing or a line has another form.
@@ -41,8 +49,8 @@ def celeb_list(root: Path, dataset: str) -> Catalogue:
     for number, line in enumerate(_lines(path, "Celeb-DF's list of test videos, part of its archive"), 1):
         words = line.split()
         if len(words) != 2 or "/" not in words[1]:
-            raise UserError(f"{path}:{number}: expected '1 YouTube-real/00170.mp4', got '{line}'")
-        entries[_without_suffix(words[1])] = Said("test")
+            raise UserError(f"{path}:{number}: expected '1 YouTube-real/00170.mp4', got {shown(line)}")
+        entries["/".join(_without_suffix(words[1]).split("/")[-2:])] = ListEntry("test")
     return Catalogue(entries, lambda clip: "/".join(clip.path.split("/")[-2:]), str(path))
 
 
@@ -55,21 +63,22 @@ def dfdcp_list(root: Path) -> Catalogue:
     """
     path = root / "DFDCP" / "dataset.json"
     entries = {}
-    for video, said in _table(path, "DFDCP's own list").items():
+    for video, entry in _table(path, "DFDCP's own list").items():
         first, name = video.split("/")[0], _without_suffix(video.split("/")[-1])
-        if not isinstance(said, dict) or str(said.get("set")).lower() not in SPLIT_WORDS:
-            raise UserError(f"{path}: '{video}' has set {said.get('set') if isinstance(said, dict) else said!r}")
-        if said.get("label") not in ("real", "fake"):
-            raise UserError(f"{path}: '{video}' has label {said.get('label')!r}; expected 'real' or 'fake'")
+        if not isinstance(entry, dict) or str(entry.get("set")).lower() not in SPLIT_WORDS:
+            found = entry.get("set") if isinstance(entry, dict) else entry
+            raise UserError(f"{path}: '{video}': expected set train, val or test, got {shown(found)}")
+        if entry.get("label") not in ("real", "fake"):
+            raise UserError(f"{path}: '{video}': expected label 'real' or 'fake', got {shown(entry.get('label'))}")
         fake = {"method_A": "DFDCP_FakeA", "method_B": "DFDCP_FakeB"}
-        if said["label"] == "fake" and first not in fake:
+        if entry["label"] == "fake" and first not in fake:
             raise UserError(f"{path}: fake '{video}' lies in neither method_A nor method_B")
-        label = "DFDCP_Real" if said["label"] == "real" else fake[first]
-        roles = {"target": said.get("target_id"), "source": said.get("swapped_id")}
-        if said["label"] == "real":
-            roles = {"identity": said.get("target_id")}
+        label = "DFDCP_Real" if entry["label"] == "real" else fake[first]
+        roles = {"target": entry.get("target_id"), "source": entry.get("swapped_id")}
+        if entry["label"] == "real":
+            roles = {"identity": entry.get("target_id")}
         people = {role: str(who) for role, who in roles.items() if who not in (None, "")}
-        entries[f"{first}/{name}"] = Said(SPLIT_WORDS[said["set"].lower()], label, people)
+        entries[f"{first}/{name}"] = ListEntry(SPLIT_WORDS[entry["set"].lower()], label, people)
     return Catalogue(entries, lambda clip: f"{clip.folder.split('/')[1]}/{clip.name}", str(path))
 
 
@@ -77,32 +86,48 @@ def dfdc_lists(root: Path) -> Catalogue:
     """DFDC's train/dfdc_train_part_N/metadata.json ({"VIDEO.mp4": {"label": "FAKE", "original": ..}}), and labels.csv
     (filename,label with 1 for fake) of the folders test and, where there is one, validation.
 
+    The parts may also lie beside train, as they are unpacked; so may Kaggle's train_sample_videos.
+
     Raises:
         UserError: A folder lacks its list, or a list has another form.
     """
-    entries: dict[str, Said] = {}
+    entries: dict[str, ListEntry] = {}
     folder = root / "DFDC"
-    parts = [part for part in sorted((folder / "train").glob("*")) if part.is_dir()]
-    for part in parts:
-        path = part / "metadata.json"
-        for video, said in _table(path, "DFDC's own list of this part").items():
-            label = {"REAL": "DFDC_Real", "FAKE": "DFDC_Fake"}.get(said.get("label") if isinstance(said, dict) else 0)
-            if label is None:
-                raise UserError(f"{path}: '{video}' says {said!r}; expected label REAL or FAKE")
-            original = said.get("original")
-            people = {"original": f"DFDC/train/{part.name}/{_without_suffix(original)}"} if original else {}
-            entries[f"train/{part.name}/{_without_suffix(video)}"] = Said("train", label, people)
+    places = [*(folder / "train").glob("*"), *folder.glob("dfdc_train_part_*"), *folder.glob("train_sample_videos")]
+    for part in sorted(place for place in places if place.is_dir()):
+        path, below = part / "metadata.json", part.relative_to(folder).as_posix()
+        for video, entry in _table(path, "DFDC's own list of this part").items():
+            label = str(entry.get("label")) if isinstance(entry, dict) else ""
+            label = {"REAL": "DFDC_Real", "FAKE": "DFDC_Fake"}.get(label)
+            original = entry.get("original") if label else None
+            if label is None or not isinstance(original, str | None):
+                wanted = "expected label REAL or FAKE, and a file's name as original"
+                raise UserError(f"{path}: {shown(video)}: {wanted}, got {shown(entry)}")
+            people = {"original": f"DFDC/{below}/{_without_suffix(original)}"} if original else {}
+            entries[f"{below}/{_without_suffix(video)}"] = ListEntry("train", label, people)
     for name, split in (("validation", "val"), ("test", "test")):
         if not (folder / name).is_dir():
             continue
         path = folder / name / "labels.csv"
-        for number, row in enumerate(csv.reader(_lines(path, f"DFDC's labels of its folder {name}")), 1):
-            if row[:2] == ["filename", "label"]:
-                continue
-            if len(row) < 2 or row[1] not in ("0", "1"):
-                raise UserError(f"{path}:{number}: expected 'VIDEO.mp4,1', got '{','.join(row)}'")
-            entries[f"{name}/{_without_suffix(row[0])}"] = Said(split, ("DFDC_Real", "DFDC_Fake")[int(row[1])])
+        for video, fake in _dfdc_labels(path, name):
+            entries[f"{name}/{_without_suffix(video)}"] = ListEntry(split, ("DFDC_Real", "DFDC_Fake")[fake])
     return Catalogue(entries, lambda clip: clip.path.partition("/")[2], f"{folder}: metadata.json, labels.csv")
+
+
+def _dfdc_labels(path: Path, name: str) -> Iterator[tuple[str, bool]]:
+    """(video, whether it is fake) of each line of a labels.csv."""
+    if not path.exists():
+        raise _missing(path, f"DFDC's labels of its folder {name}")
+    seen: dict[str, int] = {}
+    for number, cells in read_csv_lines(path):
+        if cells[:2] == ["filename", "label"]:
+            continue
+        if len(cells) < 2 or cells[1] not in ("0", "1"):
+            raise UserError(f"{path}:{number}: expected 'VIDEO.mp4,1', got {shown(','.join(cells))}")
+        video, label = cells[:2]
+        if (first := seen.setdefault(video, number)) != number:
+            raise UserError(f"{path}:{number}: {shown(video)} stands in line {first} too; a video has one label")
+        yield video, label == "1"
 
 
 def deeperforensics_lists(root: Path) -> Catalogue:
@@ -113,12 +138,12 @@ def deeperforensics_lists(root: Path) -> Catalogue:
         UserError: A list is missing, or a target is in two of them.
     """
     folder = root / "DeeperForensics-1.0" / "lists" / "splits"
-    entries: dict[str, Said] = {}
+    entries: dict[str, ListEntry] = {}
     for split in ("train", "val", "test"):
         for line in _lines(folder / f"{split}.txt", "DeeperForensics-1.0's own list"):
             fake = _without_suffix(line.split("/")[-1])
             for name in (fake, fake.partition("_")[0]):
-                before = entries.setdefault(name, Said(split))
+                before = entries.setdefault(name, ListEntry(split))
                 if before.split != split:
                     raise UserError(f"{folder}: '{name}' is in {before.split}.txt and {split}.txt; it has one split")
     return Catalogue(entries, lambda clip: clip.name, str(folder))
@@ -149,12 +174,12 @@ def forgerynet_lists(root: Path) -> Catalogue:
             words = line.split()
             if words[:1] == ["image_name"]:
                 continue
-            numbers = [int(word) for word in words[1:] if word.isascii() and word.isdigit()]
+            numbers = [int(word) for word in words[1:] if word.isascii() and word.isdigit() and len(word) < 3]
             sixteen = numbers[-1] if len(words) == 4 and len(numbers) == 3 else -1
             if sixteen not in {0, *FORGERYNET} or numbers[0] != (sixteen > 0):
-                raise UserError(f"{path}:{number}: expected 'PATH binary triple sixteen', got '{line}'")
+                raise UserError(f"{path}:{number}: expected 'PATH binary triple sixteen', got {shown(line)}")
             label = f"ForgeryNet_{FORGERYNET[sixteen]}" if sixteen else "ForgeryNet_Real"
-            entries[f"{name}/image/{_without_suffix(words[0])}"] = Said(split, label)
+            entries[f"{name}/image/{_without_suffix(words[0])}"] = ListEntry(split, label)
     return Catalogue(entries, lambda clip: clip.path.partition("/")[2], f"{folder}: image_list.txt")
 
 
@@ -170,19 +195,18 @@ def _table(path: Path, what: str) -> dict:
 
 
 def _json(path: Path, what: str):
-    try:
-        return json.loads(_text(path, what))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not a whole JSON ({error}); get {what}") from error
+    return parse_json(_text(path, what), str(path), f"get {what}")
 
 
 def _text(path: Path, what: str) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; put {what}, there: without it the official split is not known") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
+        return read_text(path, LARGEST, f"get {what}")
+    except MissingFile:
+        raise _missing(path, what) from None
+
+
+def _missing(path: Path, what: str) -> MissingFile:
+    return MissingFile(f"{path}: missing; put {what}, there: without it the official split is not known")
 
 
 def _without_suffix(name: str) -> str:

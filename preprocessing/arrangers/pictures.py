@@ -68,6 +68,7 @@ DESCRIPTIONS = (
             )
         ),
         store="DFF_lmdb",
+        complete=dict.fromkeys(("DFF_Real", "DFF_inpainting", "DFF_text2img", "DFF_insight"), 30000),
         source="Song et al., Robustness and Generalizability of Deepfake Detection (DeepFakeFace), 2023",
         layout="huggingface.co/datasets/OpenRL/DeepFakeFace: four archives with IMDB-WIKI's folders in each",
         note="No split is published: all for testing, unless shares are given; a picture and its fakes stay together.",
@@ -88,6 +89,7 @@ DESCRIPTIONS = (
             for name in ("Training", "Validation", "Test")
         ),
         forgerynet_lists,
+        lists_all=True,
         store="ForgeryNet_lmdb",
         source="He et al., ForgeryNet, CVPR 2021",
         layout="The Readme.txt of its repository, github.com/yinanhe/ForgeryNet: the pictures, with their list in each "

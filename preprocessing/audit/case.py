@@ -1,4 +1,4 @@
-"""What an audit knows of the data, and what it says of them."""
+"""Facts that an audit has about data sets, and its findings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass
 class Listed:
-    """A manifest as it was read.
+    """Content of a manifest that was read.
 
     Attributes:
         name: The data set.
@@ -59,12 +59,12 @@ class Listed:
 
 @dataclass
 class Case:
-    """All that an audit knows.
+    """All facts of an audit.
 
     Attributes:
         sets: The manifests.
         missing: Frames that the store lacks.
-        facts: Of the frames that were read; None without a store.
+        facts: Facts of the frames that were read; None without a store.
         media: What `resproto faces` recorded of the source videos, by video id.
     """
 
@@ -84,19 +84,19 @@ class Case:
         return {path: i for i, path in enumerate(self.facts.paths)} if self.facts else {}
 
     def rows(self, video: Video) -> list[int]:
-        """Rows of those of a video's frames that were read."""
+        """Lists the rows of the facts for a video's frames that were read."""
         return [self.row[frame] for frame in video.frames if frame in self.row]
 
 
 @dataclass
 class Audit:
-    """What was looked at, and what was found.
+    """Result of an audit.
 
     Attributes:
         sets: A row for each manifest and split: data set, split, videos, frames, share of fake frames, people, sizes.
         findings: The worst first.
-        notes: What could not be looked at, and why; how many frames were read.
-        store: Where the frames are; None if they were not looked at.
+        notes: Parts that could not be checked, and why; number of frames that were read.
+        store: Store of the frames; None if they were not read.
     """
 
     sets: list[dict] = field(default_factory=list)
@@ -105,7 +105,7 @@ class Audit:
     store: FrameStore | None = None
 
     def count(self, severity: str) -> int:
-        """Findings of a severity."""
+        """Counts the findings of a severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
     def failed(self, fail_on: str) -> bool:
@@ -113,7 +113,7 @@ class Audit:
         return bool(self.count("error") or (fail_on == "warning" and self.count("warning")))
 
     def as_json(self) -> dict:
-        """For a machine."""
+        """Returns the audit for JSON."""
         return {
             "sets": self.sets,
             "findings": [asdict(finding) for finding in self.findings],

@@ -1,6 +1,6 @@
-"""What is wrong with a data set before anything is trained on it: the command `resproto check`.
+"""Audits data sets before anything is trained on them: the command `resproto check`.
 
-Exit status: 0 nothing found, 1 something was (of the severity asked for), 2 a fault of the call.
+Exit status: 0 no findings, 1 findings of the severity asked for, 2 a wrong call.
 """
 
 import argparse
@@ -31,16 +31,16 @@ def audit(
     seed: int = 0,
     threads: "Threads | None" = None,
 ) -> "Audit":
-    """Look at some data sets together: what one trains on and another tests on must not be the same.
+    """Audits data sets together, because the training data of one must not be the test data of another.
 
     Args:
         manifests: Dataset JSONs; side files beside them are used.
-        store: LMDB, or folder that holds the data set folders. None: the frames are not looked at.
-        faces: Output folder of `resproto faces`, with its records. None: what the side files hold of them.
-        compression: Which level of manifests that have several.
-        sample: Frames that are read at most, drawn from all videos alike; 0 reads all.
-        seed: Of the draw.
-        threads: That read frames; one, without a bar, if not given.
+        store: LMDB, or folder that has the data set folders. None reads no frames.
+        faces: Output folder of `resproto faces`, with its records. None takes the records in side files.
+        compression: Compression level, for manifests that have several.
+        sample: Most frames that are read, drawn evenly from all videos; 0 reads all.
+        seed: Seed of the draw.
+        threads: Threads that read frames; None means one, without a bar.
 
     Raises:
         UserError: A manifest, side file or store cannot be read at all.
@@ -55,7 +55,7 @@ def audit(
     sets = [_listed(Path(path), compression, result.notes) for path in manifests]
     case = Case(sets, media=_media(sets, faces, result.notes))
     if store is None:
-        result.notes.append("no store was named: no frame was looked at (--store)")
+        result.notes.append("no frame was read: no store was given (--store)")
     else:
         result.store = open_store(store)
         frames = sorted({frame for _, video in case.videos for frame in video.frames})
@@ -71,39 +71,43 @@ def audit(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `resproto check`."""
+    """Adds the arguments of `resproto check`."""
     parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="dataset JSONs, audited together")
     parser.add_argument(
         "--store",
         metavar="DIR",
-        help="LMDB, or folder that holds the data set folders (default: ../rgb from the first manifest if there)",
+        help="LMDB, or folder that has the data set folders (default: ../rgb from the first manifest, if it exists)",
     )
     parser.add_argument("--faces", metavar="DIR", help="output folder of `resproto faces` (default: the store's)")
-    parser.add_argument("--compression", choices=COMPRESSIONS, help="of manifests with several (default: c23)")
+    parser.add_argument("--compression", choices=COMPRESSIONS, help="level, for manifests with several (default: c23)")
     parser.add_argument(
-        "--sample", type=int, default=SAMPLE, metavar="N", help="frames read at most; 0: all (default %(default)s)"
+        "--sample",
+        type=int,
+        default=SAMPLE,
+        metavar="N",
+        help="largest number of frames to read; 0 means all (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, help="threads (default: one a core, 8 at most)")
-    parser.add_argument("--html", metavar="FILE", help="write a page with pictures, one file")
-    parser.add_argument("--json", metavar="FILE", help="write the findings for a machine; - prints them instead")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, help="threads (default: one for each core, at most 8)")
+    parser.add_argument("--html", metavar="FILE", help="write the report as a page with pictures, in one file")
+    parser.add_argument("--json", metavar="FILE", help="write the findings as JSON; - prints them instead")
     parser.add_argument(
         "--fail-on",
         choices=("error", "warning"),
         default="error",
-        help="exit with 1 from here on (default: %(default)s)",
+        help="lowest severity for which the exit code is 1 (default: %(default)s)",
     )
-    parser.add_argument("--no-progress", dest="progress", action="store_false", help="no progress bar")
+    parser.add_argument("--no-progress", "--quiet", dest="progress", action="store_false", help="show no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs `resproto check`; the exit code: 0 nothing found, 1 findings."""
+    """Runs `resproto check`; returns the exit code: 0 no findings, 1 findings."""
     from resproto_fd.configs.files import write_text
     from resproto_fd.preprocessing.audit.report import as_html, as_text
     from resproto_fd.preprocessing.store.threads import Threads
 
     if args.sample < 0:
-        raise UserError(f"--sample {args.sample}: expected a number of frames, 0 for all")
+        raise UserError(f"--sample: expected a number of frames, or 0 for all, got {args.sample}")
     beside = Path(args.manifests[0]).absolute().parent.parent / "rgb"
     store = args.store or (beside if beside.is_dir() else None)
     faces = args.faces or (store if store and (Path(store) / ".faces").is_dir() else None)
@@ -155,12 +159,14 @@ def _listed(path: Path, compression: str | None, notes: list[str]) -> "Listed":
     if side_path(path).is_file():
         listed.records = read_side(side_path(path)).records
     else:
-        notes.append(f"{name}: no side file {side_path(path).name}, so who is seen is not known (`resproto manifest`)")
+        notes.append(
+            f"{name}: no side file {side_path(path).name}, so the people are not known (`resproto manifest` writes one)"
+        )
     return listed
 
 
 def _meaning(path: Path, compression: str | None) -> tuple[str, str | None, dict]:
-    """(data set, compression level to read, further options of `read_manifest`)."""
+    """Returns (data set, compression level to read, further options of `read_manifest`)."""
     from resproto_fd.configs.loading import load, names
     from resproto_fd.preprocessing.taxonomy import load_taxonomy
 
@@ -176,22 +182,24 @@ def _meaning(path: Path, compression: str | None) -> tuple[str, str | None, dict
 
 
 def _levels(path: Path) -> set[str]:
-    """Compression levels that a manifest has; none when it cannot be read, which `read_manifest` will say."""
+    """Lists a manifest's compression levels; none if it is unreadable, which `read_manifest` then reports."""
+    from resproto_fd.preprocessing.manifest_layout import load_manifest
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_manifest(path)
         tables = [table for labels in content.values() for splits in labels.values() for table in splits.values()]
         return {level for table in tables for level in table if level in COMPRESSIONS and "frames" not in table[level]}
-    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+    except (UserError, AttributeError, TypeError, KeyError):
         return set()
 
 
 def _media(sets: Sequence["Listed"], faces: str | os.PathLike | None, notes: list[str]) -> dict:
-    from resproto_fd.preprocessing.manifest_command import Media
+    from resproto_fd.preprocessing.faces.media import Media
 
     found = {}
     recorded = Media(Path(faces)) if faces else None
     if recorded and not recorded.places:
-        raise UserError(f"{faces}: holds no records of `resproto faces` (.faces/records)")
+        raise UserError(f"{faces}: has no records of `resproto faces` (.faces/records); set another --faces")
     for listed in sets:
         for videos in listed.videos.values():
             for video in videos:
@@ -206,7 +214,7 @@ def _media(sets: Sequence["Listed"], faces: str | os.PathLike | None, notes: lis
 
 
 def _sampled(case: "Case", missing: set[str], sample: int, seed: int) -> list[str]:
-    """Frames to read, in the order of their paths. Each video gives its first before any gives a second, and so on."""
+    """Draws the frames to read, in the order of their paths. Each video gives one frame before any gives a second."""
     import numpy as np
 
     videos = {video.id: [frame for frame in video.frames if frame not in missing] for _, video in case.videos}
@@ -222,7 +230,7 @@ def _sampled(case: "Case", missing: set[str], sample: int, seed: int) -> list[st
 def _of_sample(chosen: Sequence[str], frames: Sequence[str], seed: int) -> str:
     if len(chosen) == len(frames):
         return ""
-    return f", drawn with seed {seed}: what is found is there, what is not found may be among the others (--sample 0)"
+    return f", drawn with seed {seed}; the other frames may have further faults (--sample 0 reads all)"
 
 
 def _row(case: "Case", listed: "Listed", split: str) -> dict:

@@ -1,4 +1,4 @@
-"""The checks of an audit: each looks at a `Case` for one kind of fault and says what it found."""
+"""Checks of an audit: each searches a `Case` for one kind of fault."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from resproto_fd.preprocessing.audit.label_leaks import goes_with_label
 from resproto_fd.preprocessing.audit.near_duplicates import LIMIT, RADIUS, near_pairs, thumb_difference
 
 SHOWN = 12
-"""Names and pictures that a finding lists."""
+"""Most names and pictures that a finding lists."""
 MOST_PAIRS = 200_000
 """Candidates for near duplicates after which the search ends."""
 LEAST_MINORITY = 0.1
@@ -19,7 +19,7 @@ LEAST_MINORITY = 0.1
 
 
 def unreadable_splits(case: Case) -> Iterable[Finding]:
-    """Splits whose table is broken, videos without frames, entries twice."""
+    """Finds splits whose table is broken, videos without frames, and repeated entries."""
     for listed in case.sets:
         for split, why in listed.broken.items():
             yield Finding("manifest", "error", f"{listed.name}, {split}", f"the split cannot be read: {why}")
@@ -30,19 +30,19 @@ def unreadable_splits(case: Case) -> Iterable[Finding]:
 
 
 def missing_frames(case: Case) -> Iterable[Finding]:
-    """Frames that the store lacks."""
+    """Finds frames that the store does not have."""
     yield from _by_set(case, set(case.missing), "missing frames", "frames that the store lacks")
 
 
 def unreadable_frames(case: Case) -> Iterable[Finding]:
-    """Frames that are not whole pictures."""
+    """Finds frames that are not whole pictures."""
     if case.facts:
         faults = {path: why for path, why in case.facts.faults.items() if path not in set(case.missing)}
         yield from _by_set(case, faults, "unreadable frames", "frames that cannot be read", faults)
 
 
 def blank_frames(case: Case) -> Iterable[Finding]:
-    """Frames that show nothing."""
+    """Finds frames that show nothing."""
     if case.facts:
         blank = {case.facts.paths[i] for i in np.flatnonzero(case.facts.blank())}
         for finding in _by_set(case, blank, "blank frames", "frames that show nothing", severity="warning"):
@@ -50,7 +50,7 @@ def blank_frames(case: Case) -> Iterable[Finding]:
 
 
 def videos_across_splits(case: Case) -> Iterable[Finding]:
-    """Videos in two splits, of one manifest or of several."""
+    """Finds videos in two splits, of one manifest or of several."""
     places = defaultdict(set)
     for listed, video in case.videos:
         places[video.id].add((listed.name, video.split))
@@ -64,7 +64,7 @@ def videos_across_splits(case: Case) -> Iterable[Finding]:
 
 
 def people_across_splits(case: Case) -> Iterable[Finding]:
-    """People in train and test, as far as side files name them."""
+    """Finds people in train and test, if side files name them."""
     places = defaultdict(set)
     for listed, video in case.videos:
         record = listed.records.get(video.id)
@@ -76,7 +76,7 @@ def people_across_splits(case: Case) -> Iterable[Finding]:
 
 
 def near_duplicates(case: Case) -> Iterable[Finding]:
-    """Frames of train (or val) that look like frames of test."""
+    """Finds frames of train (or val) that look like frames of test."""
     if not case.facts:
         return
     owners = defaultdict(set)
@@ -93,7 +93,7 @@ def near_duplicates(case: Case) -> Iterable[Finding]:
         if not len(sides[0]) or not len(sides[1]):
             return
         left, right, _ = near_pairs(look[sides[0]], case.facts.look[sides[1]], RADIUS, MOST_PAIRS)
-        cut = ", or more: too many to look at all" if len(left) == MOST_PAIRS else cut
+        cut = ", or more (the search ended early)" if len(left) == MOST_PAIRS else cut
         left, right = sides[0][left], sides[1][right]
         thumbs = case.facts.thumbs[left][:, :, ::-1] if mirror else case.facts.thumbs[left]
         differences = _in_parts(thumb_difference, thumbs, case.facts.thumbs[right])
@@ -121,7 +121,7 @@ def near_duplicates(case: Case) -> Iterable[Finding]:
 
 
 def both_labels(case: Case) -> Iterable[Finding]:
-    """One video, or one picture pixel by pixel, that is called real here and fake there."""
+    """Finds videos, and pictures with equal pixels, that are called real in one place and fake in another."""
     by_id, where = defaultdict(set), {}
     for listed, video in case.videos:
         by_id[video.id].add(video.label)
@@ -148,7 +148,7 @@ def both_labels(case: Case) -> Iterable[Finding]:
 
 
 def label_balance(case: Case) -> Iterable[Finding]:
-    """Splits with one class, or almost."""
+    """Finds splits with only one class, or almost."""
     for listed in case.sets:
         for split, videos in listed.videos.items():
             frames = Counter({0: 0, 1: 0})
@@ -160,16 +160,16 @@ def label_balance(case: Case) -> Iterable[Finding]:
             least, total = min(frames.values()), sum(frames.values())
             name = ("real", "fake")[min(frames, key=frames.get)]
             if not least:
-                yield Finding("label balance", "error", where, f"no {name} frame: no AUC can be had, nothing be learnt")
-            elif least / total < LEAST_MINORITY:
-                text = (
-                    f"{name} frames are {least / total:.1%} of {total}; accuracy and AP say little, losses need weights"
+                yield Finding(
+                    "label balance", "error", where, f"no {name} frame: there is no AUC, and nothing to learn"
                 )
+            elif least / total < LEAST_MINORITY:
+                text = f"{name} frames are {least / total:.1%} of {total}; accuracy and AP tell little; weight the loss"
                 yield Finding("label balance", "warning", where, text, least)
 
 
 def frames_a_video(case: Case) -> Iterable[Finding]:
-    """Videos with far fewer frames than the others."""
+    """Finds videos with far fewer frames than the others."""
     for listed in case.sets:
         for split, videos in listed.videos.items():
             usual = float(np.median([len(video.frames) for video in videos])) if videos else 0
@@ -182,7 +182,7 @@ def frames_a_video(case: Case) -> Iterable[Finding]:
 
 
 def odd_sizes(case: Case) -> Iterable[Finding]:
-    """A few frames of another size than all the others."""
+    """Finds a few frames whose size differs from all others."""
     for listed in case.sets if case.facts else ():
         rows = sorted({i for videos in listed.videos.values() for video in videos for i in case.rows(video)})
         sizes = Counter(map(tuple, case.facts.size[rows].tolist()))
@@ -190,7 +190,7 @@ def odd_sizes(case: Case) -> Iterable[Finding]:
             continue
         (usual, most), total = sizes.most_common(1)[0], sum(sizes.values())
         if most / total < 0.9:
-            continue  # pictures of all sizes: see whether they go with the label
+            continue  # pictures of many sizes: `goes_with_label` checks those
         odd = [case.facts.paths[i] for i in rows if tuple(case.facts.size[i].tolist()) != usual]
         text = f"frames that are not {usual[0]} x {usual[1]} as the others, but {_sizes(sizes, usual)}: {len(odd)}"
         finding = Finding("odd sizes", "warning", listed.name, text, len(odd), _some(odd))
@@ -198,7 +198,7 @@ def odd_sizes(case: Case) -> Iterable[Finding]:
 
 
 def several_faces(case: Case) -> Iterable[Finding]:
-    """Frames cut from pictures with several faces: the face kept may not be the one that was altered."""
+    """Finds frames cut from pictures with several faces: the kept face may not be the altered one."""
     for listed in case.sets:
         for split, videos in listed.videos.items():
             found = []
@@ -230,7 +230,7 @@ CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
 
 
 def _crossing(places: Mapping[str, set], splits: tuple[str, str]) -> dict[str, list[str]]:
-    """Keys of `places` that are in both splits, by where."""
+    """Lists the keys of `places` that are in both splits, by manifest and split."""
     found = defaultdict(list)
     for key, at in sorted(places.items()):
         first, second = (sorted(name for name, split in at if split == wanted) for wanted in splits)

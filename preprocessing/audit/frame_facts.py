@@ -1,4 +1,4 @@
-"""What an audit wants to know of each frame: size, format, and what its picture looks like."""
+"""Facts of each frame for an audit: size, format, and the look of its picture."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,11 +8,14 @@ import cv2
 import numpy as np
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.preprocessing.picture_kinds import JPEG_START, PNG_START
 from resproto_fd.preprocessing.store.frame_store import FrameStore
-from resproto_fd.preprocessing.store.image_codec import JPEG_START, PNG_START, decode_frame, is_native
+from resproto_fd.preprocessing.store.image_codec import decode_frame, is_native
 
 GRID = 8
 THUMB = 32
+BLACK = 3
+"""Highest level of a channel in a pixel that counts as black."""
 BLANK = 3.0
 """Standard deviation, in grey levels, below which a thumbnail shows nothing."""
 LUMINANCE_SUM = 3688
@@ -33,7 +36,9 @@ class FrameFacts:
         look: Signs of the horizontal and the vertical grey gradients on an 8 x 8 grid, 128 bits, [N, 2] uint64.
         mirrored: The same of the picture's mirror image.
         thumbs: Grey thumbnails, uint8 [N, 32, 32].
-        faults: Frames that could not be read, and why.
+        black: Share of the pixels that are black, as padding is, [N].
+        border: Mean and deviation of the grey levels in the outer eighth of the picture, [N, 2].
+        faults: Unreadable frames, with the reason.
     """
 
     paths: tuple[str, ...]
@@ -45,6 +50,8 @@ class FrameFacts:
     look: np.ndarray
     mirrored: np.ndarray
     thumbs: np.ndarray
+    black: np.ndarray
+    border: np.ndarray
     faults: dict[str, str]
 
     def blank(self) -> np.ndarray:
@@ -53,13 +60,13 @@ class FrameFacts:
 
 
 def read_facts(store: FrameStore, paths: Sequence[str], jobs: int = 1, progress: bool = False) -> FrameFacts:
-    """The facts of some frames of a store, in the order given.
+    """Reads the facts of some frames of a store, in the order given.
 
     Args:
-        store: Where they are.
-        paths: Canonical paths; those that the store lacks are faults.
+        store: The store.
+        paths: Canonical paths; those that the store does not have are faults.
         jobs: Threads.
-        progress: Show a bar.
+        progress: Whether to show a bar.
     """
     from resproto_fd.preprocessing.store.threads import in_chunks
 
@@ -72,7 +79,7 @@ def read_facts(store: FrameStore, paths: Sequence[str], jobs: int = 1, progress:
                 faults[row[0]] = row[1]
             else:
                 rows.append(row)
-    columns = list(zip(*rows)) or [()] * 9
+    columns = list(zip(*rows)) or [()] * 11
     n = len(rows)
     return FrameFacts(
         paths=tuple(columns[0]),
@@ -84,6 +91,8 @@ def read_facts(store: FrameStore, paths: Sequence[str], jobs: int = 1, progress:
         look=np.array(columns[6], np.uint64).reshape(n, 2),
         mirrored=np.array(columns[7], np.uint64).reshape(n, 2),
         thumbs=np.array(columns[8], np.uint8).reshape(n, THUMB, THUMB),
+        black=np.array(columns[9], np.float64),
+        border=np.array(columns[10], np.float64).reshape(n, 2),
         faults=faults,
     )
 
@@ -108,7 +117,9 @@ def jpeg_quality(data: bytes) -> float:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
         if marker == 0xDB:
             table = data[place + 4 : place + 2 + length]
-            wide = table[0] >> 4
+            wide = table[0] >> 4 if table else 0
+            if len(table) < 1 + 64 * (1 + wide) or wide > 1:
+                break
             values = np.frombuffer(table[1 : 1 + 64 * (1 + wide)], ">u2" if wide else np.uint8)
             scale = 100 * float(values.sum()) / LUMINANCE_SUM
             return min(100.0, max(1.0, (200 - scale) / 2 if scale <= 100 else 5000 / scale))
@@ -136,11 +147,27 @@ def _row(store: FrameStore, path: str) -> tuple:
         gradient_signs(grey),
         gradient_signs(grey[:, ::-1]),
         cv2.resize(grey, (THUMB, THUMB), interpolation=cv2.INTER_AREA),
+        float((image.max(axis=2) <= BLACK).mean()),
+        border_levels(grey),
     )
 
 
+def border_levels(grey: np.ndarray) -> tuple[float, float]:
+    """Mean and deviation of the grey levels in the outer eighth of a picture, where the background is.
+
+    >>> picture = np.full((16, 16), 9, np.uint8); picture[2:-2, 2:-2] = 200
+    >>> border_levels(picture)
+    (9.0, 0.0)
+    """
+    height, width = (max(1, side // 8) for side in grey.shape)
+    inside = np.zeros(grey.shape, bool)
+    inside[height:-height, width:-width] = True
+    levels = grey[~inside]
+    return float(levels.mean()), float(levels.std())
+
+
 def _salt(image: np.ndarray) -> bytes:
-    """The same bytes in another shape are another picture."""
+    """Salt of the digest: the same bytes in another shape are another picture."""
     return image.shape[0].to_bytes(4, "big") + image.shape[1].to_bytes(4, "big")
 
 

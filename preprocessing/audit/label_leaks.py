@@ -1,4 +1,4 @@
-"""What is not in the picture, but tells real from fake."""
+"""Facts outside the picture that separate real from fake."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -9,18 +9,19 @@ from resproto_fd.preprocessing.audit.case import Case, Finding
 from resproto_fd.preprocessing.video import Video
 
 FEWEST = 8
-"""Videos of each class below which nothing is said."""
+"""Fewest videos of each class for a finding."""
 LEAST, BLATANT = 0.3, 0.9
 """Strength, of 0 to 1, from which an attribute is a warning and an error."""
 SURE = 1e-3
-"""P of chance below which."""
+"""Highest P of chance for a finding."""
 
 
 def goes_with_label(case: Case) -> Iterable[Finding]:
-    """What is not in the picture, but tells real from fake: a detector could learn it.
+    """Finds facts outside the picture that separate real from fake: a detector could learn them.
 
-    Per video and within a split: of named values Cramer's V, of numbers the AUC. Facts of the file or of the source
-    video that tell almost every label are errors. Bytes a pixel may differ because of the forgery itself.
+    The measure is Cramer's V for named values and the AUC for numbers, per video and within a split. Facts of the file
+    or of the source video that predict almost every label are errors, and so is padding. Bytes a pixel and the
+    background may differ by the forgery itself.
     """
     for listed in case.sets:
         for split, videos in listed.videos.items():
@@ -84,7 +85,7 @@ def ranked_auc(values: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 def _attributes(case: Case, videos: Sequence[Video]) -> Iterable[tuple[str, bool, list]]:
-    """(name, whether a fact of file or source, its value of each video or None)."""
+    """Yields (name, whether it is a fact of the file or the source, its value or None for each video)."""
     rows = [case.rows(video) for video in videos]
     facts = case.facts
 
@@ -101,6 +102,10 @@ def _attributes(case: Case, videos: Sequence[Video]) -> Iterable[tuple[str, bool
             False,
             of_frames(lambda i: facts.length[i] / area[i], lambda found: _number(np.mean(found))),
         )
+        mean = lambda found: _number(np.mean(found))  # noqa: E731
+        yield "share of black pixels (padding)", True, of_frames(lambda i: facts.black[i], mean)
+        yield "brightness of the border (background)", False, of_frames(lambda i: facts.border[i, 0], mean)
+        yield "contrast of the border (background)", False, of_frames(lambda i: facts.border[i, 1], mean)
     yield "number of frames", True, [float(len(video.frames)) for video in videos]
     media = [case.media.get(video.id) for video in videos]
     for name, value in (
@@ -112,7 +117,7 @@ def _attributes(case: Case, videos: Sequence[Video]) -> Iterable[tuple[str, bool
 
 
 def _association(values: list, labels: np.ndarray) -> tuple[float, float, str] | None:
-    """(strength in [0, 1], P of chance, what it is), or None where there is one value."""
+    """Measures (strength in [0, 1], P of chance, text); None if there is only one value."""
     if len(set(values)) < 2:
         return None
     if isinstance(values[0], str):

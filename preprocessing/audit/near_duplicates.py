@@ -1,12 +1,12 @@
-"""Pictures that are nearly the same, among hundreds of thousands, without comparing all with all.
+"""Finds nearly equal pictures among hundreds of thousands, without comparing all pairs.
 
-Two steps. Candidates differ in at most `RADIUS` of 128 gradient signs: cut into `RADIUS` + 1 bands, they agree in at
-least one band, so that only pictures of one bucket of some band are compared. Of the candidates those stand whose
-thumbnails, brightness and contrast taken out, differ by less than a limit.
+There are two steps. Candidates differ in at most `RADIUS` of 128 gradient signs. If the signs are cut into `RADIUS` + 1
+bands, two candidates agree in at least one band, so only pictures with an equal band are compared. A candidate is
+kept if the thumbnails, with brightness and contrast removed, differ by less than a limit.
 
-The limits are from 1098 face pictures. The same picture after JPEG of quality 20, halving, blur or noise differed in
-at most 8 signs and by 0.06 in its thumbnail (99 %). Of pictures cut out and aligned, two of one person in one studio
-came as near as 0.06, no two people nearer than 0.11.
+The limits come from 1098 face pictures. The same picture after JPEG of quality 20, halving, blur or noise differed in
+at most 8 signs and by 0.06 in its thumbnail (99 %). Among aligned crops, two of one person in one studio differed by
+0.06 at least, and two people by 0.11 at least.
 """
 
 import numpy as np
@@ -18,19 +18,19 @@ AT_ONCE = 1 << 21
 """Candidates that are compared at once."""
 
 _ORDER = np.random.default_rng(128).permutation(128)
-"""Which signs make a band: scattered, for neighbours in the picture tend to be the same."""
+"""Signs of the bands. They are scattered, because neighbours in the picture tend to be the same."""
 
 
 def near_pairs(
     left: np.ndarray, right: np.ndarray, radius: int = RADIUS, most: int = 1_000_000
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs of 128-bit codes that differ in at most `radius` bits.
+    """Finds all pairs of 128-bit codes that differ in at most `radius` bits.
 
     Args:
         left: [N, 2] uint64.
         right: [M, 2] uint64.
         radius: Bits, 0 to 127.
-        most: Pairs after which the search ends: who has so many needs no more.
+        most: Number of pairs after which the search ends.
 
     Returns:
         (rows of left, rows of right, bits that differ), of P pairs each, sorted.
@@ -78,7 +78,7 @@ def _pairs_of_codes(left: np.ndarray, right: np.ndarray, radius: int) -> tuple[n
 
 
 def _candidates(first: np.ndarray, last: np.ndarray, order: np.ndarray):
-    """Pairs of each left row with the right rows of its bucket, so many at a time that memory stays flat."""
+    """Yields pairs of each left row with the right rows of its bucket, a limited number at a time to save memory."""
     counts = last - first
     ends = np.cumsum(counts)
     start = 0
@@ -93,7 +93,7 @@ def _candidates(first: np.ndarray, last: np.ndarray, order: np.ndarray):
 
 
 def _bands(codes: np.ndarray, count: int):
-    """The codes' bits in `count` groups, each group as one number, [N]."""
+    """Cuts the codes' bits into `count` groups and yields each group as one number, [N]."""
     bits = np.unpackbits(codes.astype(">u8").view(np.uint8).reshape(len(codes), 16), axis=1)[:, _ORDER]
     for group in np.array_split(np.arange(128), count):
         weights = 1 << np.arange(min(len(group), 62), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""An audit for a reader: as text, and as one HTML file that needs nothing else."""
+"""Report of an audit: as text, and as one HTML file that needs no other file."""
 
 import base64
 from typing import Any
@@ -11,12 +11,12 @@ from resproto_fd.preprocessing.audit.case import Audit, Finding
 SIDE = 112
 """Pixels of a thumbnail's longer side."""
 OPEN = 3
-"""Names up to which a list is shown without asking."""
+"""Most names of a list that is open at first."""
 HEADS = ("data set", "split", "videos", "frames", "frames a video", "fake", "methods", "people", "frame sizes")
 
 
 def as_text(audit: Audit) -> str:
-    """The report for a terminal."""
+    """Writes the report for a terminal."""
     rows = [HEADS, *(_cells(row) for row in audit.sets)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
@@ -30,7 +30,7 @@ def as_text(audit: Audit) -> str:
 
 
 def as_html(audit: Audit) -> str:
-    """The report as a page. The template escapes all that came from the data; nothing is loaded from anywhere."""
+    """Writes the report as a page. The template escapes everything from the data. The page loads nothing."""
     loader = PackageLoader("resproto_fd.preprocessing.audit", ".")
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template("report.html")
     return template.render(

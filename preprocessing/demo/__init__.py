@@ -1,1 +1,1 @@
-"""The demo data, made by code."""
+"""Demo data, made by code."""

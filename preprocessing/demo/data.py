@@ -1,8 +1,8 @@
-"""The demo data: three small data sets made by code, in DeepfakeBench's layout.
+"""Demo data: three small data sets made by code, in DeepfakeBench's layout.
 
-Every video depends on the seed and its own place only, so the bytes are the same however many processes make them.
-Real and forged frames are the same recordings (person, background, light, camera, JPEG quality); only what a forgery
-does tells them apart.
+Every video depends only on the seed and on its own place, so the number of processes does not change the bytes. Real
+and forged frames come from the same recordings (person, background, light, camera, JPEG quality); only the forgery
+tells them apart.
 """
 
 from __future__ import annotations
@@ -10,30 +10,31 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UnreadableFile, UserError
 from resproto_fd.configs.files import write_text
-from resproto_fd.preprocessing.demo import faces as demo_faces
-from resproto_fd.preprocessing.demo import forgeries as demo_forgeries
-from resproto_fd.preprocessing.demo.faces import Camera, Frame, Identity, draw_identity, draw_take, film
+from resproto_fd.configs.readers.json_reader import read_json
+from resproto_fd.preprocessing.demo.camera import Camera, Frame, film
 from resproto_fd.preprocessing.demo.forgeries import METHODS
+from resproto_fd.preprocessing.demo.people import Identity, draw_identity
+from resproto_fd.preprocessing.demo.takes import draw_take
+from resproto_fd.preprocessing.faces.worker_pool import CannotStart, WorkerDied, run_tasks
 from resproto_fd.preprocessing.manifest import write_manifest
-from resproto_fd.preprocessing.store.frame_store import LmdbWriter, landmark_path, mask_path
+from resproto_fd.preprocessing.store.beside_frames import landmark_path, mask_path
+from resproto_fd.preprocessing.store.lmdb_writer import LmdbWriter
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
 from resproto_fd.preprocessing.video import Video
 
@@ -44,7 +45,7 @@ STAMP = "demo.json"
 
 @dataclass(frozen=True)
 class DemoSet:
-    """One data set: who films, which forgeries are in it, and how many pairs of people each split of a size has."""
+    """One data set: its camera, its forgeries, and the number of pairs of people in each split, by size."""
 
     name: str
     camera: Camera
@@ -81,7 +82,7 @@ DEMO_SETS = (
             quality=(50, 80),
         ),
         ("swap", "warp", "upsample", "clone"),
-        # Test first: what is numbered later does not change it.
+        # Test comes first, so that the numbers of its videos do not depend on the other splits.
         {"default": {"test": 8, "train": 24, "val": 3}, "tiny": {"test": 1, "train": 1, "val": 1}},
     ),
     DemoSet(
@@ -105,7 +106,7 @@ FRAMES: dict[Size, int] = {"default": 5, "tiny": 3}  # frames a video
 
 @dataclass(frozen=True)
 class Pair:
-    """Two people of similar skin, who are filmed and swapped with each other: one unit of work."""
+    """Two people of similar skin, who are filmed and whose faces are swapped: one unit of work."""
 
     demo_set: DemoSet
     split: str
@@ -118,20 +119,20 @@ class Pair:
 def make_demo(out_dir: str | os.PathLike, seed: int = 0, size: Size = "default", workers: int | None = None) -> None:
     """Makes Demo-A and Demo-B (train, val, test) and Demo-C (test only) under a folder.
 
-    Writes `dataset_json/<name>.json` and `lmdb/<name>_lmdb` there, with five landmarks of each frame and a mask of each
-    forged one beside the frames. Demo data already made by this code with the same
-    seed and size is left as it is; half-made or different demo data is made anew. Other files there are not touched.
-    With more than one worker, a script that calls this needs the usual `if __name__ == "__main__":`.
+    Writes `dataset_json/<name>.json` and `lmdb/<name>_lmdb` there. Five landmarks of each frame and a mask of each
+    forged frame are stored beside the frames. Demo data that this code made with the same seed and size is kept;
+    incomplete or different demo data is made again. Other files there are not touched. With more than one worker, a
+    script that calls this needs the usual `if __name__ == "__main__":`.
 
     Args:
-        out_dir: The folder; created when missing.
-        seed: Not negative; another seed gives other people.
+        out_dir: The folder; it is made if it is missing.
+        seed: 0 or more; another seed gives other people.
         size: "default" for training, "tiny" for tests.
-        workers: Processes that draw; None for one a core, at most 8 (for "tiny" none but this). The result does not
-            depend on it.
+        workers: Processes that draw. None means one for each core, at most 8; for "tiny", this process alone. The
+            result does not depend on it.
 
     Raises:
-        UserError: The folder cannot be written, or a process that draws died.
+        UserError: The folder cannot be written, or a worker process died.
     """
     out_dir = Path(out_dir)
     stamp = out_dir / STAMP
@@ -139,7 +140,7 @@ def make_demo(out_dir: str | os.PathLike, seed: int = 0, size: Size = "default",
     outputs = [path for demo_set in DEMO_SETS for path in _outputs(out_dir, demo_set)]
     if _content(stamp) == made_of and all(path.exists() for path in outputs):
         return
-    stamp.unlink(missing_ok=True)  # written last: without it the data counts as half-made
+    stamp.unlink(missing_ok=True)  # written last: without it the data counts as incomplete
     if workers is None:
         workers = 1 if size == "tiny" else min(_cores(), 8)
     pairs = {demo_set.name: plan(demo_set, seed, size) for demo_set in DEMO_SETS}
@@ -162,7 +163,7 @@ def make_demo(out_dir: str | os.PathLike, seed: int = 0, size: Size = "default",
 
 
 def plan(demo_set: DemoSet, seed: int, size: Size) -> list[Pair]:
-    """Who is in a data set; no person is in two splits or two data sets."""
+    """Draws the people of a data set. No person is in two splits or in two data sets."""
     pairs = []
     for split, count in demo_set.pairs[size].items():
         key = (seed, DEMO_SETS.index(demo_set), ("train", "val", "test").index(split))
@@ -175,11 +176,11 @@ def plan(demo_set: DemoSet, seed: int, size: Size) -> list[Pair]:
 
 
 Filmed = tuple[Video, list[bytes], dict[str, bytes]]
-"""A video, its frames as PNG files, and what is kept beside them (landmarks, masks), by path."""
+"""A video, its frames as PNG files, and the landmarks and masks that are stored beside them, by path."""
 
 
 def make_pair(pair: Pair) -> list[Filmed]:
-    """Every video of two people, real and forged."""
+    """Makes every video of two people, real and forged."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -230,7 +231,7 @@ def _video(pair: Pair, method: str, name: str, images: list[np.ndarray], recorde
 
 
 def _landmarks(frame: Frame) -> bytes:
-    """As `resproto faces` writes them: eyes, nose tip and mouth corners, float32 [5, 2], a .npy file."""
+    """Encodes the landmarks as `resproto faces` does: eyes, nose tip and mouth corners, float32 [5, 2], a .npy file."""
     points, file = frame.points, io.BytesIO()
     mouth = points["mouth"]
     corners = mouth[[mouth[:, 0].argmin(), mouth[:, 0].argmax()]]
@@ -240,13 +241,13 @@ def _landmarks(frame: Frame) -> bytes:
 
 
 def _changed(image: np.ndarray, recorded: np.ndarray) -> np.ndarray:
-    """What a forger altered, without the pixels in it that happen to be alike: 0 or 255, [256, 256]."""
+    """Mask of the altered area, 0 or 255, [256, 256]. Small holes, where pixels are alike by chance, are closed."""
     differs = np.where((image != recorded).any(-1), np.uint8(255), np.uint8(0))
     return cv2.morphologyEx(differs, cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8))
 
 
 def _compressed(image: np.ndarray, quality: int) -> bytes:
-    """An RGB image after JPEG at a quality, stored without further loss as a PNG file."""
+    """Compresses an RGB image as JPEG of a quality, then stores the result without further loss as a PNG file."""
     jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return _png(cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
 
@@ -258,21 +259,31 @@ def _png(image: np.ndarray) -> bytes:
 
 @contextmanager
 def _in_order(work: Callable, items: Sequence, workers: int) -> Iterator[Iterator]:
-    """An iterator over the results, in the order of the items; the processes end with the block."""
+    """Yields an iterator over the results, in the order of the items. The processes end with the block."""
     workers = min(workers, len(items))
     if workers == 1:
         yield map(work, items)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    try:
-        yield pool.map(work, items)
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"demo data: one of {workers} processes died or could not start; a script that makes demo data needs "
-            '`if __name__ == "__main__":` and to be a file, or workers=1 (which also needs the least memory)'
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with closing(run_tasks(partial, (work,), items, workers)) as answers:
+        try:
+            yield _sorted(answers)
+        except (WorkerDied, CannotStart) as error:
+            raise UserError(
+                f"demo data: one of {workers} processes died or could not start. A script that makes demo data must be "
+                'a file with `if __name__ == "__main__":`; or set workers=1, which also needs the least memory'
+            ) from error
+
+
+def _sorted(answers: Iterable[tuple[int, Any]]) -> Iterator:
+    """The answers of (number, answer) in the order of their numbers, each as soon as those before it are there."""
+    early, due = {}, 0
+    for number, answer in answers:
+        if isinstance(answer, WorkerDied):
+            raise answer
+        early[number] = answer
+        while due in early:
+            yield early.pop(due)
+            due += 1
 
 
 def _cores() -> int:
@@ -280,20 +291,20 @@ def _cores() -> int:
 
 
 def _outputs(out_dir: Path, demo_set: DemoSet) -> tuple[Path, Path]:
-    """The manifest and the frame store of a data set."""
+    """Paths of the manifest and the frame store of a data set."""
     return out_dir / "dataset_json" / f"{demo_set.name}.json", out_dir / "lmdb" / f"{demo_set.name}_lmdb"
 
 
 def _content(stamp: Path) -> dict | None:
     try:
-        return json.loads(stamp.read_text())
-    except (OSError, ValueError):
+        return read_json(stamp)
+    except UnreadableFile:
         return None
 
 
 def _code_digest() -> str:
-    """Changes with the code that draws, so that demo data of another version is made anew."""
+    """SHA-256 of this folder's code, so that demo data of another version is made again."""
     digest = hashlib.sha256()
-    for name in (__file__, demo_faces.__file__, demo_forgeries.__file__):
-        digest.update(Path(name).read_bytes())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()

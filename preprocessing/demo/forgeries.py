@@ -1,8 +1,8 @@
-"""The forgeries of the demo data: each changes a recorded frame before its only compression, as a forger's tool would.
+"""Forgeries of the demo data: each changes a recorded frame before its only compression, as a forger's tool would.
 
-A method is a function of a random generator that settles what stays the same over a video (strength, place, kernel) and
-returns the forger of its frames: (target, donor, rng) -> RGB uint8 [256, 256, 3]. The donor is the same moment of
-another person's recording. Nothing outside the mask a method blends with is touched.
+A method is a function of a random generator. It draws what stays the same over a video (strength, place, kernel) and
+returns the forger of the frames: (target, donor, rng) -> RGB uint8 [256, 256, 3]. The donor is the same moment of
+another person's recording. A method changes nothing outside the mask with which it blends.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from resproto_fd.preprocessing.demo.faces import FRAME, Frame, field, polygon_mask
+from resproto_fd.preprocessing.demo.camera import Frame
+from resproto_fd.preprocessing.demo.drawing import FRAME, field, polygon_mask
 
 Forger = Callable[[Frame, Frame, np.random.Generator], np.ndarray]
 
 
 def blend(image: np.ndarray, patch: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`patch` laid over `image` (both RGB, [H, W, 3]) where `mask` [H, W] is 1, as uint8."""
+    """Lays `patch` over `image` (both RGB, [H, W, 3]) where `mask` [H, W] is 1; uint8."""
     image = image.astype(np.float32)
     mixed = image + (patch.astype(np.float32) - image) * mask[..., None]
     return np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
 
 
 def face_mask(frame: Frame, scale: float, forehead: float, feather: float) -> np.ndarray:
-    """The face's inside, float32 in [0, 1], [256, 256].
+    """Mask of the inside of the face, float32 in [0, 1], [256, 256].
 
     Args:
-        frame: Where the face is.
+        frame: Has the contours of the face.
         scale: Size about the middle of the face; 1 is its full contour.
-        forehead: How much of the height above the brows belongs to it, 0 to 1.
+        forehead: Share of the height above the brows that belongs to the mask, 0 to 1.
         feather: Sigma of the soft edge in pixels.
     """
     contour = frame.points["face"]
@@ -42,7 +43,7 @@ def face_mask(frame: Frame, scale: float, forehead: float, feather: float) -> np
 
 
 def spot_mask(centre: np.ndarray, radius: np.ndarray, angle: float, feather: float) -> np.ndarray:
-    """A soft ellipse, float32 in [0, 1], [256, 256]; centre and radii in pixels, angle in radians."""
+    """Mask of a soft ellipse, float32 in [0, 1], [256, 256]; centre and radii in pixels, angle in radians."""
     turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     ring = np.stack([radius[0] * np.cos(turn), radius[1] * np.sin(turn)], 1)
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -54,13 +55,13 @@ def _anchors(frame: Frame) -> np.ndarray:
 
 
 def _onto(donor: Frame, target: Frame, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
-    """The donor's image moved so that eyes and mouth lie on the target's."""
+    """Moves the donor's image so that its eyes and mouth lie on the target's."""
     matrix = cv2.getAffineTransform(_anchors(donor), _anchors(target))
     return cv2.warpAffine(donor.image, matrix, (FRAME, FRAME), flags=interpolation, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def _with_statistics(patch: np.ndarray, image: np.ndarray, mask: np.ndarray, share: float) -> np.ndarray:
-    """The patch's mean and spread of colour inside the mask, moved towards the image's by `share`; float32."""
+    """Moves the patch's mean and spread of colour inside the mask towards the image's by `share`; float32."""
     inside = (mask > 0.5).astype(np.uint8)
     mean, spread = (v.ravel() for v in cv2.meanStdDev(patch, mask=inside))
     wanted_mean, wanted_spread = (v.ravel() for v in cv2.meanStdDev(image, mask=inside))
@@ -69,14 +70,14 @@ def _with_statistics(patch: np.ndarray, image: np.ndarray, mask: np.ndarray, sha
 
 
 def _grained(patch: np.ndarray, image: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """The patch with white noise, `share` times as strong as the finest detail of the image; float32."""
+    """Adds white noise to the patch, `share` times as strong as the finest detail of the image; float32."""
     detail = image.astype(np.float32) - cv2.GaussianBlur(image, (0, 0), 0.8)
     noise = cv2.GaussianBlur(rng.standard_normal(patch.shape, np.float32), (0, 0), 0.5)
     return patch + np.float32(share * detail.std() / noise.std()) * noise
 
 
 def _resampled(image: np.ndarray, scale: float) -> np.ndarray:
-    """Through `scale` times the resolution and back: what a generator of a smaller output leaves."""
+    """Resizes to `scale` times the resolution and back: the trace of a generator whose output is smaller."""
     size = max(8, round(FRAME * scale))
     small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     return cv2.resize(small, (FRAME, FRAME), interpolation=cv2.INTER_LINEAR)
@@ -86,7 +87,7 @@ def _resampled(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 def swap(rng: np.random.Generator) -> Forger:
-    """The donor's inner face, at a lower resolution, its colours only partly matched, under a soft mask."""
+    """Blends in the donor's inner face at a lower resolution, with partly matched colours, under a soft mask."""
     share, scale = rng.uniform(0.55, 0.9), rng.uniform(0.35, 0.75)
     size, forehead, feather = rng.uniform(0.78, 0.95), rng.uniform(0.05, 0.5), rng.uniform(1.0, 5.0)
 
@@ -99,7 +100,7 @@ def swap(rng: np.random.Generator) -> Forger:
 
 
 def warp(rng: np.random.Generator) -> Forger:
-    """Mouth or eyes pushed to another expression, interpolated several times on the way."""
+    """Pushes the mouth or the eyes to another expression, in several steps of interpolation."""
     parts = (["mouth"], ["left_eye", "right_eye"])[int(rng.random() < 0.4)]
     bulge, sweep = rng.uniform(0.18, 0.4) * rng.choice([-1, 1]), rng.normal(0, 3, 2)
     passes, feather = int(rng.integers(4, 11)), rng.uniform(1.5, 4)
@@ -124,7 +125,7 @@ def warp(rng: np.random.Generator) -> Forger:
 
 
 def upsample(rng: np.random.Generator) -> Forger:
-    """The whole face as a decoder would make it: small, then spread by a transposed convolution of uneven kernel."""
+    """Makes the whole face as a decoder would: small, then enlarged by a transposed convolution of uneven kernel."""
     factor = int(rng.choice([2, 3, 4], p=[0.3, 0.4, 0.3]))
     taps = np.concatenate([np.arange(1, factor + 1), np.arange(factor - 1, 0, -1)]) / factor
     kernel = np.outer(taps, taps) * (1 + rng.uniform(0.03, 0.1) * rng.standard_normal((len(taps), len(taps))))
@@ -146,7 +147,7 @@ def upsample(rng: np.random.Generator) -> Forger:
 
 
 def inpaint(rng: np.random.Generator) -> Forger:
-    """A part of the face filled in from around it, with grain that is not the sensor's."""
+    """Fills in a part of the face from around it, with grain that is not the sensor's."""
     part = str(rng.choice(["cheek", "left_eye", "right_eye", "mouth", "brow"]))
     side = rng.choice([-1.0, 1.0])
     radius, angle, feather = rng.uniform((22, 17), (36, 28)), rng.uniform(-0.5, 0.5), rng.uniform(0.7, 2)
@@ -169,11 +170,11 @@ def inpaint(rng: np.random.Generator) -> Forger:
     return forge
 
 
-# ---------------------------------------------------------------- methods only Demo-B and Demo-C show
+# ---------------------------------------------------------------- the methods that Demo-A does not have
 
 
 def clone(rng: np.random.Generator) -> Forger:
-    """The donor's inner face joined in the gradient domain, which leaves no edge but the donor's grain."""
+    """Joins the donor's inner face in the gradient domain, which leaves the donor's grain but no edge."""
     size, forehead, scale = rng.uniform(0.72, 0.86), rng.uniform(0.0, 0.3), rng.uniform(0.4, 0.9)
 
     def forge(target: Frame, donor: Frame, rng: np.random.Generator) -> np.ndarray:
@@ -189,7 +190,7 @@ def clone(rng: np.random.Generator) -> Forger:
 
 
 def selfblend(rng: np.random.Generator) -> Forger:
-    """The face blended with itself, a little moved, recoloured and sharpened or softened: a seam without a stranger."""
+    """Blends the face with a copy of itself that is moved a little, recoloured, and sharpened or softened."""
     gain, shift, focus = rng.uniform(0.96, 1.04, 3), rng.uniform(-6, 6, 3), rng.uniform(-0.5, 0.5)
     zoom, move = rng.uniform(0.97, 1.03), rng.uniform(-2.5, 2.5, 2)
     size, forehead, feather = rng.uniform(0.7, 0.95), rng.uniform(0, 0.6), rng.uniform(1.0, 4.0)
@@ -204,7 +205,7 @@ def selfblend(rng: np.random.Generator) -> Forger:
 
 
 def bottleneck(rng: np.random.Generator) -> Forger:
-    """The face rebuilt from few principal components of its patches, as a narrow autoencoder would."""
+    """Rebuilds the face from few principal components of its patches, as a narrow autoencoder would."""
     components, edge = int(rng.integers(10, 25)), 8
     size, feather, grain = rng.uniform(0.88, 1.0), rng.uniform(1.5, 4), rng.uniform(0.5, 1.1)
     count = FRAME // edge + 1
@@ -229,7 +230,7 @@ def bottleneck(rng: np.random.Generator) -> Forger:
 
 
 def retouch(rng: np.random.Generator) -> Forger:
-    """Skin smoothed with its edges kept, as beauty filters do."""
+    """Smooths the skin and keeps its edges, as beauty filters do."""
     reach, tolerance, rounds = float(rng.uniform(2.5, 5)), float(rng.uniform(18, 40)), int(rng.integers(1, 3))
     size, feather, grain = rng.uniform(0.85, 0.98), rng.uniform(2, 6), rng.uniform(0.5, 1.1)
 

@@ -1,6 +1,6 @@
 """Face crops on five points, placed as DeepfakeBench places them.
 
-The target is ArcFace's 112 x 112 template (Deng et al., CVPR 2019), enlarged to the crop's size and drawn together by
+The target is ArcFace's 112 x 112 template (Deng et al., CVPR 2019), enlarged to the crop's size and then shrunk by
 `scale`, which leaves room around the face.
 """
 
@@ -14,17 +14,17 @@ ARCFACE_TEMPLATE = np.array(
 
 
 def crop_template(size: int = 256, scale: float = 1.3) -> np.ndarray:
-    """Where the five points lie in a crop of size x size pixels, [5, 2].
+    """Places the five points in a crop of size x size pixels, [5, 2].
 
     Args:
         size: Side of the crop in pixels.
-        scale: How many times wider the crop sees than ArcFace's own; 1 is the tight crop of face recognition.
+        scale: How many times wider the crop is than ArcFace's; 1 is the tight crop of face recognition.
     """
     return (ARCFACE_TEMPLATE * size / 112 + size * (scale - 1) / 2) / scale
 
 
 def similarity_transform(points: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The rotation, uniform scale and shift that bring points nearest to their targets (least squares), [2, 3].
+    """Least-squares rotation, uniform scale and shift that bring points to their targets, [2, 3].
 
     In the plane Umeyama's solution (PAMI 1991) is one complex division: target = a * point + b.
 
@@ -46,26 +46,26 @@ def similarity_transform(points: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def move_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points [K, 2] after the transform [2, 3]."""
+    """Moves points [K, 2] by the transform [2, 3]."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: int = 256) -> np.ndarray:
-    """The crop that the transform [2, 3] cuts out of an image, size x size, black beyond the border.
+    """Cuts the crop of the transform [2, 3] out of an image, size x size, black outside the image.
 
-    Bilinear without a low-pass filter, as DeepfakeBench warps: faces far larger than the crop alias in both alike.
+    It is bilinear without a low-pass filter, as in DeepfakeBench: faces far larger than the crop alias in both.
     """
     return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=0)
 
 
 def warp_mask(mask: np.ndarray, matrix: np.ndarray, size: int = 256, threshold: int = 16) -> np.ndarray:
-    """The mask of a crop, 0 or 255, uint8 [size, size].
+    """Cuts the mask of a crop, 0 or 255, uint8 [size, size].
 
     Args:
         mask: A frame of the mask video, uint8 RGB [H, W, 3] or grey [H, W].
         matrix: The crop's transform, [2, 3].
-        threshold: Grey level from which a pixel counts as manipulated: lossy mask videos ring by a few levels round
-            what was black and white.
+        threshold: Grey level from which a pixel counts as manipulated. Lossy mask videos have a few false levels around
+            edges of black and white.
     """
     grey = mask if mask.ndim == 2 else mask.max(axis=2)
     binary = np.where(grey >= threshold, np.uint8(255), np.uint8(0))

@@ -1,81 +1,84 @@
-"""One video to its face crops: read, detect, follow, align, write."""
+"""Makes the face crops of one video: read, detect, track, align, write."""
 
 import errno
 import json
 import os
 import shutil
 import sys
-from contextlib import contextmanager
+import tempfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import MissingFile, UnreadableFile, UserError, shown
 from resproto_fd.configs.files import atomic_file
+from resproto_fd.configs.readers.json_reader import read_json_object
+from resproto_fd.preprocessing.faces.finding import FaceFinder
 from resproto_fd.preprocessing.faces.sources import STATE, Options, Source
 from resproto_fd.preprocessing.faces.video_reader import PictureFile, PictureSequence, UnreadableMedia, VideoFile
 
 FORMAT = "resproto faces 1"
 PNG_LEVEL = 1  # level 6 takes five times as long for a tenth less
 KINDS = ("frames", "landmarks", "masks")
-MOST_FACES = 16  # of a crowd's faces in one frame, so many of the largest are followed
+NAME_REFUSED = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
+ATTEMPTS = 10  # a place is filled again if another process filled it in between
 
 
 class CannotWrite(UserError):
-    """The output folder cannot be written: no later video would fare better."""
+    """The output folder cannot be written, so later videos would fail too."""
+
+
+class CannotName(Exception):
+    """The output folder's file system cannot have a file of this name, which is the fault of one video alone."""
 
 
 class FaceJob:
-    """Makes the crops of one source after another; its one detector serves them all.
+    """Makes the crops of one source after another, with one detector for all.
 
     Args:
         out: The output folder.
         options: What to make.
-        device: Where the detector's networks run.
+        device: Device of the detector's networks.
+        tmp: Folder below `STATE` for half-done work.
     """
 
-    def __init__(self, out: str | Path, options: Options, device: str = "cpu") -> None:
-        self.out, self.options = Path(out), options
-        self._detector = None
-        if options.detector == "mtcnn":
-            from resproto_fd.preprocessing.faces.mtcnn import Mtcnn
-
-            self._detector = Mtcnn(options.min_face, min(options.weak_score, options.min_score), device)
-        self._batch = 1 if device == "cpu" else 8  # on a CPU the caches like one picture at a time better
+    def __init__(self, out: str | Path, options: Options, device: str = "cpu", tmp: str = "tmp") -> None:
+        self.out, self.options, self.tmp = Path(out), options, tmp
+        self._finder = FaceFinder(options, device)
 
     def __call__(self, source: Source) -> dict:
-        """The source's record. Its crops are in place when this returns; what ended early before is made anew.
+        """Makes a source's crops and returns its record. Incomplete crops of an earlier run are made again.
 
-        A source that cannot be read gives {"source", "failed": reason}; no record of it is kept, so that the next run
-        tries it again.
+        An unreadable source gives {"source", "failed": reason}. No record of it is kept, so that the next run tries it
+        again.
 
         Raises:
-            CannotWrite: The output folder is full or closed to us.
+            CannotWrite: The output folder is full or cannot be written.
         """
-        with _one_thread():
+        with one_thread():
             return self._make(source)
 
     def _make(self, source: Source) -> dict:
-        temporary = self.out / STATE / "tmp" / f"{os.getpid()}"
+        temporary = temporary_folder(self.out / STATE / self.tmp)
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
             record = self._extract(source, temporary)
-            self._publish(source, temporary, record)
+            publish(self.out, source, temporary, record)
             return record
         except CannotWrite:
             raise
-        except UnreadableMedia as error:
+        except (UnreadableMedia, CannotName) as error:
             return {"source": source.name, "failed": str(error)}
-        except Exception as error:  # one video's trouble, whatever it is, must not end the others' work
+        except Exception as error:  # no fault of one video may stop the others
             return {"source": source.name, "failed": f"{type(error).__name__}: {error}"}
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _extract(self, source: Source, folder: Path) -> dict:
-        reader = _open(source)
+        reader = open_source(source)
         wanted = sampled_frames(reader.info.frames, self.options.frames)
         numbers = _frame_numbers(source)
-        finds, counts = self._find(reader, wanted)
+        finds, counts = self._finder.kept(reader, wanted)
         kept, missed = [], []
         matrices, sizes = {}, {}
         for i in sorted(finds):
@@ -89,6 +92,7 @@ class FaceJob:
             matrices[i] = matrix
             kept.append({"frame": numbers(i), **(face or {})})
         info = reader.info
+        note = {"note": reader.note} if reader.note else {}
         return {
             "format": FORMAT,
             "source": source.name,
@@ -102,6 +106,7 @@ class FaceJob:
             "fps": info.fps,
             "codec": info.codec,
             "damage": reader.damage,
+            **note,
             "wanted": [numbers(i) for i in wanted],
             "kept": kept,
             "missed": missed,
@@ -110,49 +115,8 @@ class FaceJob:
             "masks": self._masks(source, folder, matrices, sizes),
         }
 
-    def _find(self, reader, wanted: list[int]) -> tuple[dict, dict]:
-        """({frame: (crop, matrix, face, frame's size) or None where no face is chosen}, {frame: number of faces})."""
-        import cv2
-
-        from resproto_fd.preprocessing.faces import alignment
-        from resproto_fd.preprocessing.faces import tracks as face_tracks
-
-        size = self.options.size
-        if self._detector is None:
-            finds = {}
-            for i, image in reader.read(wanted):
-                height, width = image.shape[:2]
-                shrinks = width > size or height > size
-                crop = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-                finds[i] = (crop, np.array([[size / width, 0, 0], [0, size / height, 0]]), None, (width, height))
-            return finds, {}
-
-        target = alignment.crop_template(size, self.options.scale)
-        boxes, sure, candidates, counts = {}, {}, {}, {}
-        for batch in _batches(reader.read(wanted), self._batch):
-            for (i, image), faces in zip(batch, self._detector.detect([image for _, image in batch])):
-                widths = faces.boxes[:, 2] - faces.boxes[:, 0]
-                rows = np.argsort(-widths, kind="stable")[:MOST_FACES]
-                certain = faces.scores >= self.options.min_score
-                counts[i] = int(certain.sum())
-                boxes[i], sure[i] = faces.boxes[rows], certain[rows]
-                candidates[i] = []
-                for row in rows:
-                    matrix = alignment.similarity_transform(faces.points[row], target)
-                    face = {
-                        "box": [round(float(x), 1) for x in faces.boxes[row]],
-                        "score": round(float(faces.scores[row]), 4),
-                        "points": [[round(float(x), 2) for x in point] for point in faces.points[row]],
-                        "in_crop": alignment.move_points(matrix, faces.points[row]).astype(np.float32),
-                    }
-                    candidates[i].append((alignment.warp(image, matrix, size), matrix, face, image.shape[1::-1]))
-        order = sorted(boxes)
-        choose = face_tracks.persistent_faces if self.options.track == "persistent" else face_tracks.largest_faces
-        chosen = choose([boxes[i] for i in order], [sure[i] for i in order])
-        return {i: None if row is None else candidates[i][row] for i, row in zip(order, chosen)}, counts
-
     def _masks(self, source: Source, folder: Path, matrices: dict, sizes: dict) -> dict | None:
-        """What became of the masks; None where the source has no mask video."""
+        """Makes the masks and reports on them; None if the source has no mask video."""
         from resproto_fd.preprocessing.faces import alignment
 
         path = source.mask_video() if self.options.masks and source.kind == "video" else None
@@ -186,25 +150,71 @@ class FaceJob:
         np.save(data, points)
         _write(path, data.getvalue())
 
-    def _publish(self, source: Source, temporary: Path, record: dict) -> None:
-        """Moves the finished folders into place; the record, written last, is what makes the source done."""
-        path = self.out / source.record
-        _write_record(path, {**record, "status": "publishing"})
-        for kind in KINDS:
-            place = self.out / source.place(kind)
-            try:
-                if place.exists():
-                    shutil.rmtree(place)
-                if (temporary / kind).exists():
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    os.rename(temporary / kind, place)
-            except OSError as error:
-                raise _cannot_write(place, error) from error
-        _write_record(path, record)
+
+def temporary_folder(place: Path) -> Path:
+    """Makes a folder in `place` that no other process has, on no machine.
+
+    Raises:
+        CannotWrite: It cannot be made.
+    """
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=place))
+    except OSError as error:
+        raise CannotWrite(str(_cannot_write(place, error))) from error
+
+
+def publish(out: Path, source: Source, temporary: Path, record: dict) -> None:
+    """Moves finished folders into their places. The record is written last and marks the source as done.
+
+    Another process may publish the same source at the same time: one of a machine that was taken for dead.
+
+    Args:
+        out: The output folder.
+        source: What the folders were made of.
+        temporary: Has the folders, named as in `KINDS`; on the file system of `out`.
+        record: Tells what is in them.
+
+    Raises:
+        CannotWrite: The output folder is full, cannot be written, or the temporary folder was emptied by others.
+        CannotName: The file system cannot have a folder of this name.
+    """
+    path = out / source.record
+    made = len(os.listdir(temporary / "frames")) if record["kept"] else 0
+    if made != len(record["kept"]):
+        raise CannotWrite(f"{temporary}: another run removed it; wait until that one has ended, and run this one again")
+    _write_record(path, {**record, "status": "publishing"})
+    for kind in KINDS:
+        place = out / source.place(kind)
+        try:
+            if (temporary / kind).exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+            _replace_folder(place, temporary / kind, temporary / f"old {kind}")
+        except OSError as error:
+            raise _cannot_write(place, error) from error
+    _write_record(path, record)
+
+
+def _replace_folder(place: Path, new: Path, old: Path) -> None:
+    """Puts `new`, if it exists, into a place; what is there is moved to `old`, and does not half vanish."""
+    for attempt in range(ATTEMPTS):
+        with suppress(FileNotFoundError):
+            os.rename(place, old.with_name(f"{old.name} {attempt}"))
+        if not new.exists():
+            return
+        try:
+            os.rename(new, place)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt == ATTEMPTS - 1:
+                raise
 
 
 def sampled_frames(frames: int, wanted: int) -> list[int]:
-    """Frame numbers, evenly spaced from the first to the last, as DeepfakeBench takes them; all where wanted is 0.
+    """Chooses frame numbers, evenly spaced from the first to the last; 0 wanted means all.
+
+    They are DeepfakeBench's, rounding included, so that crops of one video have the same names. `evenly_spaced` chooses
+    among crops and differs: it counts in whole numbers, and takes the middle frame if one is wanted.
 
     >>> sampled_frames(300, 4), sampled_frames(3, 32)
     ([0, 99, 199, 299], [0, 1, 2])
@@ -215,26 +225,85 @@ def sampled_frames(frames: int, wanted: int) -> list[int]:
 
 
 def read_record(out: str | Path, source: Source) -> dict | None:
-    """The record of a source that was done or half done before, or None.
+    """Reads the record of a source that was done, or begun, before; None without one.
 
     Raises:
-        UserError: The record is not one of ours.
+        UnreadableFile: The record is damaged or has another format.
     """
     path = Path(out) / source.record
     try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError:
+        record = read_json_object(path, "delete this record of `resproto faces`", file_names=True)
+    except MissingFile:
         return None
-    except ValueError as error:
-        raise UserError(f"{path} is not a record of face extraction ({error}): delete it") from error
+    except UnreadableFile as error:
+        if getattr(error.__cause__, "errno", None) in NAME_REFUSED:
+            return None
+        raise
     if record.get("format") != FORMAT:
-        raise UserError(f"{path} has format {record.get('format')!r}, wanted {FORMAT!r}: use another output folder")
+        raise UnreadableFile(
+            f"{path}: expected format {FORMAT!r}, got {shown(record.get('format'))}; set another --out"
+        )
+    for key, kinds in _RECORD.items():
+        if not isinstance(record.get(key), kinds):
+            raise UnreadableFile(
+                f"{path}: expected a record of `resproto faces`, got a damaged one ({key}: {shown(record.get(key))}); "
+                "delete it"
+            )
+    masks = record["masks"]
+    if masks is not None and not ("failed" in masks or _counted(masks)):
+        raise UnreadableFile(
+            f"{path}: masks: expected {{'kept': number, 'missing': [...]}}, got {shown(masks)}; delete the file"
+        )
+    for face in record["kept"]:
+        if not isinstance(face, dict) or type(face.get("frame")) is not int:
+            raise UnreadableFile(f"{path}: kept: expected {{'frame': number, ...}}, got {shown(face)}; delete the file")
     return record
 
 
+def _counted(masks: dict) -> bool:
+    return type(masks.get("kept")) is int and isinstance(masks.get("missing"), list)
+
+
+def compare_options(record: dict, options: dict, out: str | Path) -> None:
+    """Refuses crops that were made with other options.
+
+    Raises:
+        UserError: The record's options are others.
+    """
+    theirs = record["options"]
+    differing = [
+        f"{name} {theirs.get(name)!r}, now {value!r}" for name, value in options.items() if theirs.get(name) != value
+    ]
+    if differing:
+        raise UserError(
+            f"{out}: has crops of {record['source']} made with other options ({'; '.join(differing)}); "
+            "set another --out, or set --redo to make them again"
+        )
+
+
+def stands(record: dict, source: Source, out: Path) -> bool:
+    """Whether the folder has exactly the crops that the record names."""
+    try:
+        present = set(os.listdir(out / source.place("frames")))
+    except FileNotFoundError:
+        present = set()
+    return present == {f"{face['frame']:03d}.png" for face in record["kept"]}
+
+
+_RECORD = {
+    **dict.fromkeys(("source", "status"), str),
+    **dict.fromkeys(("wanted", "kept", "missed", "unreadable"), list),
+    **dict.fromkeys(("options", "several"), dict),
+    "bytes": int,
+    "damage": str | None,
+    "masks": dict | None,
+}
+"""What a record must have for the commands that read it, and of which types."""
+
+
 @contextmanager
-def _one_thread():
-    """Work is shared out by videos: threads inside one would only quarrel with the other processes."""
+def one_thread():
+    """Limits OpenCV and torch to one thread: other processes use the other cores."""
     import cv2
 
     torch = sys.modules.get("torch")  # absent where no network is at work
@@ -250,14 +319,19 @@ def _one_thread():
             torch.set_num_threads(before[1])
 
 
-def _open(source: Source):
+def open_source(source: Source):
+    """Opens a source's reader, see `video_reader`.
+
+    Raises:
+        UnreadableMedia: It cannot be read.
+    """
     if source.kind == "video":
         return VideoFile(source.files[0])
     return PictureFile(source.files[0]) if source.kind == "picture" else PictureSequence(source.files)
 
 
 def _frame_numbers(source: Source):
-    """Frame number of the i-th picture: its own name's, if all names in the folder are different numbers, else i."""
+    """Numbers the i-th picture: by its name if all names in the folder are different numbers, else by i."""
     if source.kind != "sequence":
         return int
     stems = [Path(path).stem for path in source.files]
@@ -266,33 +340,26 @@ def _frame_numbers(source: Source):
     return int
 
 
-def _batches(items, size: int):
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def _write_record(path: Path, record: dict) -> None:
     try:
-        with atomic_file(path, durable=False) as file:  # two for each source, and a lost one is made again
+        with atomic_file(path, durable=False) as file:  # two records a source; a lost one is made again
             file.write((json.dumps(record) + "\n").encode())
     except UserError as error:
+        if getattr(error.__cause__, "errno", None) in NAME_REFUSED:
+            raise CannotName(str(error)) from error
         raise CannotWrite(str(error)) from error
 
 
 def _write(path: Path, data: bytes) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # not those above it: if another run removed them, crops are lost already
         path.write_bytes(data)
     except OSError as error:
         raise _cannot_write(path, error) from error
 
 
-def _cannot_write(path: Path, error: OSError) -> CannotWrite:
-    remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to the output folder"
-    return CannotWrite(f"{path} cannot be written ({error.strerror}): {remedy} and run the same command again")
+def _cannot_write(path: Path, error: OSError) -> CannotWrite | CannotName:
+    if error.errno in NAME_REFUSED:
+        return CannotName(f"{path}: cannot be written ({error.strerror}); rename the video or its folders")
+    remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the output folder"
+    return CannotWrite(f"{path}: cannot be written ({error.strerror}); {remedy} and run the same command again")

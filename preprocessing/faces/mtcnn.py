@@ -1,8 +1,8 @@
-"""MTCNN: faces and five points, by a cascade of three small networks.
+"""MTCNN: finds faces and five points of each, by a cascade of three small networks.
 
 Zhang, Zhang, Li, Qiao: Joint Face Detection and Alignment Using Multitask Cascaded Convolutional Networks, IEEE Signal
-Processing Letters 2016. The networks and the cascade are written from the paper; the trained weights are those that the
-package `mtcnn` (MIT) carries.
+Processing Letters 2016. The networks and the cascade are written from the paper. The trained weights come from the
+package `mtcnn` (MIT).
 """
 
 import hashlib
@@ -22,7 +22,7 @@ PYRAMID_FACTOR = 0.709  # 1/sqrt(2): each level halves the area
 PROPOSAL_SCORE, REFINE_SCORE = 0.6, 0.7
 CELL, STRIDE = 12, 2  # P-Net looks at 12 px every 2 px
 
-# joblib files are pickles, and a pickle can run code: only these very files, of mtcnn 1.0.0, are opened.
+# joblib files are pickles, and a pickle can run code. So only these files, of mtcnn 1.0.0, are opened.
 WEIGHT_HASHES = {
     "pnet": "ea6b0c3e685ebee3165326ad6484acc95f2ef78f1c94fbf40a55704fa989f7b5",
     "rnet": "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
@@ -111,25 +111,25 @@ class OutputNet(nn.Module):
 
 
 def checked_device(name: str) -> torch.device:
-    """The device of a name, if it is here.
+    """Returns the device of a name.
 
     Raises:
-        UserError: It is no device's name, or the machine or this PyTorch has no such device.
+        UserError: It is no device's name, or this machine or this PyTorch has no such device.
     """
     cuda = torch.cuda.device_count()
-    remedy = f"there are cpu{''.join(f', cuda:{i}' for i in range(cuda))}"
+    remedy = f"set one of cpu{''.join(f', cuda:{i}' for i in range(cuda))}"
     try:
         device = torch.device(name)
         if device.type == "cuda":
             if (device.index or 0) >= cuda:
-                raise UserError(f"--device {name}: {cuda} CUDA devices are here; {remedy}")
+                raise UserError(f"--device {name}: this machine has {cuda} CUDA devices; {remedy}")
         elif device.type == "meta":
-            raise UserError(f"--device {name}: holds no numbers; {remedy}")
+            raise UserError(f"--device {name}: this device has no numbers; {remedy}")
         else:
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ModuleNotFoundError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"--device {name}: not a device that is here ({reason}); {remedy}") from None
+        raise UserError(f"--device {name}: no device of this machine ({reason}); {remedy}") from None
     return device
 
 
@@ -137,18 +137,18 @@ class Mtcnn:
     """The cascade.
 
     Args:
-        min_face: Side in pixels of the smallest face looked for, at least 12; cost falls with its square.
+        min_face: Side in pixels of the smallest face to find, at least 12; the cost falls with its square.
         min_score: P(face) in [0, 1] below which the last network's faces are dropped.
-        device: Where the networks run.
+        device: Device of the networks.
 
     Raises:
-        UserError: There is no such device, the package `mtcnn` is absent, or its weight files are not those of version
+        UserError: There is no such device, the package `mtcnn` is missing, or its weight files are not those of version
             1.0.0.
     """
 
     def __init__(self, min_face: int = 40, min_score: float = 0.95, device: str = "cpu") -> None:
         if min_face < CELL:
-            raise UserError(f"min_face is {min_face}: MTCNN sees faces of {CELL} pixels and more")
+            raise UserError(f"min_face: expected {CELL} pixels or more, which MTCNN can see, got {min_face}")
         self.min_face, self.min_score, self.device = min_face, min_score, checked_device(device)
         self.pnet, self.rnet, self.onet = (
             _load(net, name).to(self.device)
@@ -157,7 +157,7 @@ class Mtcnn:
 
     @torch.inference_mode()
     def detect(self, images: Sequence[np.ndarray]) -> list[Faces]:
-        """Faces of each picture; pictures of one size go through the networks together.
+        """Finds the faces of each picture. Pictures of one size go through the networks together.
 
         Args:
             images: RGB uint8, each [H, W, 3].
@@ -215,7 +215,7 @@ class Mtcnn:
         return owners[keep], _squares(_moved(boxes[keep], offsets[keep]))
 
     def _classify(self, net: nn.Module, images, owners, boxes, side: int) -> list[np.ndarray]:
-        """The network's answers for every box, cut out of its picture (black beyond the border), side x side."""
+        """Returns the network's answers for every box, cut out of its picture (black outside it), side x side."""
         patches = np.zeros((len(boxes), side, side, 3), np.uint8)
         for i, (owner, box) in enumerate(zip(owners, boxes)):
             patches[i] = _patch(images[owner], box, side)
@@ -227,10 +227,10 @@ class Mtcnn:
 
 
 def load_weights(name: str) -> list[np.ndarray]:
-    """The arrays of "pnet", "rnet" or "onet" from the installed package `mtcnn`, which is found but never imported.
+    """Loads the arrays of "pnet", "rnet" or "onet" from the installed package `mtcnn`, without importing it.
 
     Raises:
-        UserError: The package is absent, or the file is not the one known (by SHA-256).
+        UserError: The package is missing, or the file's SHA-256 is another one.
     """
     spec = importlib.util.find_spec("mtcnn")
     if spec is None or not spec.submodule_search_locations:
@@ -239,9 +239,9 @@ def load_weights(name: str) -> list[np.ndarray]:
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error}): reinstall mtcnn 1.0.0") from error
+        raise UserError(f"{path}: cannot be read ({error}); reinstall mtcnn 1.0.0") from error
     if found != WEIGHT_HASHES[name]:
-        raise UserError(f"{path} has SHA-256 {found}, wanted {WEIGHT_HASHES[name]}: install mtcnn==1.0.0")
+        raise UserError(f"{path}: expected SHA-256 {WEIGHT_HASHES[name]}, got {found}; install mtcnn==1.0.0")
     try:
         import joblib
         import lz4  # noqa: F401  (joblib's own message does not say which package it misses)
@@ -275,7 +275,7 @@ def _load(net: nn.Module, name: str) -> nn.Module:
 
 
 def _moved(boxes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Boxes whose edges are moved by the offsets, fractions of the box's width and height."""
+    """Moves the edges of boxes by offsets, which are fractions of the box's width and height."""
     return boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
 
 

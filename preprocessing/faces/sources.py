@@ -1,4 +1,4 @@
-"""What face extraction is asked to do: its options, and the videos and pictures it finds."""
+"""Options of face extraction, and the videos and pictures that it finds."""
 
 import os
 from collections import Counter
@@ -8,28 +8,26 @@ from pathlib import Path, PurePosixPath
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.faces.video_reader import natural_key
+from resproto_fd.preprocessing.picture_kinds import kind_of_file, stem_of
 
-VIDEO_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".dv", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
-    *(".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv"),
-)
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+MOST_LINKS = 256
+"""Ways to one folder through links. Few data sets have ten; links that lead to links may make millions."""
 STATE = ".faces"  # records and half-done work, inside the output folder
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the crops depend on; kept in every record, and compared before a run is continued.
+    """Options on which the crops depend. Every record has them, and they are compared before a run is resumed.
 
     Attributes:
         frames: Frames a video, evenly spaced from the first to the last; 0 takes all.
-        detector: "mtcnn", or "none" for pictures that are cropped already: they are only resized.
+        detector: "mtcnn", or "none" for pictures that are already cropped; those are only resized.
         track: "persistent": the face that lasts; "largest": each frame's largest face.
         size: Side of the crop in pixels.
-        scale: Room round the face: 1.3 is DeepfakeBench's, 1 is ArcFace's tight crop.
-        min_face: Side in pixels of the smallest face looked for.
+        scale: Room around the face: 1.3 is DeepfakeBench's, 1 is ArcFace's tight crop.
+        min_face: Side in pixels of the smallest face to find.
         min_score: P(face) in [0, 1] from which a find is a face by itself.
-        weak_score: P(face) from which a find is taken where it continues the track of such a face.
+        weak_score: P(face) from which a find is accepted if it continues the track of such a face.
         masks: Whether mask videos are cropped too.
         pictures: "separate": each picture is a video of one frame; "sequence": the pictures of a folder are one video.
     """
@@ -53,7 +51,7 @@ class Options:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise UserError(f"{name} is {getattr(self, name)!r}; choices: {', '.join(allowed)}")
+                raise UserError(f"{name}: expected {' or '.join(allowed)}, got {getattr(self, name)!r}")
         ranges = {
             "frames": (0, 10**9),
             "size": (8, 4096),
@@ -64,10 +62,10 @@ class Options:
         }
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name} is {getattr(self, name)}; wanted {low} to {high}")
+                raise UserError(f"{name}: expected {low} to {high}, got {getattr(self, name)}")
 
     def as_dict(self) -> dict:
-        """For a record."""
+        """Returns the options for a record."""
         return asdict(self)
 
 
@@ -78,8 +76,8 @@ class Source:
     Attributes:
         name: Path below the root, "/" separators.
         kind: "video", "picture", "sequence".
-        files: Where it is read from; several only for a sequence.
-        folder: Where its crops go, below the output folder: the name's folder without a last "videos" or "frames".
+        files: Its files; several only for a sequence.
+        folder: Folder of its crops, below the output folder: the name's folder without a last "videos" or "frames".
         stem: Name of its own folder there: FOLDER/frames/STEM/000.png.
     """
 
@@ -103,8 +101,10 @@ class Source:
         return sum(os.stat(path).st_size for path in self.files)
 
     def mask_video(self) -> str | None:
-        """The video of the manipulated area, where FaceForensics++ keeps it: masks/videos/NAME beside the folder of the
-        compression (or beside the folder "videos"). None where there is none."""
+        """Finds the video of the manipulated area; None without one.
+
+        FaceForensics++ has it in masks/videos/NAME, beside the folder of the compression or beside "videos".
+        """
         path = Path(self.files[0])
         above = path.parent.parent if path.parent.name == "videos" else path.parent
         for base in (above, above.parent):
@@ -118,15 +118,15 @@ class Source:
 def find_sources(
     places: Sequence[str | Path], out: str | Path, root: str | Path | None = None, pictures: str = "separate"
 ) -> tuple[list[Source], Counter]:
-    """Every video and picture in the places, and how many other files there are, by suffix.
+    """Finds every video and picture in the places, and counts the other files by suffix.
 
-    Hidden files, folders named "masks", and crops made before are passed over.
+    Hidden files, folders named "masks", and earlier crops are ignored. A file without a suffix is known by its content.
 
     Args:
         places: Files and folders.
         out: The output folder.
-        root: The folder that names begin below; by default a place's parent, so that DATA/Celeb-DF-v2 gives names that
-            begin with Celeb-DF-v2.
+        root: The folder below which names begin; by default a place's parent, so that names in DATA/Celeb-DF-v2 begin
+            with Celeb-DF-v2.
         pictures: As in `Options`.
 
     Raises:
@@ -141,21 +141,19 @@ def find_sources(
             raise UserError(f"{place}: no such file or folder")
         top = Path(os.path.abspath(root)) if root else place.parent
         if not place.is_relative_to(top):
-            raise UserError(f"{place} is not inside the root {top}")
+            raise UserError(f"{place}: expected a place inside the root {top}; set another --root")
         if place.is_file():
-            kind = "picture" if place.suffix.lower() in PICTURE_SUFFIXES else "video"
-            source = _source(place.relative_to(top), kind, [place])
+            source = _source(place.relative_to(top), kind_of_file(place) or "video", [place])
             found[source.name] = source
             continue
         for folder, names in _walk(place, out):
             by_kind: dict[str, list[Path]] = {"video": [], "picture": []}
             for name in names:
-                suffix = Path(name).suffix.lower()
-                kind = "video" if suffix in VIDEO_SUFFIXES else "picture" if suffix in PICTURE_SUFFIXES else None
+                kind = kind_of_file(folder / name)
                 if kind:
                     by_kind[kind].append(folder / name)
                 else:
-                    others[suffix or "no suffix"] += 1
+                    others[Path(name).suffix.lower() or "no suffix"] += 1
             sources = [_source(path.relative_to(top), "video", [path]) for path in by_kind["video"]]
             if pictures == "separate":
                 sources += [_source(path.relative_to(top), "picture", [path]) for path in by_kind["picture"]]
@@ -170,19 +168,30 @@ def _source(name: Path, kind: str, files: list[Path]) -> Source:
     if folder.name in ("videos", "frames"):
         folder = folder.parent
     files = sorted(files, key=lambda path: natural_key(path.name))
-    stem = name.name if kind == "sequence" else name.stem
+    stem = name.name if kind == "sequence" else stem_of(name.name)
     return Source(name.as_posix(), kind, tuple(map(str, files)), folder.as_posix(), stem)
 
 
 def _walk(place: Path, out: Path):
-    """(folder, visible file names) of the folders below a place; links are followed, each folder is visited once."""
-    seen = set()
+    """Yields (folder, visible file names) of the folders below a place.
+
+    Links are followed, but not into a folder that they are in. A folder that several links lead to comes several times.
+
+    Raises:
+        UserError: More than `MOST_LINKS` ways lead to one folder.
+    """
+    ways: Counter = Counter()
+    chains: dict[str, frozenset[str]] = {}  # the real folders that each folder is in
     for folder, folders, names in os.walk(place, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:
+        above = chains.get(os.path.dirname(folder), frozenset())
+        if real in above:
             folders.clear()
             continue
-        seen.add(real)
+        chains[folder] = above | {real}
+        ways[real] += 1
+        if ways[real] > MOST_LINKS:
+            raise UserError(f"{folder}: more than {MOST_LINKS} links lead to {real}; remove some")
         made_here = (
             Path(folder).is_relative_to(out) and (out / STATE / "records" / Path(folder).relative_to(out)).is_dir()
         )

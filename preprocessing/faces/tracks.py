@@ -1,15 +1,15 @@
-"""Which of the faces in each frame is the one to keep."""
+"""Tracks of faces: they choose which of the faces in each frame is kept."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 MIN_OVERLAP = 0.2  # intersection over union of one face in two sampled frames, about half a second apart
-MAX_GAP = 3  # sampled frames in which a face may go unseen and still be the same
+MAX_GAP = 3  # sampled frames in which a tracked face may be missed
 
 
 def largest_faces(boxes: Sequence[np.ndarray], sure: Sequence[np.ndarray]) -> list[int | None]:
-    """Row of the largest sure box of each frame, None where there is none; the arguments of `persistent_faces`."""
+    """Chooses the row of the largest sure box of each frame; None without one. Arguments as in `persistent_faces`."""
     chosen: list[int | None] = []
     for frame, certain in zip(boxes, sure):
         chosen.append(int(np.argmax(np.where(certain, _sides(frame), -1))) if np.any(certain) else None)
@@ -17,13 +17,12 @@ def largest_faces(boxes: Sequence[np.ndarray], sure: Sequence[np.ndarray]) -> li
 
 
 def persistent_faces(boxes: Sequence[np.ndarray], sure: Sequence[np.ndarray]) -> list[int | None]:
-    """Row of the box in each frame that belongs to the face that lasts, None where it is not seen.
+    """Chooses the row of the box in each frame that belongs to the face that lasts; None if it is not seen.
 
-    Boxes are linked into tracks by overlap; a track counts if one of its boxes at least is sure, so that a face once
-    recognised is followed through frames in which it is hard to see. The track with the largest sum of box sides is
-    kept (a face that is large and lasting), then the next that shares no moment with it, and so on: after a cut the new
-    shot's main face is taken, while a second person or a false find beside the main face never is, not even where the
-    main face is missed.
+    Boxes are linked into tracks by overlap. A track counts if at least one of its boxes is sure, so that a face is
+    tracked through frames in which it is hard to see. The track with the largest sum of box sides is kept (a large and
+    lasting face), then the next one that shares no moment with it, and so on. After a cut, the new shot's main face is
+    taken. A second person or a false find beside the main face is never taken, not even if the main face is missed.
 
     Args:
         boxes: left, top, right, bottom of the faces of each frame, in time order, each [N, 4].
@@ -33,7 +32,7 @@ def persistent_faces(boxes: Sequence[np.ndarray], sure: Sequence[np.ndarray]) ->
     taken: list[tuple[int, int]] = []
     sides = [_sides(frame) for frame in boxes]
     tracks = [track for track in link_boxes(boxes) if any(sure[frame][row] for frame, row in track)]
-    shortest = min(2, max(map(len, tracks), default=0))  # beside lasting ones, a find in one frame only is chance
+    shortest = min(2, max(map(len, tracks), default=0))  # a find in a single frame is chance if others last
     for track in sorted(tracks, key=lambda track: (-sum(sides[f][i] for f, i in track), track)):
         first, last = track[0][0], track[-1][0]
         if len(track) < shortest or any(first <= b and a <= last for a, b in taken):
@@ -45,7 +44,7 @@ def persistent_faces(boxes: Sequence[np.ndarray], sure: Sequence[np.ndarray]) ->
 
 
 def link_boxes(boxes: Sequence[np.ndarray]) -> list[list[tuple[int, int]]]:
-    """Tracks: lists of (frame, row), each frame at most once; the pairs that overlap most are linked first.
+    """Links boxes into tracks: lists of (frame, row), each frame at most once. Pairs that overlap most come first.
 
     Args:
         boxes: left, top, right, bottom of the faces of each frame, in time order, each [N, 4].

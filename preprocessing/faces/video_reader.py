@@ -1,8 +1,8 @@
-"""Pictures out of files: videos, single pictures, folders of pictures; only what was asked for is decoded.
+"""Reads videos, single pictures and folders of pictures, and decodes only the frames that were asked for.
 
-Each reader has `info`, `read(numbers)`, and `damage`: what was found wrong with a file that can be read in part, whole
-when `read` is through. Frames are RGB uint8 [H, W, 3], upright, with OpenCV's colours (BT.601 whatever the file says),
-so that crops match those that were made with OpenCV.
+Each reader has `info`, `read(numbers)`, `damage`, the faults of a file that can be read in part, and `note`, what was
+changed to read it. Both are complete when `read` has ended. Frames are RGB uint8 [H, W, 3], upright, with
+OpenCV's colours (BT.601 whatever the file states), so that crops match those made with OpenCV.
 """
 
 import re
@@ -13,27 +13,26 @@ from pathlib import Path
 
 import numpy as np
 
-# Text formats (playlists, concat scripts, subtitles) are left out: they can name other files and addresses to open.
+from resproto_fd.preprocessing.faces.picture_reader import UnreadableMedia, read_picture_noted
+from resproto_fd.preprocessing.faces.picture_reader import read_picture as read_picture  # its public place
+from resproto_fd.preprocessing.picture_kinds import max_pixels, refuse_too_large
+
+# Text formats (playlists, concat scripts, subtitles) are excluded: they can make FFmpeg open other files and addresses.
 CONTAINERS = "asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,ogg,rm,wtv"
-# Where a packet carries the time at which it is shown, and is one shown frame (not so in VP8: hidden reference frames),
-# counting packets counts frames.
+# Counting packets counts frames if each packet has a time stamp and is one shown frame. (VP8 has hidden frames.)
 TIMED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 COUNTABLE = {"h264", "hevc", "mpeg4", "mjpeg", "vp9", "av1"}
 SKIPPABLE = {"h264", "hevc"}
 
 
-class UnreadableMedia(Exception):
-    """A file that holds no readable picture; the message is the reason."""
-
-
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What a file holds.
+    """Facts of a video or picture file.
 
     Attributes:
-        frames: Frames that can be asked for.
-        width, height: Pixels, as stored (a video may ask to be turned when shown).
-        fps: Frames a second; None for pictures and where the file does not say.
+        frames: Number of frames.
+        width, height: Pixels, as stored (a video may be marked to be turned when shown).
+        fps: Frames a second; None for pictures, and if the file does not tell.
         codec: "h264", "jpeg", ...
     """
 
@@ -45,21 +44,20 @@ class MediaInfo:
 
 
 class VideoFile:
-    """A video: frames by number, without decoding what can be left out.
+    """Reads a video's frames by number, and decodes as little as possible.
 
-    Packets are listed first (no decoding), which gives the exact number of frames and where each key frame stands.
-    Reading seeks where a key frame lies between the current position and the next wanted frame, leaves out frames that
-    no other frame refers to, and converts to RGB only what was asked for. Frames so read equal those of plain decoding,
-    bit by bit. Files whose packets carry no usable time stamps, or that lose frames on the short way, are decoded from
-    end to end.
+    Packets are listed first, without decoding. That gives the exact number of frames and the place of each key frame.
+    Reading seeks if a key frame lies between the current position and the next wanted frame. It skips frames to which
+    no other frame refers, and converts to RGB only what was asked for. The frames equal those of plain decoding, bit by
+    bit. A file is decoded from end to end if its packets have no usable time stamps, or if seeking loses frames.
 
     Raises:
-        UnreadableMedia: Not a video, or no frame in it can be decoded.
+        UnreadableMedia: It is not a video, or no frame in it can be decoded.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
-        self.damage = None
+        self.damage = self.note = None
         if Path(path).stat().st_size == 0:
             raise UnreadableMedia("empty file (0 bytes)")
         with self._open() as container:
@@ -122,11 +120,17 @@ class VideoFile:
             raise UnreadableMedia(f"not a video that FFmpeg can open ({error.strerror})") from error
         if not container.streams.video:
             container.close()
-            raise UnreadableMedia("holds no video stream")
+            raise UnreadableMedia("has no video stream")
         context = container.streams.video[0].codec_context
         if context is None or not context.width:
             container.close()
             raise UnreadableMedia("the video stream cannot be decoded")
+        try:
+            refuse_too_large(context.width, context.height)
+        except ValueError as error:
+            container.close()
+            raise UnreadableMedia(str(error)) from None
+        context.options = {"max_pixels": str(max_pixels())}  # a frame's own header may promise more than the file's
         context.thread_count = 1  # processes work side by side already
         return container
 
@@ -155,7 +159,7 @@ class VideoFile:
                             yield frame.pts, _rgb(frame)
                         while todo and frame.pts is not None and todo[-1] <= frame.pts:
                             todo.pop()
-                    # Only after progress: a seek that lands early must not be tried again and again.
+                    # Only after progress, else a seek that lands too early is tried again for ever.
                     if len(todo) < left and (not todo or self._key_position(todo[-1]) > position):
                         break
                 else:
@@ -166,7 +170,7 @@ class VideoFile:
         return self._key_positions[at] if at >= 0 else 0
 
     def _decode_all(self) -> Iterator[tuple]:
-        """(time, frame) of every frame; the time is the frame's place in line where packets carry no usable one."""
+        """Yields (time, frame) of every frame. If packets have no usable time, it is the frame's position."""
         with self._open() as container:
             stream = container.streams.video[0]
             count = 0
@@ -203,7 +207,7 @@ class PictureFile:
 
     def __init__(self, path: str | Path) -> None:
         self.damage = None
-        self._picture = read_picture(path)
+        self._picture, self.note = read_picture_noted(path)
         self.info = _picture_info(1, self._picture, path)
 
     def read(self, numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -221,40 +225,27 @@ class PictureSequence:
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
         self.paths = [str(path) for path in paths]
-        self.damage = None
+        self.damage = self.note = None
         reason = "holds no picture"
         for path in self.paths:
             try:
-                self.info = _picture_info(len(self.paths), read_picture(path), path)
+                self.info = _picture_info(len(self.paths), read_picture_noted(path)[0], path)
                 return
             except UnreadableMedia as error:
                 reason = f"no picture in it can be read; {Path(path).name}: {error}"
         raise UnreadableMedia(reason)
 
     def read(self, numbers: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, picture) of the wanted pictures, in order; one that cannot be read does not come."""
+        """Yields (number, picture) of the wanted pictures, in order. Unreadable ones are left out."""
         for number in sorted(set(numbers)):
             try:
-                yield number, read_picture(self.paths[number])
+                picture, note = read_picture_noted(self.paths[number])
             except UnreadableMedia as error:
                 self.damage = self.damage or f"{Path(self.paths[number]).name}: {error}"
-
-
-def read_picture(path: str | Path) -> np.ndarray:
-    """A picture file as RGB uint8 [H, W, 3], turned upright as its EXIF data say.
-
-    Raises:
-        UnreadableMedia: Empty, cut short, or not a picture.
-    """
-    from PIL import Image, ImageOps
-
-    if Path(path).stat().st_size == 0:
-        raise UnreadableMedia("empty file (0 bytes)")
-    try:
-        with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except Exception as error:  # Pillow's decoders raise many kinds
-        raise UnreadableMedia(f"not a picture that Pillow can read ({error})") from error
+                continue
+            if note:
+                self.note = self.note or f"{Path(self.paths[number]).name}: {note}"
+            yield number, picture
 
 
 def _picture_info(count: int, picture: np.ndarray, path: str | Path) -> MediaInfo:
@@ -269,7 +260,7 @@ def natural_key(name: str) -> list:
 
 
 def _packets(container, stream) -> Iterator:
-    """The stream's packets, up to the first that cannot be read; the last, empty one empties the decoder."""
+    """Yields the stream's packets up to the first unreadable one. The last packet is empty and flushes the decoder."""
     import av
 
     try:
@@ -279,6 +270,12 @@ def _packets(container, stream) -> Iterator:
 
 
 def _rgb(frame) -> np.ndarray:
+    """Converts a frame to RGB, turned and mirrored as its display matrix says."""
     image = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return image
+    a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].astype(np.int64)
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        image, a, d = image.swapaxes(0, 1), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -1,4 +1,4 @@
-"""Processes that do one task after another and may die without taking the others with them."""
+"""Processes that do one task after another. If one dies, the others go on."""
 
 import multiprocessing
 import os
@@ -9,31 +9,39 @@ from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from typing import Any
 
+from resproto_fd.configs import stop_signals
+from resproto_fd.configs.errors import UserError
+
 # Every numeric library would otherwise start as many threads as there are cores, in every process.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class WorkerDied(Exception):
-    """The process that held a task ended without an answer; the message says how."""
+    """The process of a task ended without an answer; the message tells how."""
+
+
+class CannotStart(UserError):
+    """A process ended before its first task; the message tells how."""
 
 
 def run_tasks(
     make_worker: Callable[..., Callable[[Any], Any]], arguments: tuple, tasks: Sequence[Any], processes: int
 ) -> Iterator[tuple[int, Any]]:
-    """Each task's number and answer, in the order in which the answers come.
+    """Yields each task's number and answer, in the order in which the answers come.
 
-    A worker is made once in each process, by make_worker(*arguments). A process that dies (a decoder's crash, the
-    kernel's memory killer) costs the task it held, whose answer is then a WorkerDied; a new process takes its place.
-    Processes end at once when this one ends, however it ends.
+    make_worker(*arguments) makes a worker once in each process. If a process dies (a decoder crashes, or the kernel is
+    out of memory), the answer of its task is a WorkerDied, and a new process replaces it. All processes end at once
+    when this one ends, in whatever way.
 
     Args:
-        make_worker: An importable function; with its arguments, tasks and answers it must be picklable.
-        arguments: What it is called with.
-        tasks: Given to the worker one by one.
-        processes: How many processes; 0 does the tasks in this one.
+        make_worker: An importable function. It, its arguments, the tasks and the answers must be picklable.
+        arguments: Its arguments.
+        tasks: The tasks; a worker gets one at a time.
+        processes: Number of processes; 0 does the tasks in this one.
 
     Raises:
-        Exception: What make_worker or the worker raised; no further task is begun.
+        CannotStart: A process ended before its first task.
+        Exception: What make_worker or the worker raised. No further task is begun then.
     """
     if not tasks:
         return
@@ -61,7 +69,7 @@ def _run_in_processes(
                 except (EOFError, ConnectionError):
                     number, answer = process.task, WorkerDied(process.ending())
                     if number is None:
-                        raise RuntimeError(f"a worker process could not start: {answer}") from None
+                        raise CannotStart(f"a worker process could not start: {answer}") from None
                     del pool[pipe]
                     process = _Process(make_worker, arguments)
                     pool[process.pipe] = process
@@ -78,7 +86,7 @@ def _run_in_processes(
                     process.join()
                     del pool[pipe]
                 except ConnectionError:
-                    pass  # it died just now: the next round hears of it
+                    pass  # it died just now; the next round finds out
                 if kind == "answer":
                     yield number, value
     finally:
@@ -86,6 +94,45 @@ def _run_in_processes(
             process.kill()
         for process in pool.values():
             process.join()
+
+
+class LastingWorker:
+    """A worker in a process of its own, which is replaced if it dies.
+
+    Args:
+        make_worker, arguments: As in `run_tasks`.
+    """
+
+    def __init__(self, make_worker: Callable[..., Callable[[Any], Any]], arguments: tuple) -> None:
+        self._make = make_worker, arguments
+        self._process: _Process | None = None
+
+    def __call__(self, task: Any) -> Any:
+        """Does a task; returns the answer, or a WorkerDied.
+
+        Raises:
+            CannotStart, Exception: See `run_tasks`.
+        """
+        process, self._process = self._process, None
+        ready = process is not None
+        process = process or _Process(*self._make)
+        try:
+            kind, value = ("ready", None) if ready else process.pipe.recv()
+            if kind == "ready":
+                ready = True
+                process.pipe.send(task)
+                kind, value = process.pipe.recv()
+        except (EOFError, ConnectionError):
+            ending = process.ending()
+            if not ready:
+                raise CannotStart(f"a worker process could not start: {ending}") from None
+            return WorkerDied(ending)
+        if kind == "error":
+            process.kill()
+            process.join()
+            raise value
+        self._process = process
+        return value
 
 
 class _Process:
@@ -111,12 +158,14 @@ class _Process:
         self.join()
         code = self._process.exitcode
         if code is not None and code < 0:
-            return f"its process was ended by signal {-code} ({signal.Signals(-code).name})"
+            return f"its process was ended by signal {-code} ({stop_signals.name_of(-code)})"
         return f"its process ended with exit code {code}"
 
 
 def _serve(pipe: Connection, make_worker: Callable, arguments: tuple) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for name in ("SIGINT", "SIGHUP"):  # those of a terminal reach all its processes; the parent decides
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     tasks: SimpleQueue = SimpleQueue()
 
     def receive() -> None:
@@ -124,7 +173,7 @@ def _serve(pipe: Connection, make_worker: Callable, arguments: tuple) -> None:
             while True:
                 tasks.put(pipe.recv())
         except (EOFError, OSError):
-            os._exit(0)  # the parent is gone or has closed the pipe: nothing may be written any more
+            os._exit(0)  # the parent has ended or closed the pipe: write nothing more
 
     threading.Thread(target=receive, daemon=True).start()
     try:
