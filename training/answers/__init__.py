@@ -1,0 +1,1 @@
+"""From a run and anybody's files to answers: real, fake, unsure or no face, and why."""

@@ -1,0 +1,57 @@
+"""What a threshold means, in words, from a run's own frames."""
+
+from resproto_fd.configs import loading
+from resproto_fd.training.answers.judges import Judge
+from resproto_fd.training.answers.records import Settings
+from resproto_fd.training.calibration import LEVELS, Threshold
+from resproto_fd.training.results import Estimate
+
+
+def meaning_of(judge: Judge, settings: Settings) -> list[str]:
+    """Sentences about the threshold of a run, for pictures and for videos, and about its probabilities."""
+    made = judge.calibration
+    if made is None:
+        return ["This run has no calibration: its scores are no probabilities, and every answer is unsure."]
+    where, found = f"{made.dataset} {made.split}", []
+    for level in LEVELS:
+        given = made.levels[level]
+        what = "Pictures" if level == "frame" else "Videos"
+        found.append(_of_threshold(what, f"{level}s", where, given.thresholds[f"{settings.false_alarms:g}"]))
+    share = made.levels["frame"].fakes
+    if settings.calibration == "none":
+        found.append("The probability is the score itself.")
+    elif settings.prior is None:
+        found.append(
+            f"The probability ({settings.calibration}) holds where {share:.0%} are fake, as of {where}; --prior says "
+            "otherwise."
+        )
+    else:
+        found.append(f"The probability ({settings.calibration}) is for files of which {settings.prior:.0%} are fake.")
+    if drawn := [name for name in judge.config.protocol.train if _is_drawn(name)]:
+        found.append(
+            f"It learnt from data drawn by code ({', '.join(drawn)}): on real pictures its verdicts mean nothing."
+        )
+    if made.oracle:
+        found.append(f"{where} is tested on too: nothing shows that the threshold holds elsewhere.")
+    if made.reference is None:
+        found.append("Nothing is known of what its frames look like, so that no face is unlike them or blurred.")
+    return found
+
+
+def _is_drawn(name: str) -> bool:
+    return name in loading.names("datasets") and loading.load("datasets", name).made
+
+
+def _of_threshold(what: str, noun: str, where: str, given: Threshold) -> str:
+    text = (
+        f"{what} are called fake from a score of {given.threshold:.3f}. At this threshold {_shown(given.false_alarms)} "
+        f"of the real {noun} of {where}, on which it was set, were called fake, and {_shown(given.misses)} of the fake "
+        "ones real."
+    )
+    alarms = [f"{rates.fpr:.1%} of {name}" for name, rates in given.elsewhere.items() if rates.fpr is not None]
+    return text + (f" Of the real {noun} of test sets: {', '.join(alarms)}." if alarms else "")
+
+
+def _shown(rate: Estimate) -> str:
+    limits = "" if rate.low is None else f" (95 % limits {rate.low:.1%} to {rate.high:.1%})"
+    return f"{rate.value:.1%}{limits}"

@@ -1,0 +1,124 @@
+"""Verdicts: from what runs find in a face's frames to real, fake or unsure, with the reasons."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from resproto_fd.training.answers.judges import Judge
+from resproto_fd.training.answers.reasons import COPY_WORDS, MOST_TURN
+from resproto_fd.training.answers.records import (
+    FAKE,
+    NO_FACE,
+    REAL,
+    UNSURE,
+    FaceAnswer,
+    Opinion,
+    Settings,
+)
+from resproto_fd.training.calibration import Level
+from resproto_fd.training.measures.calibration import with_prior
+from resproto_fd.training.measures.videos import mean_by_video
+
+
+def level_of(frames: int) -> str:
+    """What a mean over some frames is calibrated as: a video's score, or one frame's."""
+    return "video" if frames > 1 else "frame"
+
+
+def judged_face(
+    face: FaceAnswer, found: Sequence[tuple[tuple[Judge, str], dict[str, list[float]]]], settings: Settings
+) -> None:
+    """Puts the runs' opinions, their combination, the verdict and its reasons into a face's answer.
+
+    Args:
+        face: The answer.
+        found: For each run, named: "score", and where there are any "distance", "sharpness" and copies, one a frame.
+        settings: What is asked.
+    """
+    face.opinions = [_opinion(judge, name, columns, settings) for (judge, name), columns in found]
+    face.probability = float(np.mean([each.probability for each in face.opinions]))
+    face.reasons = _of_face(face, settings) | _of_runs(face.opinions)
+    verdicts = {opinion.verdict for opinion in face.opinions}
+    if len(verdicts) > 1:
+        fakes = [opinion.run for opinion in face.opinions if opinion.verdict == FAKE]
+        face.reasons["differ"] = f"{len(fakes)} of {len(face.opinions)} runs call it fake: {', '.join(fakes)}"
+    face.verdict = UNSURE if face.reasons else verdicts.pop()
+
+
+def verdict_of_file(faces: Sequence[FaceAnswer]) -> tuple[str, float | None]:
+    """The verdict of a file and the probability of the face that decides it.
+
+    A file is fake if one of its faces is fake, unsure if one is unsure and none fake, and real if all are real.
+    """
+    for verdict in (FAKE, UNSURE, REAL):
+        of_verdict = [face.probability for face in faces if face.verdict == verdict]
+        if of_verdict:
+            return verdict, max(of_verdict)
+    return NO_FACE, None
+
+
+def _opinion(judge: Judge, name: str, columns: dict[str, list[float]], settings: Settings) -> Opinion:
+    scores = columns["score"]
+    mean, level = _mean(scores), _level(judge, len(scores))
+    threshold = 0.5 if level is None else level.thresholds[f"{settings.false_alarms:g}"].threshold
+    made = Opinion(name, mean, mean, threshold, FAKE if mean >= threshold else REAL, frames=scores)
+    if level is None:
+        made.reasons["uncalibrated"] = "the run has no threshold of its own; run: resproto calibrate RUN"
+    elif settings.calibration != "none":
+        probability = level.calibrator(settings.calibration)(np.array([mean]))
+        if settings.prior is not None:
+            probability = with_prior(probability, level.fakes, settings.prior)
+        made.probability = float(probability[0])
+    made.copies = {copy: _mean(columns[copy]) for copy in COPY_WORDS if copy in columns}
+    flipped = [copy for copy, score in made.copies.items() if (score >= threshold) != (mean >= threshold)]
+    if flipped:
+        words = " and when ".join(COPY_WORDS[copy] for copy in flipped)
+        shown = ", ".join(f"{made.copies[copy]:.3f}" for copy in flipped)
+        made.reasons["flips"] = f"the verdict flips when the face is {words}: {mean:.3f} becomes {shown}"
+    reference = judge.calibration.reference if judge.calibration else None
+    if "distance" in columns and reference is not None and reference.far is not None:
+        away = np.asarray(columns["distance"])
+        made.distance, made.far = float(np.median(away)), reference.far
+        if made.distance > reference.far:
+            made.reasons["unlike"] = (
+                f"the face is unlike those that the run was selected on: distance {made.distance:.3f}, which less "
+                f"than 1 % of them have ({reference.far:.3f})"
+            )
+    if "sharpness" in columns and reference is not None and np.median(columns["sharpness"]) < reference.sharp:
+        made.reasons["blurred"] = (
+            f"the face is blurred: sharpness {np.median(columns['sharpness']):.0f}, below that of 99 % of the frames "
+            f"that the run was selected on ({reference.sharp:.0f})"
+        )
+    return made
+
+
+def _of_runs(opinions: Sequence[Opinion]) -> dict[str, str]:
+    """Reasons of runs by rule; of several runs, with the names of those that share them."""
+    by_text: dict[str, dict[str, list[str]]] = {}
+    for opinion in opinions:
+        for rule, text in opinion.reasons.items():
+            by_text.setdefault(rule, {}).setdefault(text, []).append(opinion.run)
+    several = len(opinions) > 1
+    return {
+        rule: "; ".join(f"{text} ({', '.join(runs)})" if several else text for text, runs in texts.items())
+        for rule, texts in by_text.items()
+    }
+
+
+def _of_face(face: FaceAnswer, settings: Settings) -> dict[str, str]:
+    """Reasons that do not depend on a run."""
+    found = {}
+    if face.side < settings.min_side:
+        found["small"] = f"the face is {face.side:.0f} pixels wide; {settings.min_side} are needed"
+    if face.turn is not None and face.turn > MOST_TURN:
+        found["turned"] = f"the face is turned away: its nose is {face.turn:.2f} off the middle of its eyes"
+    return found
+
+
+def _level(judge: Judge, frames: int) -> Level | None:
+    return None if judge.calibration is None else judge.calibration.levels[level_of(frames)]
+
+
+def _mean(scores: Sequence[float]) -> float:
+    """As a video's score is made everywhere in the package."""
+    return float(mean_by_video(np.asarray(scores), np.zeros(len(scores), dtype=np.int64), 1)[0])

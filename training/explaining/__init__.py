@@ -1,0 +1,1 @@
+"""Why a detector gives a score: maps of what it looked at, and the prototypes that a face is like."""
