@@ -1,10 +1,14 @@
 """Table cells and small tables as plain data; the macros in `templates/macros.html` show them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from resproto_fd.training.board.table import DIGITS, METRICS, Cell, number
+from resproto_fd.training.board.table import DIGITS, METRICS, Cell, Line, number
+from resproto_fd.training.measures.intervals import estimable
+
+NOT_ESTIMABLE = "not estimable"
+NOT_COMPUTED = "not computed"
 
 
 @dataclass(frozen=True)
@@ -113,12 +117,13 @@ def value_cell(
     )
 
 
-def metric_cell(found: list, metric: str) -> CellView:
-    """One metric over seeds."""
+def metric_cell(found: list, metric: str, limits: str = "", why_none: str = "") -> CellView:
+    """One metric over seeds, with its limits as text, or why there are none."""
     values = [getattr(metrics, metric) for metrics in found]
     if None in values:
         return value_cell(Cell(reason=next(filter(None, (metrics.undefined for metrics in found)), "not defined")))
-    return value_cell(Cell(tuple(values)))
+    cell = value_cell(Cell(tuple(values)), limits=limits)
+    return replace(cell, tip=f"{cell.tip}; {why_none}", limits=NOT_COMPUTED) if why_none else cell
 
 
 def rate_cell(value: float | None, strong: bool = False) -> CellView:
@@ -128,16 +133,31 @@ def rate_cell(value: float | None, strong: bool = False) -> CellView:
     return CellView(f"{value:.{DIGITS}f}", sort=repr(value), strong=strong)
 
 
-def interval_cell(value: float | None, limits: tuple[float, float] | None) -> CellView:
-    """A single rate with its 95 % interval."""
+def interval_cell(
+    value: float | None, limits: tuple[float | None, float | None] | None, strong: bool = False
+) -> CellView:
+    """A single rate with its 95 % interval: None if it is not known, (None, None) if the data do not tell it."""
     if value is None:
         return rate_cell(None)
-    return CellView(f"{value:.{DIGITS}f}", sort=repr(value), limits=limits_text(limits))
+    return CellView(f"{value:.{DIGITS}f}", sort=repr(value), strong=strong, limits=limits_text(limits))
 
 
-def limits_text(limits: tuple[float, float] | None) -> str:
-    """A 95 % interval as text; empty if it is not known."""
+def limits_text(limits: tuple[float | None, float | None] | None) -> str:
+    """A 95 % interval as text; empty if it is not known.
+
+    >>> limits_text((0.25, 0.5)), limits_text((0.03, 0.98))
+    ('0.250–0.500', 'not estimable')
+    """
+    if limits is not None and not estimable(*limits):
+        return NOT_ESTIMABLE
     return "" if limits is None else f"{limits[0]:.{DIGITS}f}–{limits[1]:.{DIGITS}f}"
+
+
+def small_texts(line: Line, test_sets: Sequence[str]) -> list[str]:
+    """Beside each cell of a line: its interval, and of a test set the share of the frames that were answered."""
+    shares = [*map(line.row.answered, test_sets), None]  # none of the mean
+    answers = ["" if share is None else f"answered {share:.1%}" for share in shares]
+    return [", ".join(filter(None, parts)) for parts in zip(map(limits_text, line.limits), answers)]
 
 
 def difference_cell(value: float, digits: int = DIGITS) -> CellView:

@@ -1,12 +1,15 @@
-"""The leaderboard's tables as files: CSV and JSON for other programs, Markdown and LaTeX for papers."""
+"""The leaderboard's tables as files: CSV and JSON for other programs, Markdown for pages and mails."""
 
 import csv
 import io
 import json
 from collections.abc import Iterable
 
+from resproto_fd.training.board.cells import small_texts
 from resproto_fd.training.board.collecting import Problem
+from resproto_fd.training.board.limits import CheckedLimits
 from resproto_fd.training.board.notes import fingerprint_warnings, notes
+from resproto_fd.training.board.score_facts import ScoreReader
 from resproto_fd.training.board.table import (
     LEVELS,
     MEANINGS,
@@ -14,18 +17,12 @@ from resproto_fd.training.board.table import (
     RANK_RULE,
     TIE,
     TIE_RULE,
-    Cell,
     Section,
     number,
 )
 from resproto_fd.training.results import RunResult
 
 MARKDOWN_METRICS = ("frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc")
-_LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "≈": r"$\approx$", "±": r"$\pm$", "–": "--", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-}  # fmt: skip
 
 
 def to_json(tables: list[Section], problems: list[Problem]) -> str:
@@ -38,6 +35,7 @@ def to_json(tables: list[Section], problems: list[Problem]) -> str:
                 "test_sets": section.test_sets,
                 "in_domain": sorted(section.in_domain),
                 "mean_over": section.mean_sets,
+                "clustering": section.clustering,
                 "notes": notes(section),
                 "metrics": {name: _rows(section, name) for name in METRICS},
             }
@@ -71,6 +69,7 @@ def _rows(section: Section, metric: str) -> list[dict]:
                 "test_sets": {
                     name: {"mean": cell.mean, "sd": cell.sd, "values": list(cell.values), "best": b, "tied": t}
                     | dict(zip(("low", "high"), limits or (None, None)))
+                    | {"answered": line.row.answered(name)}
                     for name, cell, b, t, limits in zip(section.test_sets, line.cells, best, tied, line.limits)
                 },
             }
@@ -78,69 +77,14 @@ def _rows(section: Section, metric: str) -> list[dict]:
     return rows
 
 
-def to_latex(tables: list[Section]) -> str:
-    r"""A table a protocol and main metric, to be \input after \usepackage{booktabs}."""
-    parts = ["% Made by resproto leaderboard. Needs \\usepackage{booktabs}."]
-    for section in tables:
-        parts += [_table(section, metric) for metric in MARKDOWN_METRICS]
-    return "\n".join(parts) + "\n"
+def to_csv(results: Iterable[RunResult], reader: ScoreReader | None = None) -> str:
+    """One line a run and test set, numbers in full; an empty field is undefined, and `undefined` says why.
 
-
-def _table(section: Section, metric: str) -> str:
-    heads = ["Detector", *section.test_sets, "Mean"]
-    tested = any(any(line.tied) for line in section.table(metric))
-    lines = [
-        r"\begin{table}[t]",
-        r"\centering",
-        r"\caption{" + latex(f"{METRICS[metric].title}, protocol {section.protocol}. Best bold")
-        + (r"; $\approx$: may be the best, tested against it.}" if tested else ".}"),
-        r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}",
-        r"\toprule",
-        " & ".join(map(latex, heads)) + r" \\",
-        r"\midrule",
-    ]  # fmt: skip
-    ruled = False
-    for line in section.table(metric):
-        if not line.row.ranks and not ruled:
-            lines.append(r"\midrule")
-            ruled = True
-        best, tied = (
-            line.best or [False] * len(line.cells),
-            line.tied or [False] * len(line.cells),
-        )
-        mark = _GROUP_MARKS.get(line.row.group, "")
-        cells = [_cell(*each) for each in zip(line.cells, best, tied)]
-        lines.append(" & ".join([latex(line.row.first.title + mark), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
-
-
-_GROUP_MARKS = {
-    "unstated": " (history not stated)",
-    "seen": " (trained on a set of the mean)",
-    "controls": " (control)",
-    "oracles": " (oracle)",
-}
-
-
-def _cell(cell: Cell, best: bool, tied: bool) -> str:
-    if cell.mean is None:
-        return "--"
-    text = f"{cell.mean:.3f}" + ("" if cell.sd is None else rf" {{\scriptsize $\pm$ {cell.sd:.3f}}}")
-    return (rf"\textbf{{{text}}}" if best else text) + (r"\,$\approx$" if tied and not best else "")
-
-
-def latex(text: str) -> str:
-    r"""Text from outside, harmless in LaTeX.
-
-    >>> latex("50% of A_1 & \\input{x}")
-    '50\\% of A\\_1 \\& \\textbackslash{}input\\{x\\}'
+    Args:
+        results: The runs.
+        reader: Reads the score tables, which confirm the limits of intervals; one made for this call if not given.
     """
-    text = " ".join(str(text).split())
-    return "".join(_LATEX.get(mark, mark if mark.isprintable() and ord(mark) < 0x250 else "?") for mark in text)
-
-
-def to_csv(results: Iterable[RunResult]) -> str:
-    """One line a run and test set, numbers in full; an empty field is undefined, and `undefined` says why."""
+    checked = CheckedLimits(reader or ScoreReader())
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -148,7 +92,7 @@ def to_csv(results: Iterable[RunResult]) -> str:
         for name in sorted(run.tests):
             test = run.tests[name]
             values = run.model_dump(exclude={"tests", "config"}) | test.model_dump(
-                exclude={"per_method", "variants", "intervals"}
+                exclude={"per_method", "variants", "intervals", "over_answered"}
             )
             values |= {
                 "test_set": name,
@@ -158,7 +102,7 @@ def to_csv(results: Iterable[RunResult]) -> str:
                 "oracle": run.selected_on.oracle,
             }
             for metric in LIMITS:
-                estimate = test.intervals.get(metric)
+                estimate = checked.of(run, name).get(metric)
                 values[f"{metric}_low"] = estimate and estimate.low
                 values[f"{metric}_high"] = estimate and estimate.high
             writer.writerow([_field(values[column]) for column in CSV_COLUMNS])
@@ -172,7 +116,7 @@ CSV_COLUMNS = (
     + [f"{level}_{short}" for level in LEVELS for short in (*MEANINGS, "balanced_acc")]
     + ["undefined", "selected_on", "oracle", "overrides", "title", "in_domain", "real_frames", "real_videos", "skipped"]
     + ["frames_hash", "parameters", "trainable_parameters", "train_images", "commit", "dirty", "checkpoint_sha256"]
-    + ["role"]
+    + ["role", "answered"]
     + [f"{metric}_{end}" for metric in LIMITS for end in ("low", "high")]
 )
 
@@ -182,19 +126,19 @@ def to_markdown(tables: list[Section], problems: list[Problem]) -> str:
     lines = [
         "# Leaderboard",
         "",
-        f"Rates in [0, 1]; ± is the standard deviation over seeds; {RANK_RULE} {TIE_RULE}",
+        f"Rates in [0, 1]; ± is the standard deviation over seeds, brackets are 95 % intervals; {RANK_RULE} {TIE_RULE}",
         "",
     ]
     for warning in fingerprint_warnings(tables):
-        lines += [f"**Note:** {_markdown(warning)}", ""]
+        lines += [f"**Note:** {markdown(warning)}", ""]
     for section in tables:
-        lines += [f"## {_markdown(section.protocol)}", "", f"Fingerprint {_markdown(section.fingerprint)}.", ""]
+        lines += [f"## {markdown(section.protocol)}", "", f"Fingerprint {markdown(section.fingerprint)}.", ""]
         for metric in MARKDOWN_METRICS:
             lines += _markdown_table(section, metric)
         found = notes(section)
-        lines += [f"- {_markdown(note)}" for note in found] + [""] * bool(found)
+        lines += [f"- {markdown(note)}" for note in found] + [""] * bool(found)
     if problems:
-        lines += ["## Left out", ""] + [f"- {_markdown(p.path)}: {_markdown(p.reason)}" for p in problems] + [""]
+        lines += ["## Left out", ""] + [f"- {markdown(p.path)}: {markdown(p.reason)}" for p in problems] + [""]
     return "\n".join(lines)
 
 
@@ -212,21 +156,22 @@ def _markdown_table(section: Section, metric: str) -> list[str]:
     names = [f"{name} (in-domain)" if name in section.in_domain else name for name in section.test_sets]
     headers = ["#", "Detector", *names, f"Mean of {', '.join(section.mean_sets) or 'none'}", "Seeds", "Checkpoint"]
     lines = [f"### {METRICS[metric].title}", "", f"{METRICS[metric].meaning}.", ""]
-    lines.append("| " + " | ".join(map(_markdown, headers)) + " |")
+    lines.append("| " + " | ".join(map(markdown, headers)) + " |")
     lines.append("|---:|---|" + "---:|" * (len(names) + 2) + "---|")
     for line in section.table(metric):
         row = line.row
-        numbers = [number(cell) for cell in line.cells]
+        small = small_texts(line, section.test_sets)
+        numbers = [number(cell) + (f" [{text}]" if text else "") for cell, text in zip(line.cells, small)]
         numbers = [f"**{text}**" if best else text for text, best in zip(numbers, line.best or [False] * len(numbers))]
         tied = line.tied or [False] * len(numbers)
         numbers = [f"{text} {TIE}" if tie else text for text, tie in zip(numbers, tied)]
-        title = _markdown(f"{row.first.title} ({row.name})")
-        fields = [str(line.rank or "–"), title, *numbers, str(len(row.runs)), _markdown(row.selection)]
+        title = markdown(f"{row.first.title} ({row.name})")
+        fields = [str(line.rank or "–"), title, *numbers, str(len(row.runs)), markdown(row.selection)]
         lines.append("| " + " | ".join(fields) + " |")
     return [*lines, ""]
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
     """Text from outside, harmless in a Markdown table."""
     text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for mark in "\\`*_[]|#~":

@@ -3,16 +3,36 @@
 `table` decides ranks, best values and order. The page's script only sorts, filters and switches.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-from resproto_fd.training.board.cells import CellView, Column, difference_cell, limits_text, value_cell
+from resproto_fd.training.board.cells import (
+    CellView,
+    Column,
+    TableView,
+    difference_cell,
+    limits_text,
+    small_table,
+    small_texts,
+    value_cell,
+)
 from resproto_fd.training.board.charts import Dots, dot_chart
-from resproto_fd.training.board.collecting import Problem
+from resproto_fd.training.board.collecting import Pending, Problem
 from resproto_fd.training.board.notes import about_protocol, fingerprint_warnings, notes, warnings
 from resproto_fd.training.board.published_page import beside
 from resproto_fd.training.board.rendering import INDEX, count, render_page, row_path
-from resproto_fd.training.board.run_facts import NOT_STORED, backbone, fidelity, input_size, search_text, tags
+from resproto_fd.training.board.run_facts import (
+    NOT_STORED,
+    backbone,
+    fidelity,
+    fidelity_words,
+    input_size,
+    search_text,
+    tags,
+)
+from resproto_fd.training.board.score_facts import CLUSTERINGS
 from resproto_fd.training.board.table import DIGITS, METRICS, Line, Row, Section, number
+from resproto_fd.training.board.ties import MEAN
 
 FIRST_METRIC = "frame_auc"
 _GROUP_TITLES = {
@@ -24,12 +44,13 @@ _GROUP_TITLES = {
 }
 
 
-def render(sections: list[Section], problems: list[Problem]) -> str:
+def render(sections: list[Section], problems: list[Problem], pending: Sequence[Pending] = ()) -> str:
     """The whole page.
 
     Args:
         sections: One table each.
         problems: Result files that are left out; the page names them.
+        pending: Runs of a sweep that have no result yet.
     """
     rows = [row for section in sections for row in section.rows]
     levels = [(level, [metric for metric in METRICS.values() if metric.level == level]) for level in ("frame", "video")]
@@ -42,6 +63,7 @@ def render(sections: list[Section], problems: list[Problem]) -> str:
         detectors=len({row.first.detector for row in rows}),
         warnings=fingerprint_warnings(sections),
         problems=problems,
+        pending=pending,
         levels=levels,
         test_sets=sorted({name for section in sections for name in section.test_sets}),
         overview={"columns": _OVERVIEW, "lines": [_overview(section) for section in sections]},
@@ -85,8 +107,29 @@ def _section(section: Section) -> dict[str, Any]:
         "about": about_protocol(section),
         "warnings": found,
         "notes": [text for text in notes(section) if text not in found],
+        "by_clustering": _by_clustering(section),
         "boards": [_board(section, name) for name in METRICS],
     }
+
+
+def _by_clustering(section: Section) -> TableView | None:
+    """Intervals and marks of the mean frame AUC under each clustering; None where all are one."""
+    marks = section.by_clustering
+    if not marks:
+        return None
+    lines = []
+    for line in section.table("frame_auc"):
+        if line.row.ranks:
+            key = line.row.key
+            cells = [
+                value_cell(
+                    line.cells[-1], tied=key in each.tied.get(MEAN, ()), limits=limits_text(each.limits_of_mean(key))
+                )
+                for each in marks.values()
+            ]
+            lines.append(([f"{line.row.first.title} ({line.row.name})"], cells))
+    heads = ["Detector", *(CLUSTERINGS[name] for name in marks)]
+    return small_table(heads, lines, "Mean frame AUC under each clustering", texts=1)
 
 
 def _board(section: Section, name: str) -> dict[str, Any]:
@@ -131,9 +174,10 @@ def _columns(section: Section, name: str) -> list[Column]:
 
 def _set_column(section: Section, name: str, test_set: str) -> Column:
     metric = METRICS[name]
+    clustering = section.clustering.get(test_set, "")
     return Column(
         test_set,
-        f"{metric.title} on {test_set}: {metric.meaning}",
+        f"{metric.title} on {test_set}: {metric.meaning}. {clustering}".strip(),
         small="in-domain" if test_set in section.in_domain else "cross-domain" if section.in_domain else "",
         first="descending" if metric.higher_is_better else "ascending",
         test_set=test_set,
@@ -156,7 +200,7 @@ def _line(line: Line, section: Section, name: str) -> dict[str, Any]:
     sets = [*section.test_sets, ""]
     best = line.best or [False] * len(line.cells)
     tied = line.tied or [False] * len(sets)
-    limits = map(limits_text, line.limits)
+    limits = small_texts(line, section.test_sets)
     return {
         "rank": line.rank or "",
         "title": run.title,
@@ -191,14 +235,14 @@ def _race(row: Row) -> list[CellView]:
         return missing if value is None else CellView(text, sort=str(value))
 
     name, size = backbone(run), input_size(run)
-    badge, deviations = fidelity(run)
+    deviations = fidelity(run)[1]
     return [
         CellView(name, sort="", kind="t none") if name == NOT_STORED else CellView(name, kind="t"),
         amount(run.parameters, f"{(run.parameters or 0) / 1e6:.3g} M"),
         amount(run.compute.gflops, f"{run.compute.gflops or 0:.3g} G"),
         amount(size, f"{size}"),
         amount(run.train_images, f"{run.train_images or 0:,}"),
-        CellView(badge or "not stated", kind="t", tip="; ".join(deviations)),
+        CellView(fidelity_words(run), kind="t", tip="; ".join(deviations)),
     ]
 
 

@@ -2,9 +2,13 @@
 
 from collections import Counter
 
+from resproto_fd.configs import loading
 from resproto_fd.training.board.table import DIGITS, TIE, Row, Section
 from resproto_fd.training.board.ties import MEAN, NO_TABLES
 from resproto_fd.training.measures.comparisons import holm
+
+ONE_SIDE = 0.01
+"""A share of the frames that is as good as none."""
 
 
 def notes(section: Section) -> list[str]:
@@ -32,9 +36,65 @@ def notes(section: Section) -> list[str]:
         missing = sorted({name for run in row.runs for name in section.test_sets if name not in run.tests})
         if missing:
             found.append(f"{row.name}: at least one seed was not tested on {', '.join(missing)}.")
+        for name in section.test_sets:
+            if (share := row.answered(name)) is not None:
+                found.append(f"{name}: {row.name}: answered {share:.1%} of the frames; the others count as 0.5.")
         if row.group == "seen":
             found.append(f"{row.name}: was trained on {', '.join(row.seen)}, a set of the mean; not ranked.")
-    return [*found, *section.oddities, *_untested(section)]
+    clustering = [f"{name}: {text}" for name, text in section.clustering.items()]
+    return [*found, *section.oddities, *_denied_limits(section), *_untested(section), *_turned(section), *clustering]
+
+
+def _denied_limits(section: Section) -> list[str]:
+    """Runs whose stored limits of intervals are not those of their score tables."""
+    found = []
+    for name in section.test_sets:
+        tested = [(row, run) for row in section.rows for run in row.runs if name in run.tests]
+        denied = [(row, run, row.checked.denied(run, name)) for row, run in tested]
+        parts = [f"{row.name}, seed {run.seed} ({_listed(metrics)})" for row, run, metrics in denied if metrics]
+        if parts:
+            found.append(
+                f"{name}: limits of intervals in the result file differ from those of its score table, which are "
+                f"shown: {'; '.join(parts)}. The file is of an older version, or it was changed."
+            )
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def _turned(section: Section) -> list[str]:
+    """Scores that are wrong more often than right, and accuracies of a threshold that calls all frames alike."""
+    found = []
+    for name in section.test_sets:
+        rows = [row for row in section.rows if not row.control and row.cell(name, "frame_auc").mean is not None]
+        turned = [row for row in rows if (limits := row.limits(name, "frame_auc")) and limits[1] < 0.5]
+        parts = [f"{row.name} {row.cell(name, 'frame_auc').mean:.{DIGITS}f}" for row in turned]
+        if parts:
+            found.append(
+                f"{name}: the frame AUC and its whole interval are below .5: {', '.join(parts)}. The score is turned "
+                "round here, not noise: fakes score lower than reals."
+            )
+        alike = [f"{row.name} {share:.1%}" for row in rows if (share := _called_fake(row, name)) is not None]
+        if alike:
+            found.append(
+                f"{name}: nearly all frames are on one side of the threshold of .5; called fake: {', '.join(alike)}. "
+                "ACC is then the share of one class and tells nothing of the detector; the AUC does."
+            )
+    return found
+
+
+def _called_fake(row: Row, test_set: str) -> float | None:
+    """The share of frames called fake, if with some seed it is nearly 0 or 1 and that of the fakes is not."""
+    for run in row.runs:
+        test = run.tests.get(test_set)
+        if test is None or test.undefined or not row.reader.has(run, test_set):
+            continue
+        reals, share = test.real_frames / test.frames, row.reader.facts(run, test_set).called_fake
+        if not ONE_SIDE < share < 1 - ONE_SIDE and 5 * ONE_SIDE <= reals <= 1 - 5 * ONE_SIDE:
+            return share
+    return None
 
 
 def _untested(section: Section) -> list[str]:
@@ -92,11 +152,41 @@ def margins(section: Section) -> list[str]:
 
 
 def about_protocol(section: Section) -> list[str]:
-    """The protocol in sentences: its title and training sets, then the note and the source from its YAML."""
+    """The protocol in sentences: title, training sets, frames and selection; its YAML's note and source; made data."""
     title, source, note = (str(section.protocol_content.get(key) or "") for key in ("title", "source", "note"))
     trained = f"Training sets: {', '.join(section.train)}." if section.train else ""
     first = ". ".join(filter(None, (title.rstrip("."), trained)))
-    return [text for text in (first, note, f"Source: {source}" if source else "") if text]
+    return [
+        text
+        for text in (
+            " ".join(filter(None, (first, _frames(section.protocol_content)))),
+            note,
+            f"Source: {source}" if source else "",
+            _made(section),
+        )
+        if text
+    ]
+
+
+def _frames(protocol: dict) -> str:
+    """The number of frames of each video, and how checkpoints are chosen."""
+    frames, chosen, text = protocol.get("frames"), protocol.get("selection"), []
+    if isinstance(frames, dict):
+        counts = ", ".join(f"{split} {'all' if many is None else many}" for split, many in frames.items())
+        text.append(f"Frames of each video: {counts}.")
+    if isinstance(chosen, dict):
+        where = " ".join(str(chosen.get(key) or "") for key in ("metric", "dataset", "split"))
+        text.append("Checkpoint: last epoch." if chosen.get("rule") == "last" else f"Checkpoint: best {where}.")
+    return " ".join(text)
+
+
+def _made(section: Section) -> str:
+    """Says which of the data sets were drawn by code."""
+    sets = [name for name in dict.fromkeys([*section.train, *section.test_sets]) if name in loading.names("datasets")]
+    made = [name for name in sets if loading.load("datasets", name).made]
+    if not made:
+        return ""
+    return f"{', '.join(made)}: drawn by code. Numbers on them say nothing about performance on real forgeries."
 
 
 def fingerprint_warnings(tables: list[Section]) -> list[str]:

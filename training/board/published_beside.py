@@ -51,7 +51,9 @@ def published_lines(train: Sequence[str], test_sets: Iterable[str], metric: str)
     lines: dict[tuple, PublishedLine] = {}
     wanted = set(test_sets)
     for row in _proposed():
-        if _ours(row) != metric or {own_names(name)[0] for name in row.train_set.split(" & ")} != set(train):
+        if metric_here(row.level, row.metric) != metric or {
+            own_names(name)[0] for name in row.train_set.split(" & ")
+        } != set(train):
             continue
         for name in own_names(row.test_set):
             if name in wanted:
@@ -65,7 +67,11 @@ def _proposed() -> tuple[PublishedRow, ...]:
     return tuple(row for row in load_published() if not row.setting and not row.is_average)
 
 
-def _ours(row: PublishedRow) -> str | None:
-    names = METRICS.get(row.metric, ())
-    level = "frame" if row.level == "image" else row.level
-    return next((name for name in names if name.startswith(f"{level}_")), None)
+def metric_here(level: str, metric: str) -> str | None:
+    """The name here of a published metric: "frame_auc" of "auc" over frames or pictures; None if it is not measured.
+
+    >>> metric_here("image", "auc"), metric_here("video", "ap")
+    ('frame_auc', None)
+    """
+    level = "frame" if level == "image" else level
+    return next((name for name in METRICS.get(metric, ()) if name.startswith(f"{level}_")), None)

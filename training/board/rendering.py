@@ -6,6 +6,7 @@ The templates escape every value. Only charts, style and scripts come as `Markup
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -24,17 +25,21 @@ EXPORTS = {
 }
 
 
-def render_page(template: str, title: str, path: str, **content: Any) -> str:
+SITE = {"Leaderboard": INDEX, "Published numbers": PUBLISHED, **EXPORTS}
+"""Links of every page of the site, from its root."""
+
+
+def render_page(template: str, title: str, path: str, links: Mapping[str, str] = SITE, **content: Any) -> str:
     """Fill a page's template.
 
     Args:
         template: File in `templates/`.
         title: The page's title.
         path: The page's own path from the site's root.
+        links: What it links to above all else.
         content: What the template shows.
     """
     up = "../" * path.count("/")
-    links = {"Leaderboard": INDEX, "Published numbers": PUBLISHED, **EXPORTS}
     early, script = _asset("early.js"), _asset("board.js")
     return (
         _environment()

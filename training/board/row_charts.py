@@ -4,17 +4,20 @@ from statistics import NormalDist
 
 from markupsafe import Markup
 
-from resproto_fd.training.board import charts, curves
+from resproto_fd.training.board import charts
+from resproto_fd.training.board.curves import HISTOGRAM_BINS, Curves
+from resproto_fd.training.board.score_facts import ScoreReader
 from resproto_fd.training.measures.intervals import method_auc_intervals
 from resproto_fd.training.scores import ScoreTable
 
 _PROBIT = NormalDist().inv_cdf
+MOST_BARS = 30
+"""Bars of a chart; the table below it holds every method."""
 
 
-def curve_charts(tables: dict[str, ScoreTable]) -> list[Markup]:
+def curve_charts(drawn: dict[str, Curves]) -> list[Markup]:
     """ROC and DET curves, a line for each test set."""
-    found = {name: curves.curves(table).roc for name, table in tables.items()}
-    found = {name: points for name, points in found.items() if points}
+    found = {name: each.roc for name, each in drawn.items() if each.roc}
     if not found:
         return []
     roc = [
@@ -36,13 +39,13 @@ def curve_charts(tables: dict[str, ScoreTable]) -> list[Markup]:
     ]
 
 
-def histograms(tables: dict[str, ScoreTable]) -> list[Markup]:
+def histograms(drawn: dict[str, Curves]) -> list[Markup]:
     """Shares of real and fake frames by score, a chart for each test set."""
-    return [_histogram(name, curves.curves(table)) for name, table in tables.items()]
+    return [_histogram(name, found) for name, found in drawn.items()]
 
 
-def _histogram(name: str, found: curves.Curves) -> Markup:
-    width = 1 / curves.HISTOGRAM_BINS
+def _histogram(name: str, found: Curves) -> Markup:
+    width = 1 / HISTOGRAM_BINS
     series = []
     for kind, shares in (("real", found.real), ("fake", found.fake)):
         if not any(shares):
@@ -60,27 +63,33 @@ def _histogram(name: str, found: curves.Curves) -> Markup:
     return charts.line_chart(name, series, charts.tenths("score, P(fake)"), axis)
 
 
-def method_bars(tables: dict[str, ScoreTable]) -> list[Markup]:
-    """Frame AUC of each forgery method, a chart for each test set that has both classes."""
+def method_bars(tables: dict[str, ScoreTable], reader: ScoreReader) -> list[Markup]:
+    """Frame AUC of each forgery method, the lowest first, a chart for each test set that has both classes.
+
+    Of many methods, the `MOST_BARS` lowest are drawn.
+    """
     drawn = []
     for name, table in tables.items():
-        found = {method: each["frame_auc"] for method, each in method_auc_intervals(table).items()}
+        by_method = method_auc_intervals(table, clusters=reader.of_video(table))
+        found = {method: each["frame_auc"] for method, each in by_method.items()}
         bars = [
             charts.Bar(method, each.value, each.low, each.high)
             for method, each in found.items()
             if each.value is not None
         ]
-        drawn.append(charts.bar_chart(f"Frame AUC by forgery method on {name}", bars, low=0.4, chance=0.5))
+        bars.sort(key=lambda bar: (bar.value, bar.name))
+        many = "" if len(bars) <= MOST_BARS else f", the {MOST_BARS} lowest of {len(bars)}"
+        title = f"Frame AUC by forgery method on {name}{many}"
+        drawn.append(charts.bar_chart(title, bars[:MOST_BARS], low=0.4, chance=0.5))
     return [chart for chart in drawn if chart]
 
 
-def reliability(tables: dict[str, ScoreTable]) -> list[Markup]:
+def reliability(drawn: dict[str, Curves]) -> list[Markup]:
     """Share of fakes by mean score, a line for each test set."""
     series = []
-    for name, table in tables.items():
-        bins = curves.curves(table).reliability
-        words = [f"mean score {x:.3f}, {y:.3f} of {n:,} frames fake" for x, y, n in bins]
-        series.append(charts.Series(name, [(x, y) for x, y, _ in bins], words))
+    for name, found in drawn.items():
+        words = [f"mean score {x:.3f}, {y:.3f} of {n:,} frames fake" for x, y, n in found.reliability]
+        series.append(charts.Series(name, [(x, y) for x, y, _ in found.reliability], words))
     chart = charts.line_chart(
         "Reliability",
         series,

@@ -5,33 +5,43 @@ or holds other frames, the page is made without it and tells so.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.board import row_charts, row_tables
+from resproto_fd.training.board.curves import curves
 from resproto_fd.training.board.rendering import count, render_page, row_path
 from resproto_fd.training.board.run_facts import row_facts, search_text, tags
+from resproto_fd.training.board.score_facts import stored_scores
 from resproto_fd.training.board.table import Row, Section
-from resproto_fd.training.board.ties import stored_scores
 from resproto_fd.training.scores import ScoreTable
 
 
-def render_row(section: Section, row: Row) -> str:
-    """The page of one row."""
+def render_row(section: Section, row: Row, groups: Mapping[str, Mapping[str, str]] | None = None) -> str:
+    """The page of one row.
+
+    Args:
+        section: Its table.
+        row: The row.
+        groups: Facts of videos that groups are made by: each video's value, by fact and video id.
+    """
     run = row.first
     scores = stored_tables(row)
-    bars, by_method = row_charts.method_bars(scores), row_tables.method_tables(section, row)
+    drawn = {name: curves(table) for name, table in scores.items()}
+    bars, by_method = row_charts.method_bars(scores, row.reader), row_tables.method_tables(section, row, scores)
     parts = {
         "facts": row_facts(section, row),
         "numbers": {"table": row_tables.estimates(section, row)},
-        "curves": row_charts.curve_charts(scores),
-        "scores": row_charts.histograms(scores),
+        "curves": row_charts.curve_charts(drawn),
+        "scores": row_charts.histograms(drawn),
         "methods": {"charts": bars, "tables": by_method} if bars or by_method else None,
-        "shift": row_tables.shift(section, run),
-        "calibration": row_charts.reliability(scores),
+        "groups": row_tables.group_tables(row, scores, groups or {}),
+        "shift": row_tables.shift(section, row, scores),
+        "calibration": _calibration(section, row, row_charts.reliability(drawn)),
         "robustness": row_tables.robustness(row),
         "old": row_tables.old_metrics(scores),
-        "variants": row_tables.variants(section, row),
+        "variants": row_tables.variants(section, row, scores),
         "runs": row_tables.runs(section, row),
         "config": _config(row),
     }
@@ -48,6 +58,12 @@ def render_row(section: Section, row: Row) -> str:
         without_scores=[name for name in section.test_sets if name in run.tests and name not in scores],
         parts=parts,
     )
+
+
+def _calibration(section: Section, row: Row, drawn: list) -> dict[str, Any] | None:
+    tables = [row_tables.calibration(section, row), row_tables.thresholds(row)]
+    found = {"charts": drawn, "tables": [table for table in tables if table]}
+    return found if any(found.values()) else None
 
 
 def stored_tables(row: Row) -> dict[str, ScoreTable]:

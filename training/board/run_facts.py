@@ -7,17 +7,19 @@ from resproto_fd.training.board.table import Row, Section
 from resproto_fd.training.results import RunResult
 
 NOT_STORED = "not stored"
+_HASHED = {"measured": "Weights", "submitted": "Submitted scores", "callable": "The function's file"}
+"""What a result's SHA-256 is of, by its source."""
 
 
 def row_facts(section: Section, row: Row) -> dict[str, str]:
     """Every fact of a row by its name; empty if there is nothing to tell."""
     run = row.first
-    badge, deviations = fidelity(run)
+    _, deviations = fidelity(run)
     size = input_size(run)
     return {
         "Detector": f"{run.detector}{f' (class {run.detector_class})' if run.detector_class else ''}",
         "Paper": run.paper,
-        "Fidelity to the paper": badge or "not stated",
+        "Fidelity to the paper": fidelity_words(run),
         "Deviations": "; ".join(deviations),
         "Changed from the preset": ", ".join(run.overrides),
         "Checkpoint": row.selection,
@@ -38,9 +40,11 @@ def row_facts(section: Section, row: Row) -> dict[str, str]:
         "Commit": ", ".join(dict.fromkeys(_commit(run) for run in row.runs)),
         "Versions": ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items())),
         "Fingerprint of the protocol": run.fingerprint,
-        "Weights (SHA-256)": "; ".join(
+        "Score tables": _score_tables(row),
+        f"{_HASHED[run.source]} (SHA-256)": "; ".join(
             f"seed {run.seed}: {run.checkpoint_sha256}" for run in row.runs if run.checkpoint_sha256
         ),
+        "Scores made from (SHA-256)": "; ".join(_made_from(run) for run in row.runs),
         "Note": "; ".join(dict.fromkeys(run.note for run in row.runs if run.note)),
     }
 
@@ -52,7 +56,7 @@ def search_text(row: Row) -> str:
 
 
 def tags(row: Row) -> list[str]:
-    """What makes a row different from a measured detector's: oracle, control, submitted."""
+    """What makes a row different from a measured detector's: oracle, control, submitted, callable."""
     found = ["oracle" * row.oracle, "control" * row.control, row.first.source * (row.first.source != "measured")]
     return [text for text in found if text]
 
@@ -73,6 +77,14 @@ def fidelity(run: RunResult) -> tuple[str, list[str]]:
     """How close the implementation is to its paper, and its deviations; ("", []) if the preset does not state them."""
     found, listed = _part(run, "detector", "fidelity"), _part(run, "detector", "deviations")
     return str(found or ""), [str(text) for text in listed] if isinstance(listed, list) else []
+
+
+def fidelity_words(run: RunResult) -> str:
+    """The same in a word or two, also for a row that has no paper: a control, or a small copy for the demo."""
+    stated, _ = fidelity(run)
+    if stated or run.paper or run.source == "submitted":
+        return stated or "not stated"
+    return "no paper"
 
 
 def recipe(run: RunResult) -> str:
@@ -100,6 +112,23 @@ def _part(run: RunResult, *keys: str):
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None
     return found
+
+
+def _score_tables(row: Row) -> str:
+    """Whether the numbers were computed again from score tables, or are taken from the result file."""
+    wanted = [(run, name) for run in row.runs for name in run.tests]
+    lacking = [f"{name}, seed {run.seed}" for run, name in wanted if not row.reader.has(run, name)]
+    if not lacking:
+        return "all at hand: every metric was computed again"
+    if len(lacking) == len(wanted):
+        return "none at hand: the numbers are those of the result file"
+    return f"at hand, but for {'; '.join(lacking)}"
+
+
+def _made_from(run: RunResult) -> str:
+    """The start of each test set's hash of all that its scores were made from."""
+    known = {name: test.made_from[:12] if test.made_from else "not known" for name, test in run.tests.items()}
+    return f"seed {run.seed}: {', '.join(f'{name} {text}' for name, text in known.items())}"
 
 
 def _training_sets(run: RunResult, of_protocol: Sequence[str]) -> str:

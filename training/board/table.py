@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.overlap import overlaps
+from resproto_fd.training.board.limits import CheckedLimits, limits_over_seeds
 from resproto_fd.training.board.sanity import oddities
-from resproto_fd.training.board.ties import MEAN, Marks, stored_scores, test_against_best
-from resproto_fd.training.measures.seeds import auc_over_seeds
+from resproto_fd.training.board.score_facts import CLUSTERINGS, ScoreReader
+from resproto_fd.training.board.ties import MEAN, Marks, test_against_best
 from resproto_fd.training.results import RunResult
 
 PROBE = "clip_probe"
@@ -88,6 +89,7 @@ class Row:
 
     runs: list[RunResult]
     seen: tuple[str, ...] = ()  # sets of the mean that the row was trained on, though its protocol is not
+    reader: ScoreReader = field(default_factory=ScoreReader)
     _over_seeds: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
 
     @property
@@ -148,18 +150,28 @@ class Row:
             return Cell(reason=next(t.undefined or "not defined" for t, v in zip(tests, values) if v is None))
         return Cell(tuple(values))
 
+    def answered(self, test_set: str) -> float | None:
+        """Share of a test set's frames that got a score, the least of the runs; None if all did."""
+        shares = [run.tests[test_set].answered for run in self.runs if test_set in run.tests]
+        return min((share for share in shares if share is not None), default=None)
+
     def limits(self, test_set: str, metric: str) -> tuple[float, float] | None:
         """95 % interval of a cell; None if it is not known.
 
-        A lone run has it in its result file. For several runs it is the interval of the mean of their AUCs, computed
-        from their score tables.
+        A lone run has it in its result file, see `limits.CheckedLimits`. For several runs it is the interval of their
+        mean, computed from their score tables.
         """
         if len(self.runs) > 1:
             if test_set not in self._over_seeds:
-                self._over_seeds[test_set] = _limits_over_seeds(self.runs, test_set)
+                self._over_seeds[test_set] = limits_over_seeds(self.runs, test_set, self.reader)
             return self._over_seeds[test_set].get(metric)
-        found = self.first.tests[test_set].intervals.get(metric) if test_set in self.first.tests else None
+        found = self.checked.of(self.first, test_set).get(metric) if test_set in self.first.tests else None
         return None if found is None or found.low is None or found.high is None else (found.low, found.high)
+
+    @cached_property
+    def checked(self) -> CheckedLimits:
+        """The intervals of single runs."""
+        return CheckedLimits(self.reader)
 
     def mean(self, test_sets: list[str], metric: str) -> Cell:
         """Unweighted mean over test sets, for each seed that has all of them."""
@@ -193,6 +205,7 @@ class Section:
     protocol: str
     fingerprint: str
     rows: list[Row] = field(default_factory=list)
+    reader: ScoreReader = field(default_factory=ScoreReader)
 
     @cached_property
     def protocol_content(self) -> dict:
@@ -211,9 +224,14 @@ class Section:
 
     @cached_property
     def in_domain(self) -> set[str]:
-        """Test sets whose training split the protocol trains on; where no result tells it, some run."""
+        """Test sets whose training split, or a part of it, the protocol trains on; where no result tells it, some run.
+
+        Names tell it, or the manifests that a run trained under this protocol had.
+        """
         if self._listed("test"):
-            return set(self.train) & set(self.test_names)
+            runs = [run for row in self.rows for run in row.runs if run.trained_on == self.train]
+            found = {name for run in runs for name, test in run.tests.items() if test.in_domain}
+            return found | {name for name in self.test_names if overlaps(self.train, name)}
         return {name for row in self.rows for run in row.runs for name, test in run.tests.items() if test.in_domain}
 
     @cached_property
@@ -280,12 +298,30 @@ class Section:
     def marks(self) -> dict[str, Marks]:
         """The ranked rows against the best, by metric; see `ties.test_against_best`."""
         rows = {row.key: row.runs for row in self.rows if row.ranks}
-        return test_against_best(rows, self.test_sets, self.mean_sets)
+        return test_against_best(rows, self.test_sets, self.mean_sets, self.reader)
+
+    @cached_property
+    def by_clustering(self) -> dict[str, Marks]:
+        """The ranked rows against the best by frame AUC, under each of `CLUSTERINGS`; empty where they are one."""
+        rows = {row.key: row.runs for row in self.rows if row.ranks}
+        if not any("two ways" in text for text in self.clustering.values()):
+            return {}
+        given = rows, self.test_sets, self.mean_sets, self.reader
+        further = [name for name in CLUSTERINGS if name != "people"]
+        found = {name: test_against_best(*given, name, ["frame_auc"])["frame_auc"] for name in further}
+        return found | {"people": self.marks["frame_auc"]}
 
     @cached_property
     def oddities(self) -> list[str]:
         """Notes on stored scores; see `sanity.oddities`."""
-        return oddities([(row.name, row.runs) for row in self.rows])
+        return oddities([(row.name, row.runs) for row in self.rows], self.reader)
+
+    @cached_property
+    def clustering(self) -> dict[str, str]:
+        """How the errors of each test set are clustered, in words; see `ScoreReader.clustering`."""
+        runs = [run for row in self.rows if not row.control for run in row.runs]
+        found = {name: self.reader.clustering(runs, name) for name in self.test_sets}
+        return {name: text for name, text in found.items() if text}
 
     def probe_mean(self, metric: str) -> float | None:
         """Mean of a metric of the frozen-CLIP probe, or of the best of several probes; None without one."""
@@ -294,24 +330,21 @@ class Section:
         return (max if METRICS[metric].higher_is_better else min)(means, default=None)
 
 
-def _limits_over_seeds(runs: list[RunResult], test_set: str) -> dict[str, tuple[float, float]]:
-    try:
-        found = auc_over_seeds([stored_scores(run, test_set) for run in runs])
-    except UserError:
-        return {}
-    intervals = {metric: summary.interval for metric, summary in found.items()}
-    return {name: (each.low, each.high) for name, each in intervals.items() if each.low is not None}
+def sections(results: Iterable[RunResult], reader: ScoreReader | None = None) -> list[Section]:
+    """Sort results into tables by protocol and fingerprint, with a row for runs that differ only in the seed.
 
-
-def sections(results: Iterable[RunResult]) -> list[Section]:
-    """Sort results into tables by protocol and fingerprint, with a row for runs that differ only in the seed."""
+    Args:
+        results: The results.
+        reader: Reads the score tables; one made for this call if not given.
+    """
+    reader = reader or ScoreReader()
     rows = defaultdict(list)
     for result in results:
         rows[table_key(result), row_key(result)].append(result)
     tables: dict[tuple, Section] = {}
     for (table, _), runs in sorted(rows.items()):
-        section = tables.setdefault(table, Section(*table))
-        section.rows.append(Row(sorted(runs, key=lambda run: run.seed)))
+        section = tables.setdefault(table, Section(*table, reader=reader))
+        section.rows.append(Row(sorted(runs, key=lambda run: run.seed), reader=reader))
     for section in tables.values():
         for row in section.rows:
             tests = [(name, run.tests.get(name)) for run in row.runs for name in section.mean_sets]

@@ -7,16 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.training.measures.against_best import SetErrors, against_best
-from resproto_fd.training.measures.clusters import table_clusters
-from resproto_fd.training.measures.comparisons import aligned_scores
-from resproto_fd.training.measures.intervals import Interval
-from resproto_fd.training.measures.videos import aggregate_videos
+from resproto_fd.training.board.errors import MEASURED, TESTED
+from resproto_fd.training.board.score_facts import ScoreFacts, ScoreReader
+from resproto_fd.training.measures.against_best import SetErrors, against_best, mean_intervals
+from resproto_fd.training.measures.clusters import Clusters
+from resproto_fd.training.measures.intervals import Interval, failure_cost
 from resproto_fd.training.results import RunResult
-from resproto_fd.training.scores import ScoreTable
 
-LEVELS = {"frame_auc": "frame", "video_auc": "video"}
-"""Metrics whose means are tested."""
 MEAN = ""
 """The column of the mean over test sets."""
 NO_TABLES = "score tables are not at hand"
@@ -55,49 +52,63 @@ class Marks:
 
 
 def test_against_best(
-    rows: Mapping[str, Sequence[RunResult]], test_sets: Sequence[str], mean_sets: Sequence[str]
+    rows: Mapping[str, Sequence[RunResult]],
+    test_sets: Sequence[str],
+    mean_sets: Sequence[str],
+    reader: ScoreReader,
+    clustering: str = "people",
+    metrics: Sequence[str] = MEASURED,
 ) -> dict[str, Marks]:
     """Test every row's mean over seeds against the best, on each test set and for the mean over sets.
 
-    A row without the score tables of all its runs, or with those of other frames, takes no part in that column; the
-    others keep their marks.
+    Metrics of `TESTED` are tested; of others, means over sets have intervals. A row without the score tables of all its
+    runs, or with those of other frames, takes no part in that column; the others keep their marks.
 
     Args:
         rows: The runs of each row, in the order of their seeds, by the row's key.
         test_sets: Names.
         mean_sets: The test sets that the mean is over.
+        reader: Reads the score tables.
+        clustering: What is taken for independent, a name of `CLUSTERINGS`.
+        metrics: Of `MEASURED`.
 
     Returns:
-        By metric: "frame_auc" and "video_auc".
+        By metric.
     """
-    marks = {metric: Marks() for metric in LEVELS}
-    errors: dict[str, dict[str, SetErrors]] = {metric: {} for metric in LEVELS}
+    marks = {metric: Marks() for metric in metrics}
+    errors: dict[str, dict[str, SetErrors]] = {metric: {} for metric in metrics}
     seeds: dict[str, dict[str, list[int]]] = {}
+    fakes: dict[str, float] = {}
     for test_set in test_sets:
-        tables, untested = _tables(rows, test_set)
-        seeds[test_set] = {key: list(of_row) for key, of_row in tables.items()}
-        for metric, level in LEVELS.items():
+        facts, frames_hash, untested = _facts(rows, test_set, reader)
+        seeds[test_set] = {key: list(of_row) for key, of_row in facts.items()}
+        defined = any(each.errors for of_row in facts.values() for each in of_row.values())
+        for metric in metrics:
             marks[metric].untested[test_set] = untested
-            found = _errors(tables, level) if tables else None
-            if found is not None:
-                errors[metric][test_set] = found
-                marks[metric].add(test_set, [found])
-    for metric in LEVELS:
-        _test_mean(marks[metric], errors[metric], seeds, rows, mean_sets)
+            if defined:
+                errors[metric][test_set] = _errors(facts, metric, reader.clusters(frames_hash, clustering))
+                if metric in TESTED:
+                    marks[metric].add(test_set, [errors[metric][test_set]])
+                fakes[test_set] = next(each.fakes for of_row in facts.values() for each in of_row.values())
+    for metric in metrics:
+        cost = max(
+            (failure_cost(metric.partition("_")[2], fakes[name]) for name in mean_sets if name in fakes), default=0.5
+        )
+        _test_mean(marks[metric], errors[metric], seeds, rows, mean_sets, None if metric in TESTED else cost)
     return marks
 
 
 test_against_best.__test__ = False  # pytest: not a test
 
 
-def _tables(
-    rows: Mapping[str, Sequence[RunResult]], test_set: str
-) -> tuple[dict[str, dict[int, ScoreTable]], dict[str, str]]:
-    """Score tables of the same frames, by row and seed, and why rows have none."""
+def _facts(
+    rows: Mapping[str, Sequence[RunResult]], test_set: str, reader: ScoreReader
+) -> tuple[dict[str, dict[int, ScoreFacts]], str, dict[str, str]]:
+    """Facts of score tables of the same frames by row and seed, the hash of those frames, and why rows have none."""
     runs = {key: [run for run in of_row if test_set in run.tests] for key, of_row in rows.items()}
     counts = Counter(run.tests[test_set].frames_hash for of_row in runs.values() for run in of_row)
-    usual = counts.most_common(1)[0][0] if counts else None
-    tables, untested = {}, {}
+    usual = counts.most_common(1)[0][0] if counts else ""
+    facts, untested = {}, {}
     for key, of_row in runs.items():
         if not of_row:
             untested[key] = "not run"
@@ -105,23 +116,22 @@ def _tables(
             untested[key] = f"seed {', '.join(other)} was scored on other frames"
         else:
             try:
-                tables[key] = {run.seed: stored_scores(run, test_set) for run in of_row}
+                facts[key] = {run.seed: reader.facts(run, test_set) for run in of_row}
             except UserError:
                 untested[key] = NO_TABLES
-    return tables, untested
+    return facts, usual, untested
 
 
-def _errors(tables: Mapping[str, Mapping[int, ScoreTable]], level: str) -> SetErrors | None:
-    """AUCs and errors of all rows and seeds, whose tables list the same frames."""
-    flat = {f"{key}, seed {seed}": table for key, of_row in tables.items() for seed, table in of_row.items()}
-    first, scores = aligned_scores(flat)
-    of_video = table_clusters(first)
-    labels, clusters = first.label, of_video[first.video_index]
-    if level == "video":
-        labels, clusters = first.video_label, of_video
-        scores = {name: aggregate_videos(v, first.video_index, len(first.videos)) for name, v in scores.items()}
-    grouped = {key: [scores[f"{key}, seed {seed}"] for seed in of_row] for key, of_row in tables.items()}
-    return SetErrors.of(labels, grouped, clusters)
+def _errors(facts: Mapping[str, Mapping[int, ScoreFacts]], metric: str, clusters: Clusters) -> SetErrors:
+    """AUCs and errors of all rows and seeds."""
+    found = {key: [each.errors[metric] for each in of_row.values()] for key, of_row in facts.items()}
+    sums = {key: [each.summed(clusters) for each in seeds] for key, seeds in found.items()}
+    return SetErrors(
+        {key: np.array([each.value for each in seeds]) for key, seeds in found.items()},
+        {key: np.stack([fake for fake, _ in seeds]) for key, seeds in sums.items()},
+        {key: np.stack([real for _, real in seeds]) for key, seeds in sums.items()},
+        clusters,
+    )
 
 
 def _test_mean(
@@ -130,7 +140,9 @@ def _test_mean(
     seeds: Mapping[str, Mapping[str, list[int]]],
     rows: Mapping[str, Sequence[RunResult]],
     mean_sets: Sequence[str],
+    cost: float | None,
 ) -> None:
+    """Test the means over sets, or give them intervals alone where a `failure_cost` is given."""
     untested = marks.untested[MEAN] = {}
     lacking = [name for name in mean_sets if name not in errors]
     chosen: dict[str, list[int]] = {}
@@ -142,7 +154,11 @@ def _test_mean(
         else:
             chosen[key] = sorted(common)
     if chosen:
-        marks.add(MEAN, [_restricted(errors[name], seeds[name], chosen) for name in mean_sets])
+        sets = [_restricted(errors[name], seeds[name], chosen) for name in mean_sets]
+        if cost is None:
+            marks.add(MEAN, sets)
+        else:
+            marks.mean_limits = mean_intervals(sets, cost=cost)
 
 
 def _restricted(errors: SetErrors, seeds: Mapping[str, list[int]], chosen: Mapping[str, list[int]]) -> SetErrors:
@@ -152,17 +168,3 @@ def _restricted(errors: SetErrors, seeds: Mapping[str, list[int]], chosen: Mappi
         {key: part[key][place] for key, place in places.items()} for part in (errors.values, errors.fake, errors.real)
     ]
     return SetErrors(*parts, errors.clusters)
-
-
-def stored_scores(run: RunResult, test_set: str) -> ScoreTable:
-    """The scores that a run's numbers on a test set were made of.
-
-    Raises:
-        UserError: The result has no folder, or the folder no such scores, or they are of other frames or weights.
-    """
-    if run.folder is None or test_set not in run.tests:
-        raise UserError(f"{run.detector}: no scores of {test_set}")
-    table = ScoreTable.load(run.folder / "scores" / f"{test_set}.npz")
-    if table.frames_hash() != run.tests[test_set].frames_hash or table.checkpoint != run.checkpoint_sha256:
-        raise UserError(f"{run.folder}: scores of {test_set} are not those of result.json")
-    return table

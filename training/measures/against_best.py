@@ -121,28 +121,9 @@ def against_best(sets: Sequence[SetErrors], confidence: float = 0.95, seed: int 
         confidence: Of the intervals.
         seed: Of the draws.
     """
-    names, count = list(sets[0].values), len(sets)
-    by_seed = {name: np.mean([each.values[name] for each in sets], axis=0) for name in names}
-    means = np.array([by_seed[name].mean() for name in names])
-    parts = [each.covariance(names) / count**2 for each in sets]
-    data = np.sum(parts, axis=0)
-    between, free_seeds = _between(list(by_seed.values()))
-    covariance = data + np.diag(between)
-
-    def freedom(pieces: list[tuple[float, float]]) -> float:
-        total = sum(variance for variance, _ in pieces)
-        spread = sum(variance**2 / free for variance, free in pieces)
-        return total**2 / spread if spread > 0 else math.inf
-
-    errors = [[each.errors(name) for name in names] for each in sets]
-    pairs, fewest = min(each.clusters.pairs for each in sets), min(each.clusters.fewest for each in sets)
-    intervals = {}
-    for i, name in enumerate(names):
-        own = [(part[i, i], degrees_of_freedom(e[i], each.clusters)) for part, e, each in zip(parts, errors, sets)]
-        free = freedom([*own, (between[i], free_seeds[i])]) if covariance[i, i] > 0 else own[0][1]
-        found = logit_interval(float(means[i]), math.sqrt(max(covariance[i, i], 0)), free, pairs, confidence)
-        intervals[name] = found
-
+    found = _Means.of(sets)
+    names, means, between, free_seeds = found.names, found.means, found.between, found.free_seeds
+    fewest = min(each.clusters.fewest for each in sets)
     z = np.zeros((len(names), len(names)))  # how far row j is above row i, as a normal deviate
     for i in range(len(names)):
         for j in range(len(names)):
@@ -151,13 +132,86 @@ def against_best(sets: Sequence[SetErrors], confidence: float = 0.95, seed: int 
                 continue
             pieces = [
                 (max(part[i, i] + part[j, j] - 2 * part[i, j], 0), degrees_of_freedom(e[i] - e[j], each.clusters))
-                for part, e, each in zip(parts, errors, sets)
+                for part, e, each in zip(found.parts, found.errors, sets)
             ]
             pieces += [(between[i], free_seeds[i]), (between[j], free_seeds[j])]
-            z[i, j] = _deviate(lag, math.sqrt(sum(variance for variance, _ in pieces)), freedom(pieces), fewest)
-    p = _largest_p(z, covariance, seed)
-    spread = any(len(values) > 1 for values in by_seed.values())
-    return Standing(dict(zip(names, means.tolist())), dict(zip(names, p.tolist())), intervals, spread)
+            z[i, j] = _deviate(lag, math.sqrt(sum(variance for variance, _ in pieces)), _freedom(pieces), fewest)
+    p = _largest_p(z, found.covariance, seed)
+    intervals = found.intervals(sets, confidence, 0.5)
+    return Standing(dict(zip(names, means.tolist())), dict(zip(names, p.tolist())), intervals, found.several_seeds)
+
+
+def mean_intervals(sets: Sequence[SetErrors], confidence: float = 0.95, cost: float = 0.5) -> dict[str, Interval]:
+    """The interval of each row's mean over seeds and sets, of any metric with influences.
+
+    Args:
+        sets: As for `against_best`; `fake` and `real` hold the influences of the metric.
+        confidence: Share of such intervals that hold the true value.
+        cost: See `failure_cost`.
+    """
+    return _Means.of(sets).intervals(sets, confidence, cost)
+
+
+@dataclass(frozen=True)
+class _Means:
+    """The rows' means over seeds and sets, and what makes them uncertain.
+
+    Attributes:
+        names: The rows.
+        means: Their means, [D].
+        parts: Of each set, its part of the covariance that comes of the test videos, [D, D] each.
+        errors: Of each set and row, what each cluster adds to the error.
+        between: Variance of each mean that comes of the seeds, [D].
+        free_seeds: Its degrees of freedom, [D].
+        several_seeds: Whether a row has several seeds.
+    """
+
+    names: list[str]
+    means: np.ndarray
+    parts: list[np.ndarray]
+    errors: list[list[np.ndarray]]
+    between: np.ndarray
+    free_seeds: np.ndarray
+    several_seeds: bool
+
+    @classmethod
+    def of(cls, sets: Sequence[SetErrors]) -> "_Means":
+        names, count = list(sets[0].values), len(sets)
+        by_seed = [np.mean([each.values[name] for each in sets], axis=0) for name in names]
+        return cls(
+            names,
+            np.array([values.mean() for values in by_seed]),
+            [each.covariance(names) / count**2 for each in sets],
+            [[each.errors(name) for name in names] for each in sets],
+            *_between(by_seed),
+            any(len(values) > 1 for values in by_seed),
+        )
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Of the means, from both sources, [D, D]."""
+        return np.sum(self.parts, axis=0) + np.diag(self.between)
+
+    def intervals(self, sets: Sequence[SetErrors], confidence: float, cost: float) -> dict[str, Interval]:
+        """See `mean_intervals`."""
+        variance, fewest = np.diag(self.covariance), min(each.clusters.fewest for each in sets)
+        result = {}
+        for i, name in enumerate(self.names):
+            own = [
+                (part[i, i], degrees_of_freedom(e[i], each.clusters))
+                for part, e, each in zip(self.parts, self.errors, sets)
+            ]
+            free = _freedom([*own, (self.between[i], self.free_seeds[i])]) if variance[i] > 0 else own[0][1]
+            se = math.sqrt(max(variance[i], 0))
+            result[name] = logit_interval(float(self.means[i]), se, free, fewest, confidence, cost)
+        return result
+
+
+def _freedom(pieces: list[tuple[float, float]]) -> float:
+    """Satterthwaite's degrees of freedom of a sum of (variance, degrees of freedom)."""
+    total = sum(variance for variance, _ in pieces)
+    spread = sum(variance**2 / free for variance, free in pieces)
+    return total**2 / spread if spread > 0 else math.inf
 
 
 def _between(values: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ In shapes, N is the number of frames (or videos), V of videos, K of clusters.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -68,13 +68,6 @@ class Clusters:
         return int(min(self.fake.sum(), self.real.sum()))
 
     @property
-    def pairs(self) -> int:
-        """A lower bound of the pairs of a real and a fake whose clusters are all different."""
-        if self.ways:
-            return min(way.pairs for way, _ in self.ways)
-        return max(min(self.fewest, self.count // 2), 1)
-
-    @property
     def strata(self) -> np.ndarray:
         """0 real only, 1 fake only, 2 both, [K]. A test set's make-up is by design: resampling keeps it."""
         return np.where(self.fake & self.real, 2, self.fake)
@@ -82,6 +75,12 @@ class Clusters:
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Sum over each cluster's frames, [K]."""
         return np.bincount(self.index, values, self.count)
+
+
+def positive_part(matrix: np.ndarray) -> np.ndarray:
+    """The nearest matrix without negative eigenvalues."""
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    return (vectors * np.clip(values, 0, None)) @ vectors.T
 
 
 _FFPP = re.compile(r"(?P<target>\d{3})(_(?P<other>\d{3}))?(?P<actor>_[MW]\d{3})?")  # 000, 000_003; 000_W010
@@ -92,8 +91,8 @@ _PERSON = (
 _UADFV = re.compile(r"(?P<person>\d{4})(?P<fake>_fake)?")
 
 
-def source_clusters(videos: Sequence[str]) -> np.ndarray:
-    """Cluster of each video: the recorded people if its name tells who they are, otherwise the video itself.
+def source_clusters(videos: Sequence[str], people: Mapping[str, tuple[str, str]] | None = None) -> np.ndarray:
+    """Cluster of each video: the people if its name or its data set's side file tells them, otherwise the video itself.
 
     FaceForensics++ (and DF40, DeeperForensics and the demo data, which name alike): the pair. 000_003 is the
     recording 000 with the face of 003, 003_000 the reverse, whatever the manipulation: all of these and the originals
@@ -103,11 +102,13 @@ def source_clusters(videos: Sequence[str]) -> np.ndarray:
     face is seen (id1). Every person is swapped with many others, so that joining both would join nearly all.
 
     A data set has such names if at least one of its videos has a form that only they have (000_003, id0_id1_0000,
-    0000_fake). Numbers of other data sets are no identities and join nothing. A name of another form is a cluster of
-    its own; if such videos share people, the intervals are too short, and the table should bring its own clusters.
+    0000_fake). Numbers of other data sets are no identities and join nothing. Where names tell nothing, the side file
+    does: the person recorded, or the clip that was altered, and the person whose face is seen. A video of which nothing
+    is known is a cluster of its own; if such videos share people, the intervals are too short.
 
     Args:
         videos: Video ids, whose first part is the data set and whose last part is the name, [V].
+        people: The person recorded and the person whose face is seen, by video id; "" where one is not known.
 
     Returns:
         Cluster numbers from 0, [V]; [V, 2] where the person whose face is seen is known of some video.
@@ -119,13 +120,24 @@ def source_clusters(videos: Sequence[str]) -> np.ndarray:
     """
     names = [str(video) for video in videos]
     telling = {(video.split("/", 1)[0], form) for video in names if (form := _telling(video.rsplit("/", 1)[-1]))}
-    keys = [_keys(video, telling) for video in names]
+    known = _with_originals(people or {})
+    keys = [_keys(video, telling, known.get(video, ("", ""))) for video in names]
     recorded = _components([(first, second) for first, second, _ in keys])
     if not any(seen for *_, seen in keys):
         return recorded
     own = [f"cluster {number}" for number in recorded]
     face = [seen or alone for (*_, seen), alone in zip(keys, own)]
     return np.stack([recorded, _components([(name, name) for name in face])], axis=1)
+
+
+def _with_originals(people: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """The people of all videos; a clip that was altered gives its own person, or stands for that person."""
+    found = dict(people)
+    for recorded, _ in people.values():
+        found.setdefault(recorded, (recorded, ""))
+    return {
+        video: (found[recorded][0] or recorded if recorded else "", seen) for video, (recorded, seen) in found.items()
+    }
 
 
 def _components(edges: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -152,7 +164,7 @@ def _telling(name: str) -> str:
     return "UADFV" if (match := _UADFV.fullmatch(name)) and match["fake"] else ""
 
 
-def _keys(video: str, telling: set[tuple[str, str]]) -> tuple[str, str, str]:
+def _keys(video: str, telling: set[tuple[str, str]], people: tuple[str, str]) -> tuple[str, str, str]:
     """Two names that this video joins into one cluster, and the person whose face is seen; "" if that is not known."""
     dataset, name = video.split("/", 1)[0], video.rsplit("/", 1)[-1]
     if (dataset, "FF++") in telling and (match := _FFPP.fullmatch(name)):
@@ -163,6 +175,10 @@ def _keys(video: str, telling: set[tuple[str, str]]) -> tuple[str, str, str]:
             return person, person, f"{form.pattern} {match['other'] or match['person']}"
     if (dataset, "UADFV") in telling and (match := _UADFV.fullmatch(name)):
         return f"uadfv {match['person']}", f"uadfv {match['person']}", ""
+    recorded, seen = people
+    if recorded or seen:
+        own = f"person {recorded}" if recorded else video
+        return own, own, f"person {seen}" if seen else ""
     return video, video, ""
 
 
@@ -176,4 +192,4 @@ def table_clusters(table: ScoreTable, by: str = "source") -> np.ndarray:
         return np.arange(len(table.videos))
     if by != "source":
         raise UserError(f"clusters by {by!r}: there are 'source' and 'video'")
-    return source_clusters(table.videos.tolist())
+    return source_clusters(table.videos.tolist(), table.people())

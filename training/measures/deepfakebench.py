@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resproto_fd.training.measures.metrics import binary_metrics, table_metrics
+from resproto_fd.training.measures.metrics import RankedTable, binary_metrics, ranked_metrics
 from resproto_fd.training.measures.roc import Ranking, equal_error_rate
 from resproto_fd.training.scores import ScoreTable, factorize
 
@@ -58,7 +58,10 @@ def video_key(path: str) -> str:
 
 
 def deepfakebench_metrics(
-    labels: np.ndarray, scores: np.ndarray, keys: Sequence[str] | np.ndarray | None
+    labels: np.ndarray,
+    scores: np.ndarray,
+    keys: Sequence[str] | np.ndarray | None,
+    ranking: Ranking | None = None,
 ) -> OldMetrics:
     """Its numbers for one test set.
 
@@ -69,7 +72,9 @@ def deepfakebench_metrics(
     Args:
         labels: 0 real, anything above fake, [N].
         scores: P(fake), float32 as its detectors give it, [N].
-        keys: `video_key` of each frame, [N]; None for clips, where its video AUC is the AUC of the clips.
+        keys: `video_key` of each frame, or numbers from 0 that stand for the keys, [N]; None for clips, where its
+            video AUC is the AUC of the clips.
+        ranking: The same labels and scores, if they were sorted before.
 
     Returns:
         Without numbers where its code raises an exception: a class is absent among the frames or the merged videos,
@@ -86,11 +91,12 @@ def deepfakebench_metrics(
             failure = f"ValueError: All-NaN slice encountered (every {called} is {'fake' if some.min() else 'real'})"
             return OldMetrics(failure=failure)
 
-    same = binary_metrics(labels, scores)  # acc, auc and ap are the same formulas
+    ranking = ranking or Ranking(labels, scores)
+    same = ranked_metrics(ranking)  # acc, auc and ap are the same formulas
     return OldMetrics(
         acc=same["acc"],
         auc=same["auc"],
-        eer=_corner(Ranking(labels, scores))[0],
+        eer=_corner(ranking)[0],
         ap=same["ap"],
         video_auc=binary_metrics(video_labels, video_scores)["auc"],
     )
@@ -107,8 +113,9 @@ def explained(table: ScoreTable, variant: str | None = None) -> tuple[OldMetrics
     """
     scores = table.score if variant is None else table.variants[variant]
     folders = np.array([video.rpartition("/")[2] for video in table.videos.tolist()])
-    old = deepfakebench_metrics(table.label, scores, folders[table.video_index])
-    new = table_metrics(table, variant)
+    ranked = RankedTable(table, variant)
+    old = deepfakebench_metrics(table.label, scores, factorize(folders)[1][table.video_index], ranked.frame)
+    new = ranked.metrics()
     rows = []
     for name, ours in NAMES.items():
         theirs, corrected = getattr(old, name), new[ours]
@@ -122,12 +129,23 @@ def explained(table: ScoreTable, variant: str | None = None) -> tuple[OldMetrics
 
 
 def _merged_videos(labels: np.ndarray, scores: np.ndarray, keys) -> tuple[np.ndarray, np.ndarray]:
-    names, index = factorize(keys)
-    if scores.dtype == np.float32:  # it passes through text: 0.1 then is 0.1, not 0.10000000149
-        scores = scores.astype(np.str_).astype(np.float64)
+    keys = np.asarray(keys)
+    index = keys if keys.dtype.kind == "i" else factorize(keys)[1]
     counts = np.bincount(index)
-    fakes = np.bincount(index, labels, len(names)).astype(np.int64)
-    return fakes // counts, np.bincount(index, scores, len(names)) / counts
+    fakes = np.bincount(index, labels).astype(np.int64)
+    means = np.bincount(index, scores) / counts
+    if scores.dtype == np.float32:  # its scores pass through text: 0.1 then is 0.1, not 0.10000000149
+        order = np.argsort(means)
+        near = np.flatnonzero(np.diff(means[order]) < NEAR)
+        moved = np.isin(index, order[np.union1d(near, near + 1)])  # other videos keep their places
+        as_text = scores[moved].astype(np.str_).astype(np.float64)
+        exact = np.bincount(index[moved], as_text, len(counts)) / counts
+        means = np.where(np.bincount(index[moved], minlength=len(counts)) > 0, exact, means)
+    return fakes // counts, means
+
+
+NEAR = 1e-7
+"""Means of float32 scores farther apart than this keep their order when the scores pass through text."""
 
 
 def _corner(ranking: Ranking) -> tuple[float, float]:

@@ -1,15 +1,15 @@
 """Confidence intervals of every metric, from a score table, clustered by video and source.
 
 A hundred frames of one video carry little more information than ten. A 95 % interval that counts them as independent
-covers some 50 % (benchmarks/statistics.py measures it). Here the *cluster* is what is independent: the video, or the
+covers some 50 % (benchmarks/intervals.py measures it). Here the *cluster* is what is independent: the video, or the
 people in it if the names tell who they are (`source_clusters`).
 
 AUC: closed form, Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 53, 1997; with one frame
 a cluster it is DeLong, DeLong & Clarke-Pearson 1988, computed by ranks as in Sun & Xu 2014. True positive rate at a
 false positive rate: closed form, MOVER (Zou & Donner 2008) of two clustered binomial limits (Korn & Graubard 1998).
 Everything else: standard error by cluster bootstrap. All are made symmetric on the logit scale, with a t quantile
-whose degrees of freedom shrink when few clusters carry the error. Each choice is the one whose simulated coverage was
-nearest to what it promises.
+whose degrees of freedom shrink when few clusters carry the error, and with exact limits near 0 and 1
+(`logit_interval`). Each choice is the one whose simulated coverage was nearest to what it promises.
 
 In shapes, N is the number of frames (or videos), K of clusters, L of distinct scores, R of replicates.
 """
@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resproto_fd.training.measures.clusters import Clusters, table_clusters
-from resproto_fd.training.measures.resampling import DRAWS, Draws, Resampling, bootstrap
-from resproto_fd.training.measures.roc import FALSE_POSITIVE_RATES, Ranking, point_metrics
+from resproto_fd.training.measures.clusters import Clusters, positive_part, table_clusters
+from resproto_fd.training.measures.metrics import RankedTable
+from resproto_fd.training.measures.resampling import DRAWS, Draws, Replicates, Resampling, bootstrap
+from resproto_fd.training.measures.roc import FALSE_POSITIVE_RATES, PARTIAL_MAX_FPR, Ranking, point_metrics
 from resproto_fd.training.measures.videos import aggregate_videos
 from resproto_fd.training.scores import ScoreTable
 
@@ -42,6 +43,19 @@ NO_ERROR = 1e-12
 """A standard error below this counts as none: a few clusters agree by chance, others might not."""
 
 
+LONGEST = 0.9
+"""An interval of a rate that is at least so long tells nothing: the metric is not estimable."""
+
+
+def estimable(low: float | None, high: float | None) -> bool:
+    """Whether an interval of a rate tells anything.
+
+    >>> estimable(0.25, 0.5), estimable(0.03, 0.98), estimable(None, None)
+    (True, False, False)
+    """
+    return low is not None and high is not None and high - low < LONGEST
+
+
 def metric_intervals(ranking: Ranking, resampling: Resampling, confidence: float = 0.95) -> dict[str, Interval]:
     """Every metric of `point_metrics` with its interval.
 
@@ -57,28 +71,43 @@ def metric_intervals(ranking: Ranking, resampling: Resampling, confidence: float
     drawn = bootstrap(ranking, resampling)
     result = {}
     for name, value in drawn.point.items():
-        se, free = drawn.standard_error(name), drawn.degrees_of_freedom(name)
         if name == "ece":
-            result[name] = _ece_interval(value, drawn.values[name], se, free, confidence)
+            result[name] = _ece_interval(value, drawn, confidence)
         else:
-            result[name] = logit_interval(value, se, free, clusters.pairs, confidence)
+            se, free = drawn.standard_error(name), drawn.degrees_of_freedom(name)
+            cost = failure_cost(name, float(ranking.labels.mean()))
+            result[name] = logit_interval(value, se, free, clusters.fewest, confidence, cost)
     result["auc"] = _auc_interval(ranking, clusters, confidence)
     rates = tpr_intervals(ranking, clusters.main, list(FALSE_POSITIVE_RATES.values()), confidence)
     return result | dict(zip(FALSE_POSITIVE_RATES, rates))
 
 
-def _ece_interval(value: float, replicates: np.ndarray, se: float, df: float, confidence: float) -> Interval:
-    """The interval of a calibration error, which noise in a bin always makes larger.
+CALIBRATION_DRAWS = 2000
 
-    Replicates have that noise twice; their mean shows how much it is. The lower limit is corrected by it. The upper one
-    is not, since the correction is uncertain itself. Without a standard error there are no limits.
+
+def _ece_interval(value: float, drawn: Replicates, confidence: float) -> Interval:
+    """The interval of a calibration error, which noise in its bins always makes larger.
+
+    A bin's error is a mean over clusters, normal about the true one; the calibration error adds their absolute values,
+    so that it is biased upwards, most where the true one is near 0 (Kumar, Liang & Ma, "Verified uncertainty
+    calibration", NeurIPS 2019). The lower limit inverts a test: of all multiples t < 1 of the bins' errors, it is the
+    least that would give so large a calibration error with a chance of alpha/2. It is 0 if noise alone would. The
+    upper limit is value + t se; the bias is not taken off it. Without a standard error there are no limits.
     """
     from scipy.special import stdtrit
 
+    se, df = drawn.standard_error("ece"), drawn.degrees_of_freedom("ece")
     if se < NO_ERROR:
         return Interval(value, None, None, se, df)
-    bias, half = max(float(replicates.mean()) - value, 0), float(stdtrit(df, (1 + confidence) / 2)) * se
-    return Interval(value, max(value - bias - half, 0.0), min(value + half, 1.0), se, df)
+    half = float(stdtrit(df, (1 + confidence) / 2)) * se
+    bins, noise = drawn.bin_noise(CALIBRATION_DRAWS)
+    below, above = 0.0, 1.0
+    for _ in range(20):
+        multiple = (below + above) / 2
+        chance = np.mean(np.abs(multiple * bins + noise).sum(1) >= value)
+        below, above = (multiple, above) if chance < (1 - confidence) / 2 else (below, multiple)
+    unbiased = 0.0 if above < 1e-4 else value * below
+    return Interval(value, max(min(unbiased, value - half), 0.0), min(value + half, 1.0), se, df)
 
 
 def table_intervals(
@@ -144,18 +173,22 @@ def method_auc_intervals(
     Returns:
         By method, in alphabetical order: "frame_auc" and "video_auc".
     """
-    scores = table.score if variant is None else table.variants[variant]
     of_video = table_clusters(table, clusters) if isinstance(clusters, str) else np.asarray(clusters)
-    means = aggregate_videos(scores, table.video_index, len(table.videos), aggregation)
-    labels, result = table.label, {}
+    ranked, count = RankedTable(table, variant, aggregation), len(table.videos)
+    real_videos, result = table.video_index[table.label == 0], {}
     for method in sorted(set(table.video_method[table.video_label == 1].tolist())):
-        videos = (table.video_label == 0) | (table.video_method == method)
-        frames = videos[table.video_index]
-        of_frame = of_video[table.video_index[frames]]
-        result[method] = {
-            "frame_auc": auc_interval(labels[frames], scores[frames], of_frame, confidence),
-            "video_auc": auc_interval(table.video_label[videos], means[videos], of_video[videos], confidence),
-        }
+        own = (table.video_label == 1) & (table.video_method == method)
+        kept = own | (table.video_label == 0)
+        found = Clusters(of_video[kept], table.video_label[kept].astype(np.int64))
+        frames = np.flatnonzero(own[table.video_index])
+        auc, fake, real = ranked.frame.components_of(frames)
+        by_video = np.bincount(table.video_index[frames], fake, count), np.bincount(real_videos, real, count)
+        frame = _interval_of_auc(auc, *(found.sums(part[kept]) for part in by_video), found, confidence)
+        auc, fake, real = ranked.video.components_of(np.flatnonzero(own))
+        by_video = np.zeros((2, count))
+        by_video[0, own], by_video[1, table.video_label == 0] = fake, real
+        video = _interval_of_auc(auc, *(found.sums(part[kept]) for part in by_video), found, confidence)
+        result[method] = {"frame_auc": frame, "video_auc": video}
     return result
 
 
@@ -183,20 +216,29 @@ def auc_interval(
 def _auc_interval(ranking: Ranking, clusters: Clusters, confidence: float) -> Interval:
     if not ranking.defined:
         return UNDEFINED
-    auc, fake, real = cluster_components(ranking, clusters)
+    return _interval_of_auc(*cluster_components(ranking, clusters), clusters, confidence)
+
+
+def _interval_of_auc(auc: float, fake: np.ndarray, real: np.ndarray, clusters: Clusters, confidence: float) -> Interval:
     if clusters.fewest < 2:
         return Interval(auc, None, None)
     variance = auc_covariance(fake[None], real[None], clusters).item()
     free = degrees_of_freedom(fake + real, clusters)
-    return logit_interval(auc, math.sqrt(max(variance, 0)), free, clusters.pairs, confidence)
+    return logit_interval(auc, math.sqrt(max(variance, 0)), free, clusters.fewest, confidence)
 
 
-def logit_interval(value: float, se: float, df: float, pairs: int, confidence: float = 0.95) -> Interval:
+def logit_interval(
+    value: float, se: float, df: float, fewest: int, confidence: float = 0.95, cost: float = 0.5
+) -> Interval:
     """value +- t se, on the logit scale, so that it stays within (0, 1) and is longer on the side of 0.5.
 
-    At exactly 0 or 1 nothing ever went wrong, and a standard error of 0 would promise that nothing ever will. The limit
-    is then that of a share never missed in `pairs` trials, (alpha/2)^(1/pairs). For the AUC this is safe: were it
-    lower, that many independent pairs would all be in the right order with a chance below alpha/2.
+    Two things are done near 0 and 1. There the logit scale stretches a standard error that two or three clusters made
+    over half of all values. So on the side of 0.5 the limit is at most the exact one of Korn & Graubard ("Confidence
+    intervals for proportions with small expected number of positive counts", Survey Methodology 24, 1998): that of
+    a share of as many independent trials as would have this standard error.
+
+    And few errors do not show what an unseen one would do. The limit on the side of 0.5 is at least cost times
+    `unseen_share` away from 0 or 1, as it is where nothing ever went wrong. So no further error makes it closer.
 
     In between, a standard error of 0 comes of few clusters that happen to agree: the limits are then undefined.
 
@@ -204,18 +246,70 @@ def logit_interval(value: float, se: float, df: float, pairs: int, confidence: f
         value: The estimate, in [0, 1].
         se: Its standard error.
         df: Degrees of freedom of the t quantile.
-        pairs: Independent pairs of a real and a fake, see `Clusters.pairs`.
+        fewest: Clusters of the class that has fewer, see `Clusters.fewest`.
         confidence: Share of such intervals that hold the true value.
+        cost: What a share of failing videos costs this metric, for each unit of the share, see `failure_cost`.
     """
     from scipy.special import expit, logit, stdtrit
 
-    if min(value, 1 - value) < 1e-12:
-        bound = 1 - ((1 - confidence) / 2) ** (1 / pairs)
-        return Interval(value, *((0.0, bound) if value < 0.5 else (1 - bound, 1.0)), 0.0, df)
+    if value < 0.5:
+        other = logit_interval(1 - value, se, df, fewest, confidence, cost)
+        limits = (None, None) if other.low is None else (1 - other.high, 1 - other.low)
+        return Interval(value, *limits, other.se, df)
+    bound = max(1 - cost * unseen_share(fewest, confidence), 0.0)
+    if 1 - value < 1e-12:
+        return Interval(value, bound, 1.0, 0.0, df)
     if se < NO_ERROR:
         return Interval(value, None, None, se, df)
     half = stdtrit(df, (1 + confidence) / 2) * se / (value * (1 - value))
-    return Interval(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)), se, df)
+    low, high = float(expit(logit(value) - half)), float(expit(logit(value) + half))
+    exact = _exact_lower_limit(value, se, max(fewest - 1, 1), confidence)
+    return Interval(value, min(max(low, exact), bound), high, se, df)
+
+
+def unseen_share(fewest: int, confidence: float = 0.95) -> float:
+    """The largest share of failing clusters of which n clusters show none: (1 - p)^n is alpha/2.
+
+    >>> round(unseen_share(50), 3)
+    0.071
+    """
+    return 1 - ((1 - confidence) / 2) ** (1 / fewest)
+
+
+def failure_cost(name: str, fakes: float = 0.5) -> float:
+    """What a metric loses, for each unit of the share of one class that fails, where all else is perfect.
+
+    A video that fails is taken to score as the other class does. Half of its pairs are then misordered: for the AUC
+    the cost is 1/2. (At 1, its limit is near Newcombe's score limit, Statistics in Medicine 25, 2006.)
+
+    Args:
+        name: Of `point_metrics`.
+        fakes: Share of fakes, in (0, 1); the AUC, the EER and balanced accuracy do not depend on it.
+    """
+    if name == "eer":
+        return 1.0
+    if name in ("acc", "brier"):
+        return max(fakes, 1 - fakes)
+    if name == "ap":
+        return max(0.5, (1 - fakes) / fakes)
+    least = PARTIAL_MAX_FPR**2 / 2
+    return 0.25 / (PARTIAL_MAX_FPR - least) if name == "partial_auc" else 0.5
+
+
+def _exact_lower_limit(value: float, se: float, df: float, confidence: float) -> float:
+    """Clopper and Pearson's limit of a share of as many trials as have this standard error; t as in a survey's design.
+
+    Args:
+        value: The share, in (0, 1).
+        se: Its standard error, above 0.
+        df: Degrees of freedom of the design.
+        confidence: Of both limits.
+    """
+    from scipy.special import betaincinv, ndtri, stdtrit
+
+    tail = (1 - confidence) / 2
+    trials = value * (1 - value) / se**2 * (ndtri(tail) / stdtrit(df, tail)) ** 2
+    return float(betaincinv(value * trials, (1 - value) * trials + 1, tail))
 
 
 def auc_covariance(fake_sums: np.ndarray, real_sums: np.ndarray, clusters: Clusters) -> np.ndarray:
@@ -249,12 +343,6 @@ def _gathered(sums: np.ndarray, cell: np.ndarray, way: Clusters) -> np.ndarray:
     rows = np.atleast_2d(sums)
     found = np.stack([np.bincount(cell, row, way.count) for row in rows])
     return found if sums.ndim == 2 else found[0]
-
-
-def positive_part(matrix: np.ndarray) -> np.ndarray:
-    """The nearest matrix without negative eigenvalues."""
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    return (vectors * np.clip(values, 0, None)) @ vectors.T
 
 
 def degrees_of_freedom(errors: np.ndarray, clusters: Clusters) -> float:

@@ -3,10 +3,12 @@
 A metric is None if a class is absent and the metric needs both; the others are still computed.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
-from resproto_fd.training.measures.roc import Ranking, area_under_curve, average_precision, equal_error_rate
-from resproto_fd.training.measures.videos import mean_by_video
+from resproto_fd.training.measures.roc import Ranking, area_under_curve, average_precision, equal_error_rate, roc_curve
+from resproto_fd.training.measures.videos import aggregate_videos
 from resproto_fd.training.scores import ScoreTable
 
 NAMES = ("auc", "ap", "eer", "acc", "balanced_acc")
@@ -33,19 +35,103 @@ def binary_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | 
     >>> binary_metrics(np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.6, 0.9]))["auc"]
     0.875
     """
-    ranking = Ranking(labels, scores)
-    result: dict[str, float | None] = dict.fromkeys(NAMES)
-    if not len(ranking.labels):
-        return result
+    return ranked_metrics(Ranking(labels, scores))
+
+
+def ranked_metrics(ranking: Ranking) -> dict[str, float | None]:
+    """`binary_metrics` of scores that were sorted before."""
     right, fake = (ranking.scores > 0.5) == (ranking.labels == 1), ranking.labels == 1
-    result["acc"] = float(right.mean())
-    if not ranking.defined:
+    right_fakes = int(np.count_nonzero(right & fake))
+    return _counted_metrics(ranking.fakes, ranking.reals, right_fakes, int(np.count_nonzero(right)) - right_fakes)
+
+
+def _counted_metrics(
+    fakes: np.ndarray, reals: np.ndarray, right_fakes: int, right_reals: int
+) -> dict[str, float | None]:
+    """The metrics from how many fakes and reals there are at each level of score, and how many are called right."""
+    of_fakes, of_reals = int(fakes.sum()), int(reals.sum())
+    result: dict[str, float | None] = dict.fromkeys(NAMES)
+    if not of_fakes + of_reals:
         return result
-    fpr, tpr = ranking.curve()
+    result["acc"] = (right_fakes + right_reals) / (of_fakes + of_reals)
+    if not of_fakes or not of_reals:
+        return result
+    fpr, tpr = roc_curve(fakes, reals)
     result["auc"] = area_under_curve(fpr, tpr)
-    result["ap"] = average_precision(ranking)
+    result["ap"] = average_precision(fakes, reals)
     result["eer"] = equal_error_rate(fpr, tpr)
-    result["balanced_acc"] = float((right[fake].mean() + right[~fake].mean()) / 2)
+    result["balanced_acc"] = (right_fakes / of_fakes + right_reals / of_reals) / 2
+    return result
+
+
+class RankedTable:
+    """A score table whose frames and videos are sorted once, for all that is computed of them.
+
+    Args:
+        table: The scores.
+        variant: Name of one of the table's other scores; its main score if not given.
+        aggregation: How a video's score is made, see `aggregate_videos`.
+
+    Attributes:
+        frame: The frames.
+        video: The videos.
+    """
+
+    def __init__(self, table: ScoreTable, variant: str | None = None, aggregation: str = "mean"):
+        self.table = table
+        scores = table.score if variant is None else table.variants[variant]
+        self.frame = Ranking(table.label, scores)
+        of_videos = aggregate_videos(scores, table.video_index, len(table.videos), aggregation)
+        self.video = Ranking(table.video_label, of_videos)
+
+    def metrics(self) -> dict[str, float | int | None]:
+        """See `table_metrics`."""
+        result: dict[str, float | int | None] = {}
+        for level, ranking in (("frame", self.frame), ("video", self.video)):
+            result |= {f"{level}s": len(ranking.labels), f"real_{level}s": int(ranking.reals.sum())}
+        for level, ranking in (("frame", self.frame), ("video", self.video)):
+            result |= {f"{level}_{name}": value for name, value in ranked_metrics(ranking).items()}
+        return result
+
+    def method_metrics(self) -> dict[str, dict[str, float | int | None]]:
+        """See `method_metrics`."""
+        names, of_video = np.unique(self.table.video_method, return_inverse=True)
+        of_video = np.where(self.table.video_label == 1, of_video, -1)
+        by_frame = _by_group(self.frame, of_video[self.table.video_index], len(names))
+        by_video = _by_group(self.video, of_video, len(names))
+        result = {}
+        for name, frames, videos in zip(names.tolist(), by_frame, by_video):
+            if frames["count"]:
+                result[name] = {
+                    "frames": frames.pop("count"),
+                    "real_frames": int(self.frame.reals.sum()),
+                    "videos": videos.pop("count"),
+                    "real_videos": int(self.video.reals.sum()),
+                }
+                result[name] |= {f"frame_{key}": value for key, value in frames.items()}
+                result[name] |= {f"video_{key}": value for key, value in videos.items()}
+        return result
+
+
+def _by_group(ranking: Ranking, group: np.ndarray, count: int) -> list[dict[str, float | int | None]]:
+    """Metrics of each group's fakes against all reals, and their "count"; groups from 0, -1 for reals, [N]."""
+    # NumPy sorts small whole numbers in linear time.
+    group = group.astype(np.int16 if count < 2**15 else np.int64)
+    order = np.argsort(group, kind="stable")
+    edges = np.searchsorted(group[order], np.arange(count + 1))
+    right_reals = int(np.count_nonzero((ranking.labels == 0) & (ranking.scores <= 0.5)))
+    held = ranking.reals > 0
+    result = []
+    for start, stop in pairwise(edges.tolist()):
+        if start == stop:
+            result.append({"count": 0})
+            continue
+        members = order[start:stop]
+        fakes = np.bincount(ranking.level[members], minlength=len(ranking.reals))
+        kept = held | (fakes > 0)
+        right_fakes = int(np.count_nonzero(ranking.scores[members] > 0.5))
+        found = _counted_metrics(fakes[kept], ranking.reals[kept], right_fakes, right_reals)
+        result.append({"count": len(members) + int(ranking.reals.sum())} | found)
     return result
 
 
@@ -60,9 +146,7 @@ def table_metrics(table: ScoreTable, variant: str | None = None) -> dict[str, fl
         frames, real_frames, videos, real_videos, then frame_auc, frame_ap, frame_eer, frame_acc, frame_balanced_acc
         and the same five of videos (mean score of each).
     """
-    scores = table.score if variant is None else table.variants[variant]
-    means = mean_by_video(scores, table.video_index, len(table.videos))
-    return _metrics(table.label, scores, table.video_label, means)
+    return RankedTable(table, variant).metrics()
 
 
 def method_metrics(table: ScoreTable, variant: str | None = None) -> dict[str, dict[str, float | int | None]]:
@@ -71,24 +155,4 @@ def method_metrics(table: ScoreTable, variant: str | None = None) -> dict[str, d
     Returns:
         By method, in alphabetical order: what `table_metrics` returns, of that method's fakes and all reals.
     """
-    scores = table.score if variant is None else table.variants[variant]
-    means = mean_by_video(scores, table.video_index, len(table.videos))
-    labels = table.label
-    result = {}
-    for method in sorted(set(table.video_method[table.video_label == 1].tolist())):
-        videos = (table.video_label == 0) | (table.video_method == method)
-        frames = videos[table.video_index]
-        result[method] = _metrics(labels[frames], scores[frames], table.video_label[videos], means[videos])
-    return result
-
-
-def _metrics(labels, scores, video_labels, video_means) -> dict[str, float | int | None]:
-    result: dict[str, float | int | None] = {
-        "frames": len(labels),
-        "real_frames": int((labels == 0).sum()),
-        "videos": len(video_labels),
-        "real_videos": int((video_labels == 0).sum()),
-    }
-    result |= {f"frame_{name}": value for name, value in binary_metrics(labels, scores).items()}
-    result |= {f"video_{name}": value for name, value in binary_metrics(video_labels, video_means).items()}
-    return result
+    return RankedTable(table, variant).method_metrics()

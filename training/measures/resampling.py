@@ -9,8 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resproto_fd.training.measures.clusters import Clusters
-from resproto_fd.training.measures.roc import Ranking, curve_metrics, point_metrics, threshold_metrics, threshold_sums
+from resproto_fd.training.measures.clusters import Clusters, positive_part
+from resproto_fd.training.measures.roc import (
+    Ranking,
+    bin_errors,
+    curve_metrics,
+    point_metrics,
+    threshold_metrics,
+    threshold_sums,
+)
 
 REPLICATES = 1000
 LEVELS = 2048  # distinct scores that replicates see; the metric itself sees all
@@ -86,6 +93,8 @@ class Replicates(NamedTuple):
     values: dict[str, np.ndarray]  # of each replicate, [R]
     influence: dict[str, np.ndarray]  # covariance of each cluster's draws with the metric, [K]
     clusters: Clusters
+    bins: np.ndarray  # what each bin adds to the calibration error, with its sign, [ECE_BINS]
+    drawn_bins: np.ndarray  # the same of each replicate, [R, ECE_BINS]
     further: tuple["Replicates", ...] = ()  # in two ways: of the second way, and of the cells
 
     def degrees_of_freedom(self, name: str) -> float:
@@ -116,6 +125,23 @@ class Replicates(NamedTuple):
             variance += max(second - cells, 0)
         return float(np.sqrt(variance))
 
+    def bin_covariance(self) -> np.ndarray:
+        """Covariance of the bins' errors, [ECE_BINS, ECE_BINS]; see `standard_error`."""
+        few = self.clusters.fewest / (self.clusters.fewest - 1)
+        result = few * np.cov(self.drawn_bins.T)
+        if self.further:
+            second, cells = (each.bin_covariance() for each in self.further)
+            result = result + positive_part(second - cells)
+        return result
+
+    def bin_noise(self, draws: int) -> tuple[np.ndarray, np.ndarray]:
+        """The bins' errors, [ECE_BINS], and draws of their sampling noise, [draws, ECE_BINS]; the same at each call."""
+        generator = np.random.default_rng(0)
+        values, vectors = np.linalg.eigh(self.bin_covariance())
+        normal = generator.standard_normal((draws, len(values))) * np.sqrt(np.clip(values, 0, None))
+        free = self.clusters.fewest - 1
+        return self.bins, normal @ vectors.T / np.sqrt(generator.chisquare(free, (draws, 1)) / free)
+
 
 def bootstrap(ranking: Ranking, resampling: Resampling, levels: int = LEVELS) -> Replicates:
     """Every metric in each replicate of a cluster bootstrap.
@@ -143,13 +169,16 @@ def bootstrap(ranking: Ranking, resampling: Resampling, levels: int = LEVELS) ->
     totals = np.bincount(rows, minlength=2 * used)
     make_up = float(totals[used:].sum()), float(totals[:used].sum())
     centre = curve_metrics(totals[used:], totals[:used]) | threshold_metrics(sums.sum(1))
+    bins = bin_errors(sums.sum(1))
     sums = sums.astype(np.float32)
 
-    parts, cross, draws = [], 0, 0
+    parts, calibration, cross, draws = [], [], 0, 0
     for weights in resampling.batches():
         drawn = np.ascontiguousarray((counts @ weights).T, np.float64)
         fakes, reals = (_weighted(*each) for each in ((drawn[:, used:], make_up[0]), (drawn[:, :used], make_up[1])))
-        metrics = curve_metrics(fakes, reals) | threshold_metrics((sums @ weights).astype(np.float64), make_up)
+        weighted = (sums @ weights).astype(np.float64)
+        metrics = curve_metrics(fakes, reals) | threshold_metrics(weighted, make_up)
+        calibration.append(bin_errors(weighted, make_up).T)
         deviation = np.stack([values - centre[name] for name, values in metrics.items()], 1)
         cross, draws = cross + weights @ deviation.astype(np.float32), draws + weights.sum(1)
         parts.append(deviation)
@@ -161,6 +190,8 @@ def bootstrap(ranking: Ranking, resampling: Resampling, levels: int = LEVELS) ->
         {name: point[name] + deviations[:, i] for i, name in enumerate(centre)},
         {name: influence[:, i].astype(np.float64) for i, name in enumerate(centre)},
         clusters,
+        bins,
+        np.concatenate(calibration),
         tuple(bootstrap(ranking, each, levels) for each in resampling.further),
     )
 

@@ -46,8 +46,7 @@ class Ranking:
 
     def curve(self) -> tuple[np.ndarray, np.ndarray]:
         """All points of the ROC curve, from (0, 0) to (1, 1): false and true positive rates, [L + 1] each."""
-        fp, tp = np.cumsum(self.reals), np.cumsum(self.fakes)
-        return np.concatenate([[0], fp / fp[-1]]), np.concatenate([[0], tp / tp[-1]])
+        return roc_curve(self.fakes, self.reals)
 
     def auc_components(self) -> tuple[float, np.ndarray]:
         """AUC, and what each frame's place among the other class adds to its error, [N] (their sum is 0 per class).
@@ -61,6 +60,25 @@ class Ranking:
         auc = float(self.fakes @ below / fakes)
         of_fake, of_real = (below - auc) / fakes, (above - auc) / reals
         return auc, np.where(self.labels == 1, of_fake[self.level], of_real[self.level])
+
+    def components_of(self, fakes: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """`auc_components` of some of the fakes against all reals, without sorting again.
+
+        Args:
+            fakes: Positions of these fakes, [M].
+
+        Returns:
+            (AUC, components of these fakes [M], components of the reals in the order of their positions)
+        """
+        counts, reals = np.bincount(self.level[fakes], minlength=len(self.reals)), self.reals.sum()
+        below = 1 - (np.cumsum(self.reals) - self.reals / 2) / reals
+        above = (np.cumsum(counts) - counts / 2) / len(fakes)
+        auc = float(counts @ below / len(fakes))
+        return (
+            auc,
+            (below[self.level[fakes]] - auc) / len(fakes),
+            (above[self.level[self.labels == 0]] - auc) / reals,
+        )
 
     def coarse(self, levels: int) -> np.ndarray:
         """Groups the levels into about `levels` coarser ones; returns each frame's, [N].
@@ -76,6 +94,20 @@ class Ranking:
         return np.cumsum(np.concatenate([[False], cell[1:] != cell[:-1]]))[self.level]
 
 
+def roc_curve(fakes: np.ndarray, reals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All points of a ROC curve, from (0, 0) to (1, 1).
+
+    Args:
+        fakes: How many fakes have each score, the highest score first, [L].
+        reals: How many reals have it, [L].
+
+    Returns:
+        (false positive rates [L + 1], true positive rates [L + 1])
+    """
+    fp, tp = np.cumsum(reals), np.cumsum(fakes)
+    return np.concatenate([[0], fp / fp[-1]]), np.concatenate([[0], tp / tp[-1]])
+
+
 def area_under_curve(fpr: np.ndarray, tpr: np.ndarray) -> float:
     """Area under a ROC curve, by trapezoids: a tie between a real and a fake counts one half.
 
@@ -87,9 +119,14 @@ def area_under_curve(fpr: np.ndarray, tpr: np.ndarray) -> float:
     return min(1.0, area)  # sums of rounded shares can end at 1.0000000000000002
 
 
-def average_precision(ranking: Ranking) -> float:
-    """Average precision, the step-wise sum of precision over recall; fake is the positive class."""
-    tp, fp = np.cumsum(ranking.fakes), np.cumsum(ranking.reals)
+def average_precision(fakes: np.ndarray, reals: np.ndarray) -> float:
+    """Average precision, the step-wise sum of precision over recall; fake is the positive class.
+
+    Args:
+        fakes: How many fakes have each score, the highest score first, [L].
+        reals: How many reals have it, [L].
+    """
+    tp, fp = np.cumsum(fakes), np.cumsum(reals)
     # From the lowest threshold up, as scikit-learn adds them: the sum has the same last bit.
     recall, precision = np.append((tp / tp[-1])[::-1], 0.0), (tp / (tp + fp))[::-1]
     return min(1.0, max(0.0, -float(np.sum(np.diff(recall) * precision))))
@@ -169,8 +206,14 @@ def threshold_sums(ranking: Ranking, clusters: Clusters) -> np.ndarray:
     """What acc, balanced_acc, ece and brier are ratios of, summed over each cluster, [6 + 2 ECE_BINS, K].
 
     Fakes and reals, those called right, squared errors of each class, and errors by bin of each class.
+
+    Raises:
+        ValueError: A score is outside [0, 1], as a logit is.
     """
     labels, scores = ranking.labels, ranking.scores.astype(np.float64)
+    wrong = np.flatnonzero((scores < 0) | (scores > 1))
+    if len(wrong):
+        raise ValueError(f"score {scores[wrong[0]]:g} at position {wrong[0]}: expected P(fake) in [0, 1], not a logit")
     called_fake = scores > 0.5
     right_fake, right_real = called_fake & (labels == 1), ~called_fake & (labels == 0)
     squares = (scores - labels) ** 2
@@ -192,18 +235,33 @@ def threshold_metrics(sums: np.ndarray, make_up: tuple[float, float] | None = No
         make_up: Fakes and reals that each class is weighted to; as many as there are if not given.
     """
     fakes, reals, right_fakes, right_reals, fake_squares, real_squares = sums[:6]
-    of_fakes, of_reals = 1.0, 1.0
-    if make_up is not None:
-        of_fakes, of_reals = make_up[0] / fakes, make_up[1] / reals
+    of_fakes, of_reals = _weights(sums, make_up)
     with np.errstate(divide="ignore", invalid="ignore"):
         total = of_fakes * fakes + of_reals * reals
-        errors = of_fakes * sums[6 : 6 + ECE_BINS] + of_reals * sums[6 + ECE_BINS :]
         return {
             "acc": (of_fakes * right_fakes + of_reals * right_reals) / total,
             "balanced_acc": (right_fakes / fakes + right_reals / reals) / 2,
-            "ece": np.abs(errors).sum(0) / total,
+            "ece": np.abs(bin_errors(sums, make_up)).sum(0),
             "brier": (of_fakes * fake_squares + of_reals * real_squares) / total,
         }
+
+
+def bin_errors(sums: np.ndarray, make_up: tuple[float, float] | None = None) -> np.ndarray:
+    """What each bin adds to the ECE, with its sign: above 0 where scores are too high, [ECE_BINS, ...].
+
+    Args:
+        sums: See `threshold_sums`, [6 + 2 ECE_BINS, ...].
+        make_up: As in `threshold_metrics`.
+    """
+    of_fakes, of_reals = _weights(sums, make_up)
+    errors = of_fakes * sums[6 : 6 + ECE_BINS] + of_reals * sums[6 + ECE_BINS :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return errors / (of_fakes * sums[0] + of_reals * sums[1])
+
+
+def _weights(sums: np.ndarray, make_up: tuple[float, float] | None) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """The weight of each fake and of each real."""
+    return (1.0, 1.0) if make_up is None else (make_up[0] / sums[0], make_up[1] / sums[1])
 
 
 def point_metrics(ranking: Ranking) -> dict[str, float | None]:

@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resproto_fd.training.measures.clusters import Clusters, table_clusters
+from resproto_fd.training.measures.clusters import Clusters, positive_part, table_clusters
 from resproto_fd.training.measures.comparisons import aligned_scores
 from resproto_fd.training.measures.intervals import (
     Interval,
     auc_covariance,
     cluster_components,
     degrees_of_freedom,
+    failure_cost,
     logit_interval,
-    positive_part,
 )
 from resproto_fd.training.measures.resampling import REPLICATES, Replicates, Resampling, bootstrap
 from resproto_fd.training.measures.roc import Ranking
@@ -36,7 +36,12 @@ class SeedSummary(NamedTuple):
 
 
 def combine_seeds(
-    values: Sequence[float] | np.ndarray, covariance: np.ndarray, df: float, pairs: int, confidence: float = 0.95
+    values: Sequence[float] | np.ndarray,
+    covariance: np.ndarray,
+    df: float,
+    fewest: int,
+    confidence: float = 0.95,
+    cost: float = 0.5,
 ) -> SeedSummary:
     """Mean over seeds with an interval of both sources: other seeds, other test videos.
 
@@ -52,19 +57,20 @@ def combine_seeds(
         values: The metric of each seed, [S].
         covariance: Of their sampling errors, [S, S].
         df: Degrees of freedom of that covariance.
-        pairs: Independent pairs of a real and a fake, for a mean of exactly 0 or 1.
+        fewest: Clusters of the class that has fewer, see `logit_interval`.
         confidence: Share of such intervals that hold the true value.
+        cost: See `failure_cost`.
     """
     values = np.asarray(values, dtype=np.float64)
     seeds, mean = len(values), float(np.mean(values))
     if seeds == 1:
         within = math.sqrt(max(float(covariance[0, 0]), 0))
-        return SeedSummary(mean, None, logit_interval(mean, within, df, pairs, confidence), None, within)
+        return SeedSummary(mean, None, logit_interval(mean, within, df, fewest, confidence, cost), None, within)
     between = float(np.var(values, ddof=1)) / seeds
     shared = max(float(covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1)), 0)
     variance = between + shared
     free = variance**2 / (between**2 / (seeds - 1) + shared**2 / df) if variance else df
-    interval = logit_interval(mean, math.sqrt(variance), free, pairs, confidence)
+    interval = logit_interval(mean, math.sqrt(variance), free, fewest, confidence, cost)
     return SeedSummary(mean, math.sqrt(between * seeds), interval, math.sqrt(between), math.sqrt(shared))
 
 
@@ -106,35 +112,27 @@ def over_seeds(
     return result
 
 
-def auc_over_seeds(tables: Sequence[ScoreTable], confidence: float = 0.95) -> dict[str, SeedSummary]:
-    """ "frame_auc" and "video_auc" of `over_seeds` alone, which need no bootstrap.
+def mean_over_seeds(
+    values: Sequence[float],
+    fake: Sequence[np.ndarray],
+    real: Sequence[np.ndarray],
+    clusters: Clusters,
+    confidence: float = 0.95,
+    cost: float = 0.5,
+) -> SeedSummary:
+    """The mean of a metric over seeds, from each seed's value and error.
 
-    Raises:
-        UserError: The tables are not of the same frames.
+    Args:
+        values: The metric, [S].
+        fake: Influences of the fakes (`influence.influences`), summed over each cluster, [S, K].
+        real: Those of the reals, [S, K].
+        clusters: The clusters; each class in at least two of them.
+        confidence: Share of such intervals that hold the true value.
+        cost: See `failure_cost`.
     """
-    first, scores = aligned_scores({f"seed table {i + 1}": table for i, table in enumerate(tables)}, None)
-    of_video = table_clusters(first, "source")
-    means = [aggregate_videos(v, first.video_index, len(first.videos)) for v in scores.values()]
-    levels = {
-        "frame_auc": (first.label, of_video[first.video_index], list(scores.values())),
-        "video_auc": (first.video_label, of_video, means),
-    }
-    result = {}
-    for name, (labels, index, values) in levels.items():
-        found = Clusters(index, labels.astype(np.int64))
-        rankings = [Ranking(labels, v) for v in values]
-        if rankings[0].defined and found.fewest >= 2:
-            parts = [cluster_components(ranking, found) for ranking in rankings]
-            result[name] = combine_seeds(
-                [part[0] for part in parts], *_auc_error(parts, found), found.pairs, confidence
-            )
-    return result
-
-
-def _auc_error(parts, found: Clusters) -> tuple[np.ndarray, float]:
-    """Covariance of the seeds' AUCs, and its degrees of freedom."""
-    covariance = auc_covariance(np.stack([p[1] for p in parts]), np.stack([p[2] for p in parts]), found)
-    return covariance, degrees_of_freedom(sum(p[1] + p[2] for p in parts), found)
+    covariance = auc_covariance(np.stack(fake), np.stack(real), clusters)
+    free = degrees_of_freedom(sum(fake) + sum(real), clusters)
+    return combine_seeds(values, covariance, free, clusters.fewest, confidence, cost)
 
 
 def _drawn_covariance(drawn: Sequence[Replicates], name: str) -> np.ndarray:
@@ -158,9 +156,9 @@ def _summaries(labels, values, index, confidence: float, replicates: int, seed: 
     result = {}
     for name in drawn[0].point:
         if name == "auc":
-            covariance, free = _auc_error(parts, found)
-        else:
-            covariance = _drawn_covariance(drawn, name)
-            free = min(d.degrees_of_freedom(name) for d in drawn)
-        result[name] = combine_seeds([d.point[name] for d in drawn], covariance, free, found.pairs, confidence)
+            result[name] = mean_over_seeds(*zip(*parts), found, confidence)
+            continue
+        covariance = _drawn_covariance(drawn, name)
+        free, cost = min(d.degrees_of_freedom(name) for d in drawn), failure_cost(name, float(labels.mean()))
+        result[name] = combine_seeds([d.point[name] for d in drawn], covariance, free, found.fewest, confidence, cost)
     return result

@@ -45,10 +45,21 @@ def video_scores(
 def mean_by_video(scores: np.ndarray, index: np.ndarray, videos: int) -> np.ndarray:
     """Mean score of each video, float64 [V], from each frame's video position [N]; NaN for a video without frames."""
     # Summed from the smallest score up, so that the order of the frames cannot break a tie between two videos.
-    order = np.lexsort((scores, index))
-    sums = np.bincount(index[order], weights=scores[order].astype(np.float64), minlength=videos)
+    owners, ordered = _sorted_within(scores, index)
+    sums = np.bincount(owners, weights=ordered.astype(np.float64), minlength=videos)
     counts = np.bincount(index, minlength=videos)
     return np.divide(sums, counts, out=np.full(videos, np.nan), where=counts > 0)
+
+
+def _sorted_within(scores: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frames sorted by video and within it by score: each one's video [N] and score [N]."""
+    scores = np.asarray(scores)
+    if scores.dtype == np.float32 and not np.signbit(scores).any():
+        # The bits of such numbers are in the order of the numbers. One sort of whole numbers is ten times faster.
+        keys = np.sort(np.asarray(index).astype(np.uint64) << 32 | scores.view(np.uint32))
+        return (keys >> 32).astype(np.int64), keys.astype(np.uint32).view(np.float32)
+    order = np.lexsort((scores, index))
+    return index[order], scores[order]
 
 
 def aggregate_videos(scores: np.ndarray, video_index: np.ndarray, videos: int, how: str = "mean") -> np.ndarray:

@@ -84,6 +84,17 @@ function filter() {
   one("#count").textContent = `${shown} of ${total} rows`;
 }
 
+// The search box above a long table looks through the table that follows.
+for (const field of all("input.within")) {
+  field.addEventListener("input", () => {
+    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const table = field.closest("p").nextElementSibling;
+    for (const row of all("tbody tr", table)) {
+      const text = all("th, td.t", row).map((cell) => cell.textContent.toLowerCase()).join(" ");
+      row.hidden = !words.every((word) => text.includes(word));
+    }
+  });
+}
 for (const button of all("table.sortable th button")) {
   button.addEventListener("click", () => {
     const header = button.closest("th"), now = header.getAttribute("aria-sort");
