@@ -8,11 +8,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors.weights import load_all, unwrapped
 from resproto_fd.losses.precision import at_least_float32
 
 
@@ -35,6 +37,33 @@ class Output:
     losses: dict[str, Tensor] | None = None
     variants: dict[str, Tensor] = field(default_factory=dict)
 
+    def add_loss(self, name: str, loss: Tensor, weight: float = 1.0) -> None:
+        """Note a further term of the training loss, a scalar, and add it to "total", times its weight."""
+        self.losses[name] = loss
+        self.losses["total"] = self.losses["total"] + weight * loss
+
+
+@dataclass(eq=False)
+class Encoded:
+    """Images whose features are known already: it stands for them where a detector is called.
+
+    Attributes:
+        features: What `Detector.encode` gave for the images, [B, D].
+    """
+
+    features: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Encoded":
+        """Moves it to a device."""
+        return Encoded(self.features.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Encoded":
+        """Copies it to pinned memory, from which a GPU is fed without waiting."""
+        return Encoded(self.features.pin_memory())
+
 
 class Step(Protocol):
     """Precision and differentiation of a training step, provided by the trainer."""
@@ -47,28 +76,41 @@ class Step(Protocol):
 
 
 class Detector(nn.Module):
-    """Base class of all detectors; a subclass defines `encode` and `head`.
+    """Base class of all detectors; a subclass defines `encode`, and a `classifier` or a `head` of its own.
 
     `state_dict` contains the whole state and loads with `weights_only=True`. Evaluation does not change it.
 
     Attributes:
+        names_code: Keywords of the constructor that name code to import. They are taken from the command line alone;
+            from a YAML, a run folder or a checkpoint only with --trust-code.
         requires: Further fields of the batch that the data set must provide in training (see `trainer.fields` and
             `trainer.companions`); they reach `head` as keywords, and are absent in testing.
         vocabulary: For each such field that is a fact of the manifest ("domain", "method", "forgery_type", "family"),
             its values: the field is the index among them.
+        on_host: Those of `requires` that stay in the host's memory, so that shapes may depend on their values without
+            waiting for the device.
         keywords_from_data: Keywords of the constructor that a run fills in where `model:` gives none, and with what:
             "train_sets" (names of the training sets), "train_methods" (methods of the training frames, if the default
             lacks one), or "epochs" (of the recipe).
-        couples_batch: The loss is no mean over samples, so that micro-batches cannot simply be averaged: gradient
+        couples_batch: The loss is not a mean over samples, so that micro-batches cannot simply be averaged: gradient
             accumulation then computes `head` on the features of the whole batch.
-        steps_alone: `training_step` is no mere gradient of a loss: it cannot be accumulated over micro-batches.
+        steps_alone: `training_step` is more than the gradient of a loss, so that it cannot be accumulated over
+            micro-batches.
+        frozen: Names of the parts that `freeze` has stopped.
+        fixed_encoder: Names of the parts and tensors that `encode` reads, if none of them ever changes and `encode`
+            does the same in training and evaluation: an image then needs to be encoded only once (`run.encode_once`).
+            `forward` and `training_step` must be those of this class. Empty: the encoder trains.
     """
 
+    names_code: ClassVar[tuple[str, ...]] = ()
     requires: frozenset[str] = frozenset()
     vocabulary: Mapping[str, Sequence[str]] = {}
+    on_host: frozenset[str] = frozenset()
     keywords_from_data: ClassVar[Mapping[str, str]] = {}
     couples_batch: bool = False
     steps_alone: bool = False
+    frozen: tuple[str, ...] = ()
+    fixed_encoder: tuple[str, ...] = ()
 
     def encode(self, images: Tensor) -> Tensor:
         """Features [B, D] of normalised images [B, 3, H, W]: the costly part, each image by itself."""
@@ -77,23 +119,24 @@ class Detector(nn.Module):
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
         """Everything after `encode`; in training with labels [B] it may also update the detector's memory.
 
-        Detached features serve too: their gradient can be sent through `encode` afterwards.
+        This one classifies the features by `self.classifier`, [B, D] -> [B, 2], and trains with cross-entropy. The
+        features may be detached: their gradient can be sent through `encode` afterwards.
         """
-        raise NotImplementedError
+        return two_class_output(self.classifier(features), features, labels)
 
-    def forward(self, images: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+    def forward(self, images: Tensor | Encoded, labels: Tensor | None = None, **fields: Tensor) -> Output:
         """Scores of normalised images [B, 3, H, W], and losses where labels [B] are given."""
-        return self.head(self.encode(images), labels, **fields)
+        return self.head(features_of(self, images), labels, **fields)
 
     def training_step(
         self, model: nn.Module, step: Step, images: Tensor, labels: Tensor, **fields: Tensor
     ) -> dict[str, Tensor]:
-        """The gradients of one training step, left in the parameters' `grad`; the optimiser is not the detector's.
+        """Compute the gradients of one training step and leave them in the parameters' `grad`; the trainer then steps.
 
         A method that takes a step of its own (an inner update before the gradient) overrides this.
 
         Args:
-            model: This detector as it is called in training: itself, or what makes it one of several processes.
+            model: This detector, or its wrapper for data parallelism.
             step: See `Step`.
             images: Normalised, [B, 3, H, W].
             labels: [B].
@@ -107,61 +150,140 @@ class Detector(nn.Module):
         step.backward(losses["total"])
         return losses
 
+    def freeze(self, part: str) -> None:
+        """Stop a part from training: no gradients, and always in evaluation mode.
+
+        Args:
+            part: Name of a child module.
+        """
+        self.get_submodule(part).requires_grad_(False).eval()
+        self.frozen = (*self.frozen, part)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self.frozen:
+            self.get_submodule(part).eval()
+        return self
+
     def start_training(self, class_counts: Tensor) -> None:
         """Called once before the first epoch with the numbers of real and fake training frames, [2]."""
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch, counting from 0, and after a resume within one."""
 
+    def start_step(self, step: int, frames: Tensor) -> None:
+        """Called before each training step.
+
+        Args:
+            step: Its number in the run, counting from 0.
+            frames: Positions in the training list of this process's frames, in the order of the batch, [B].
+        """
+
+    def origins(self) -> dict[str, Tensor]:
+        """Where the parts of the memory come from, as whole numbers; empty for a detector without a memory.
+
+        "members": positions in the training list, -1 for none. No score depends on it, and it is no part of the state:
+        checkpoints keep it beside.
+        """
+        return {}
+
+    def set_origins(self, origins: Mapping[str, Tensor]) -> None:
+        """Take what `origins` gave. Parts of another shape, or of a detector without a memory, are ignored."""
+
     def after_step(self) -> None:
         """Called after each optimiser step (a parameter kept in its range, a teacher that follows)."""
 
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A DeepfakeBench checkpoint's tensors under this detector's own names; what has no part in it left out.
+        """Rename a DeepfakeBench checkpoint's tensors for this detector, without those that have no effect.
 
-        The part of the architecture in which DeepfakeBench's differs may be changed to be as its is.
+        Where DeepfakeBench's architecture differs, this may change the detector to that form.
 
         Raises:
             UserError: DeepfakeBench has no such detector.
         """
         raise UserError(f"{type(self).__name__} has no counterpart in DeepfakeBench: its checkpoints do not fit")
 
-    def load_deepfakebench(self, state: Mapping[str, Tensor]) -> Self:
-        """Loads a DeepfakeBench checkpoint, every tensor that has an effect, and nothing else.
+    def from_older(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tensors of a checkpoint without those that an older version of this class saved and this one lacks."""
+        return state
 
-        Args:
-            state: As DeepfakeBench saved it, with or without `module.` before its keys, and with or without the index
-                tables that older versions of its libraries saved.
+    def from_authors(self, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """Rename the tensors of a checkpoint that the method's own authors published, or of the plain network.
+
+        Where their architecture differs, this may change the detector to that form.
+
+        Returns:
+            None if the names are not those of such a checkpoint.
 
         Raises:
-            UserError: DeepfakeBench has no such detector, or the checkpoint is of another; the first keys that do not
-                fit are named.
+            UserError: The checkpoint is recognised, and this detector cannot take it.
         """
-        from resproto_fd.detectors.weights import load_all
+        return None
 
-        parallel = state and all(key.startswith("module.") for key in state)
-        state = {key.removeprefix("module.") if parallel else key: value for key, value in state.items()}
-        state = {key: value for key, value in state.items() if not key.endswith("position_ids")}
-        load_all(self, self.from_deepfakebench(state), "DeepfakeBench checkpoint")
+    def load_foreign(self, state: Mapping[str, Tensor]) -> str:
+        """Load all tensors of another code's checkpoint that have an effect, and no others.
+
+        Args:
+            state: As DeepfakeBench or the method's authors saved it, with or without the prefixes of wrappers before
+                its keys, and with or without the index tables that older versions of its libraries saved.
+
+        Returns:
+            What it is, in words.
+
+        Raises:
+            UserError: There is no such detector there, or the checkpoint is of another detector; the message names
+                the first keys that do not fit.
+        """
+        state = {key: v for key, v in unwrapped(state, self.state_dict()).items() if not key.endswith("position_ids")}
+        what, named = "checkpoint of the method's authors", self.from_authors(state)
+        if named is None:
+            what, named = "DeepfakeBench checkpoint", self.from_deepfakebench(state)
+        load_all(self, named, what)
+        return what
+
+    def load_deepfakebench(self, state: Mapping[str, Tensor]) -> Self:
+        """Load a checkpoint of DeepfakeBench or of the method's authors; see `load_foreign`."""
+        self.load_foreign(state)
         return self
 
     def checkpoint_activations(self) -> None:
-        """Trades time for memory: activations of the backbone are computed again in the backward pass.
+        """Save memory: compute the backbone's activations again in the backward pass.
 
         Raises:
-            UserError: No part of this detector knows how.
+            UserError: No part of this detector can do this.
         """
         able = [part for part in self.modules() if part is not self and hasattr(part, "set_grad_checkpointing")]
         if not able:
-            raise UserError(f"train.checkpoint_activations: {type(self).__name__} has no backbone that can do it")
+            raise UserError(
+                f"train.checkpoint_activations: no backbone of {type(self).__name__} can recompute activations; "
+                "set it to false"
+            )
         try:
             able[0].set_grad_checkpointing(True)
         except (AssertionError, NotImplementedError) as error:
             raise UserError(f"train.checkpoint_activations: {type(able[0]).__name__}: {error}") from error
 
-    def diagnostics(self) -> dict[str, Tensor]:
-        """Scalars worth plotting; stays on the device."""
+    def notes(self) -> list[str]:
+        """What a reader of this detector's scores must know about its state, one sentence each."""
+        return []
+
+    def matrices(self, images: Tensor, labels: Tensor, **fields: Tensor) -> dict[str, Tensor]:
+        """Matrices that the method's paper shows as a picture, by title, [M, N] each; arguments as in `forward`."""
         return {}
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Scalars for the log, by name, as tensors on the detector's device."""
+        return {}
+
+
+def features_of(detector: Detector, images: Tensor | Encoded) -> Tensor:
+    """Features [B, D] of normalised images [B, 3, H, W], encoded by the detector if they are not known already."""
+    return images.features if isinstance(images, Encoded) else detector.encode(images)
+
+
+def onto(values: Tensor, like: Tensor) -> Tensor:
+    """`values` on the device of `like`; the host does not wait for the copy."""
+    return values.to(like.device, non_blocking=True)
 
 
 def check_size(images: Tensor, size: int, name: str) -> None:

@@ -1,11 +1,12 @@
 """Border: a control that sees only the border of the crop, not the face."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from resproto_fd.detectors.base import onto
 from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
 from resproto_fd.detectors.registry import register
 
@@ -21,23 +22,17 @@ class Border(TimmClassifier):
     label.
 
     Args:
-        backbone, pretrained, dropout, options: See `TimmClassifier`.
+        backbone: See `TimmClassifier`.
         hidden: Side of the hidden square divided by the side of the image.
+        timm: `pretrained`, `dropout` and `options`, see `TimmClassifier`.
     """
 
-    def __init__(
-        self,
-        backbone: str = "resnet50",
-        pretrained: bool | str | None = True,
-        dropout: float = 0.0,
-        options: dict[str, Any] | None = None,
-        hidden: Annotated[float, Field(gt=0, lt=1)] = FACE_SHARE,
-    ):
-        super().__init__(backbone, pretrained, dropout, options)
+    def __init__(self, backbone: str = "resnet50", hidden: Annotated[float, Field(gt=0, lt=1)] = FACE_SHARE, **timm):
+        super().__init__(backbone, **timm)
         self.hidden = hidden
 
     def encode(self, images: Tensor) -> Tensor:
-        return super().encode(images * self.visible(*images.shape[-2:]).to(images))
+        return super().encode(images * onto(self.visible(*images.shape[-2:]), images).to(images.dtype))
 
     def visible(self, height: int, width: int) -> Tensor:
         """1 on the border and 0 within, [H, W]."""

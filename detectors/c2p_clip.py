@@ -12,19 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resproto_fd.detectors.base import Detector, Output, two_class_output
-from resproto_fd.detectors.parts.clip_tower import Backbone, load_clip
-from resproto_fd.detectors.parts.lora import add_lora
+from resproto_fd.detectors.base import Output, onto, two_class_output
+from resproto_fd.detectors.parts.clip_detector import LoraClip
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.global_batch import gather_rows
-from resproto_fd.losses.precision import at_least_float32
+from resproto_fd.losses.precision import at_least_float32, without_autocast
 
 PROMPTS = ("Camera", "Deepfake")
 """Category common prompts of real and fake images."""
 
 
 @register("c2p_clip")
-class C2PClip(Detector):
+class C2PClip(LoraClip):
     """Adapt CLIP with LoRA and match images with texts that name their category (Tan et al., AAAI 2025).
 
     The loss is cross-entropy of a linear classifier on the unit embedding, plus a contrast between images and texts.
@@ -32,21 +31,18 @@ class C2PClip(Detector):
     only in training.
 
     Args:
-        backbone, pretrained, quick_gelu: See `clip_tower.load_clip`; a ViT of open_clip.
         rank, alpha, dropout, targets: See `lora.add_lora`.
         contrast: Weight of the contrast; 0 removes the texts and their tower.
         prompts: The prompts of real and of fake images.
         captions: Ask for descriptions. Without descriptions the prompts are used alone.
+        clip: `backbone`, `pretrained` and `quick_gelu`, see `LoraClip`.
 
     Raises:
-        UserError: As `load_clip` and `add_lora`.
+        UserError: As `LoraClip`.
     """
 
     def __init__(
         self,
-        backbone: Backbone = "ViT-L-14",
-        pretrained: str | None = "openai",
-        quick_gelu: bool | None = None,
         rank: int = 6,
         alpha: float = 6.0,
         dropout: float = 0.8,
@@ -54,21 +50,15 @@ class C2PClip(Detector):
         contrast: float = 1.0,
         prompts: Sequence[str] = PROMPTS,
         captions: bool = True,
+        **clip,
     ):
-        super().__init__()
-        self.clip = load_clip(backbone, pretrained, quick_gelu)
-        self.clip.requires_grad_(False)
-        add_lora(self.clip.visual, rank, alpha, dropout, targets)
+        super().__init__(rank=rank, alpha=alpha, dropout=dropout, targets=targets, **clip)
         if not contrast:
             self.clip.drop_text()
-        self.classifier = nn.Linear(self.clip.embed_dim, 2)
         nn.init.normal_(self.classifier.weight, std=0.02)
         self.contrast, self.prompts = contrast, list(prompts)
         self.couples_batch = bool(contrast)
         self.requires = frozenset({"captions_facial"} if captions and contrast else ())
-
-    def encode(self, images: Tensor) -> Tensor:
-        return self.clip(images)
 
     def head(
         self,
@@ -90,15 +80,20 @@ class C2PClip(Detector):
 
     @torch.no_grad()
     def _texts(self, labels: Tensor, captions: Sequence[str] | None) -> tuple[Tensor, Tensor]:
-        """Tokens of each image's text, [B, T], and its unit embedding, [B, D]; equal texts are encoded once."""
-        said = captions or [""] * len(labels)
-        sentences = [
-            f"{self.prompts[label]} {caption}".strip() for label, caption in zip(labels.tolist(), said, strict=True)
-        ]
-        tokens = self.clip.tokenizer(sentences).to(labels.device)
-        distinct, place = tokens.unique(dim=0, return_inverse=True)
+        """Tokens of each image's text, [B, T], and its unit embedding, [B, D].
+
+        Without descriptions there are two texts. The label is on the device: both texts of an image are made, and the
+        device chooses.
+        """
+        given = captions if captions and any(captions) else [""]
+        both = [self.clip.tokenizer([f"{prompt} {text}".strip() for text in given]) for prompt in self.prompts]
+        both = onto(torch.stack(both), labels)  # [2, B or 1, T]
         self.clip.text.eval()
-        return tokens, F.normalize(at_least_float32(self.clip.text(distinct)), dim=-1)[place]
+        if len(given) == 1:
+            units = F.normalize(at_least_float32(self.clip.text(both[:, 0])), dim=-1)
+            return both[labels, 0], units[labels]
+        tokens = both[labels, torch.arange(len(labels), device=labels.device)]
+        return tokens, F.normalize(at_least_float32(self.clip.text(tokens)), dim=-1)
 
 
 def contrast(images: Tensor, texts: Tensor, tokens: Tensor, scale: Tensor) -> Tensor:
@@ -111,9 +106,10 @@ def contrast(images: Tensor, texts: Tensor, tokens: Tensor, scale: Tensor) -> Te
         tokens: [N, T].
         scale: Factor of the cosines.
     """
-    distinct, place = tokens.unique(dim=0, return_inverse=True)
-    ours = texts.new_zeros(len(distinct), texts.shape[1]).index_put((place,), texts)
-    with torch.autocast(images.device.type, enabled=False):  # half precision is too coarse at a scale of 100
-        cosines = scale * images @ ours.T
+    equal = (tokens[:, None] == tokens).all(dim=-1)
+    place = equal.byte().argmax(dim=1)  # the first text that equals an image's own stands for all of them
+    repeated = place != torch.arange(len(tokens), device=tokens.device)
+    with without_autocast(images):  # half precision is too coarse at a scale of 100
+        cosines = scale * images @ texts.T
     of_texts = cosines.log_softmax(dim=0).gather(1, place[:, None]).mean()
-    return (F.cross_entropy(cosines, place) - of_texts) / 2
+    return (F.cross_entropy(cosines.masked_fill(repeated, float("-inf")), place) - of_texts) / 2

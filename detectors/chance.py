@@ -14,6 +14,8 @@ class Chance(Detector):
     The score is the late digits of one weighted sum of the pixels, with a random weight. Equal images get equal scores.
     """
 
+    fixed_encoder = ("step",)
+
     def __init__(self, pretrained: None = None):
         super().__init__()
         self.register_buffer("step", torch.rand((), dtype=torch.float64))

@@ -1,46 +1,34 @@
 """CLIP zero-shot: images are compared with texts of the two classes."""
 
-from typing import Literal
-
 from torch import Tensor
 from torch.nn import functional as F
 
-from resproto_fd.detectors.base import Detector, Output, two_class_output
-from resproto_fd.detectors.parts.clip_tower import FORGED_PROMPTS, REAL_PROMPTS, Backbone, load_clip
+from resproto_fd.detectors.base import Output, two_class_output
+from resproto_fd.detectors.parts.clip_detector import ClipDetector
+from resproto_fd.detectors.parts.clip_tower import Prompts
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.precision import at_least_float32
 from resproto_fd.losses.residual import temperature
 
 
 @register("clip_zero_shot")
-class ClipZeroShot(Detector):
+class ClipZeroShot(ClipDetector):
     """Compare images with texts of the two classes by untrained CLIP (Radford et al., ICML 2021).
 
     The score is a softmax over tau * cosine. No parameter trains.
 
     Args:
-        backbone: See `clip_tower.Backbone`.
-        pretrained: See `clip_tower.load_clip`.
-        quick_gelu: See `clip_tower.load_clip`.
-        prompts: Texts of the two classes; None takes Table 1 of the ResProto-FD paper.
+        prompts: Texts of the two classes; None means Table 1 of the ResProto-FD paper.
+        clip: `backbone`, `pretrained` and `quick_gelu`, see `ClipDetector`.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone = "ViT-B-16",
-        pretrained: str | None = "openai",
-        quick_gelu: bool | None = None,
-        prompts: dict[Literal["real", "forged"], list[str]] | None = None,
-    ):
-        super().__init__()
-        self.clip = load_clip(backbone, pretrained, quick_gelu)
-        texts = {"real": REAL_PROMPTS, "forged": FORGED_PROMPTS, **(prompts or {})}
-        self.register_buffer("text_features", self.clip.text_features([texts["real"], texts["forged"]]))
-        self.clip.drop_text()
-        self.requires_grad_(False)
+    fixed_encoder = ("clip",)
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.clip(images)
+    def __init__(self, prompts: Prompts | None = None, **clip):
+        super().__init__(**clip)
+        self.register_buffer("text_features", self.clip.class_features(prompts))
+        self.clip.drop_text()
+        self.freeze("clip")
 
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
         features = F.normalize(at_least_float32(features), dim=-1)

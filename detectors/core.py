@@ -1,6 +1,6 @@
 """CORE: features that agree between two augmentations of a picture."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -22,21 +22,19 @@ class CORE(TimmClassifier):
     The loss is cross-entropy on both views plus a penalty on the angle between their features.
 
     Args:
-        pretrained, dropout, options: See `TimmClassifier`.
         consistency: Weight of the penalty (the paper's alpha).
         pairs: "views" of the same frame, as in the paper; or "halves" of the batch, as in DeepfakeBench. Halves pull
             unrelated pictures together, real and fake ones alike.
+        timm: `pretrained`, `dropout` and `options`, see `TimmClassifier`.
     """
 
     def __init__(
         self,
-        pretrained: bool | str | None = True,
-        dropout: float = 0.0,
-        options: dict[str, Any] | None = None,
         consistency: Annotated[float, Field(ge=0)] = 1.0,
         pairs: Literal["views", "halves"] = "views",
+        **timm,
     ):
-        super().__init__(XCEPTION, pretrained, dropout, options)
+        super().__init__(XCEPTION, **timm)
         self.consistency, self.pairs = consistency, pairs
         self.couples_batch = pairs == "halves" and consistency > 0
         self.requires = frozenset({"second_view"} if pairs == "views" and consistency else ())

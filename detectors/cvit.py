@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.parts.cvit_backbone import CViTBackbone
 from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
+from resproto_fd.detectors.weights import load_pretrained
 
 
 @register("cvit")
@@ -40,11 +40,7 @@ class CViT(Detector):
         super().__init__()
         self.backbone = CViTBackbone(size, width, channels, depth, heads, hidden)
         self.classifier = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 2))
-        if pretrained and not pretrained_skipped():
-            load_all(self, read_state_dict(pretrained), pretrained)
+        load_pretrained(self, pretrained)
 
     def encode(self, images: Tensor) -> Tensor:
         return self.backbone(images)
-
-    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
-        return two_class_output(self.classifier(features), features, labels)

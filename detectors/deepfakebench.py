@@ -18,7 +18,8 @@ from resproto_fd.configs.deepfakebench import PREFIX, name_there, written
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import write_text
 from resproto_fd.configs.loading import load, names
-from resproto_fd.detectors.hosted import HostedDetector
+from resproto_fd.detectors.base import Detector
+from resproto_fd.detectors.hosted import HostedDetector, indispensable_fields
 from resproto_fd.detectors.registry import build_detector, class_names
 from resproto_fd.detectors.weights import without_pretrained
 
@@ -73,6 +74,15 @@ def hosts_registry() -> Any:
     return DETECTOR
 
 
+def untrainable_for(detector: Detector) -> str:
+    """Why DeepfakeBench's loop cannot train a detector; empty if it can."""
+    if not any(parameter.requires_grad for parameter in detector.parameters()):
+        return "it has no parameter to train"
+    if fields := sorted(indispensable_fields(detector) - {"mask"}):
+        return f"its training step needs {', '.join(fields)}, which the loader there does not give"
+    return ""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Writes a preset's YAML for DeepfakeBench's train.py and test.py."""
     parser = argparse.ArgumentParser(prog="python -m resproto_fd.detectors.deepfakebench", description=main.__doc__)
@@ -82,7 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         preset = load("detectors", args.name)
         with torch.device("meta"), without_pretrained():
-            text = written(preset, build_detector(preset).requires)
+            detector = build_detector(preset)
+            text = written(preset, detector.requires, untrainable_for(detector))
         if args.out:
             write_text(args.out, text)
         else:

@@ -22,25 +22,34 @@ class ForeignDetector(Detector):
     Outside training the class sees zeros instead of labels. If its `pred_dict` has no `prob`, the softmax of `cls` is
     used. Checkpoints that DeepfakeBench saved for the class can be loaded.
 
+    Importing the class runs its package, so a file may not choose it: see `Detector.names_code`.
+
     Args:
-        target: "package.module:Class". For a class of a DeepfakeBench checkout, put the checkout's folder `training`
-            into PYTHONPATH and give, for example, "detectors.xception_detector:XceptionDetector".
+        target: "package.module:Class", a subclass of `nn.Module`. For a class of a DeepfakeBench checkout, put the
+            checkout's folder `training` into PYTHONPATH and give, for example,
+            "detectors.xception_detector:XceptionDetector".
         config: The argument of its constructor, or a YAML file that holds it. `with_mask: true` passes masks to it.
 
     Raises:
-        UserError: There is no such class, it is not an `nn.Module`, or it reads a key that `config` lacks. In use: it
-            returns another form, or a score outside [0, 1].
+        UserError: There is no such class, it is no subclass of `nn.Module`, or it reads a key that `config` lacks. In
+            use: it returns another form, or a score outside [0, 1].
     """
+
+    names_code = ("target",)
 
     def __init__(self, target: str, config: dict[str, Any] | str | None = None):
         super().__init__()
         config = load_yaml(config, lenient=True) if isinstance(config, str) else dict(config or {})
         try:
             self.target, self.model = target, _imported(target)(config)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{target}: its constructor finds no file {error.filename or error}; paths in its YAMLs are "
+                "relative to the checkout: run this there, or set another path in config (or pretrained: null, if the "
+                "class takes it)"
+            ) from error
         except KeyError as error:
-            raise UserError(f"{target}: its constructor finds no {error}; config has: {', '.join(config)}") from error
-        if not isinstance(self.model, nn.Module):
-            raise UserError(f"{target} makes {type(self.model).__name__}, which is no torch.nn.Module")
+            raise UserError(f"{target}: expected {error} in config, got {', '.join(config) or 'nothing'}") from error
         self.requires = frozenset({"mask"} if config.get("with_mask") else ())
 
     def start_epoch(self, epoch: int) -> None:
@@ -82,9 +91,8 @@ class ForeignDetector(Detector):
             UserError: An entry is missing or has another form.
         """
         if not isinstance(pred_dict, Mapping):
-            raise UserError(
-                f"{self.target}: forward gives {type(pred_dict).__name__}, not a dict of cls, prob and feat"
-            )
+            kind = type(pred_dict).__name__
+            raise UserError(f"{self.target}: expected forward to return a dict of cls, prob and feat, got {kind}")
         cls = self._rows(pred_dict, "cls", count)
         if cls.shape != (count, 2):
             raise UserError(f"{self.target}: expected cls of shape {[count, 2]} (real, fake), got {list(cls.shape)}")
@@ -97,8 +105,8 @@ class ForeignDetector(Detector):
         if not self.training and not (usable := (prob >= 0) & (prob <= 1)).all():
             first = int((~usable).nonzero()[0])
             raise UserError(
-                f"{self.target}: prob of {int((~usable).sum())} of {count} images is not a number in [0, 1], first "
-                f"{prob[first]:g}, where cls is {cls[first].tolist()}"
+                f"{self.target}: expected prob in [0, 1], got other values for {int((~usable).sum())} of {count} "
+                f"images, first {prob[first]:g} where cls is {cls[first].tolist()}"
             )
         return {**pred_dict, "prob": prob, "feat": self._rows(pred_dict, "feat", count)}
 
@@ -111,7 +119,7 @@ class ForeignDetector(Detector):
     def _losses(self, found: Any) -> dict[str, Tensor]:
         if not isinstance(found, Mapping) or "overall" not in found:
             has = ", ".join(found) if isinstance(found, Mapping) else type(found).__name__
-            raise UserError(f"{self.target}: get_losses gives no 'overall', but {has or 'nothing'}")
+            raise UserError(f"{self.target}: expected get_losses to return 'overall', got {has or 'nothing'}")
         for name, value in found.items():
             if not isinstance(value, Tensor) or value.numel() != 1:
                 raise UserError(f"{self.target}: expected loss '{name}' to be a scalar tensor, got {_form(value)}")
@@ -123,17 +131,28 @@ def _form(value: Any) -> str:
     return str(list(value.shape)) if isinstance(value, Tensor) else "missing" if value is None else type(value).__name__
 
 
-def _imported(target: str) -> Any:
+def _imported(target: str) -> type[nn.Module]:
+    """The class of a target, not called yet.
+
+    Raises:
+        UserError: It cannot be imported, or is no subclass of `nn.Module`.
+    """
     module_name, _, name = target.partition(":")
     if not module_name or not name:
-        raise UserError(f"target '{target}' is not of the form package.module:Class")
+        raise UserError(f"expected a target of the form package.module:Class, got '{target}'; set model.target")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may raise SystemExit too
         raise UserError(
-            f"target '{target}': {module_name} cannot be imported: {error}; of a DeepfakeBench checkout, "
-            "put its folder 'training' into PYTHONPATH"
+            f"target '{target}': {module_name} cannot be imported: {error}; for a class of a DeepfakeBench "
+            "checkout, put the checkout's folder 'training' into PYTHONPATH"
         ) from error
     if not hasattr(module, name):
         raise UserError(f"target '{target}': {module_name} has no {name}{nearest(name, vars(module))}")
-    return getattr(module, name)
+    found = getattr(module, name)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        kind = "" if isinstance(found, type) else f"the {type(found).__name__} "
+        raise UserError(f"{target}: expected a torch.nn.Module, got {kind}{name}; set model.target to a class")
+    return found

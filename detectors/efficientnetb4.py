@@ -9,5 +9,5 @@ class EfficientNetB4Classifier(EfficientNetB4):
     """Train EfficientNet-B4 and a linear classifier with cross-entropy (Tan & Le, ICML 2019).
 
     Args:
-        pretrained, dropout, options: See `EfficientNetB4`.
+        timm: `pretrained`, `dropout` and `options`, see `EfficientNetB4`.
     """

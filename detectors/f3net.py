@@ -27,31 +27,31 @@ class F3Net(TimmClassifier):
     spectrum as a fourth band and with bands that share their borders.
 
     Args:
-        pretrained: See `TimmClassifier`; timm spreads the weights of three channels over more.
         paper: Use both branches; loading a DeepfakeBench checkpoint sets it to False.
         size: Side of the images; the learnt filters depend on it.
         dropout, options: See `TimmClassifier`.
+        timm: `pretrained`, see `TimmClassifier`; timm spreads the weights of three channels over more.
     """
 
     def __init__(
         self,
-        pretrained: bool | str | None = True,
         paper: bool = True,
         size: int = 256,
         dropout: float = 0.5,
         options: dict[str, Any] | None = None,
+        **timm,
     ):
         low, middle, top = math.floor(size / 2.82), size // 2, 2 * size  # 1/16 and 1/8 of the spectrum's area
         bands = [(0, low), (low, middle), (middle, top), (0, top)]
         if paper:
             bands = [(0, low), (low + 1, middle), (middle + 1, top)]
-        super().__init__(XCEPTION, pretrained, dropout, {"in_chans": 3 * len(bands), **(options or {})})
+        options = options or {}
+        super().__init__(XCEPTION, dropout=dropout, options={"in_chans": 3 * len(bands), **options}, **timm)
         self.paper, self.size = paper, size
         self.bands = FrequencyBands(size, bands)
         if paper:
             self.statistics = LocalStatistics(WINDOW, STRIDE, STATISTICS)
-            wide = {"in_chans": STATISTICS, **(options or {})}
-            self.second = TimmClassifier(XCEPTION, pretrained, dropout, wide).backbone
+            self.second = TimmClassifier(XCEPTION, options={"in_chans": STATISTICS, **options}, **timm).backbone
             self.second.conv1.stride = (1, 1)  # the windows' stride has halved the picture already
             self.mix = nn.ModuleDict({name: MixBlock(width) for name, width in MIXED.items()})
             self.classifier[1] = nn.Linear(2 * self.backbone.num_features, 2)
@@ -59,7 +59,7 @@ class F3Net(TimmClassifier):
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.paper:
             training = self.training
-            self.__init__(None, paper=False, size=self.size, dropout=self.classifier[0].p)
+            self.__init__(paper=False, size=self.size, dropout=self.classifier[0].p, pretrained=None)
             self.train(training)
         state = {k: v for k, v in state.items() if not KEPT.fullmatch(k)}  # constants, the same here
         state = {re.sub(r"^FAD_head\.filters\.(\d+)\.learnable$", r"bands.learnt.\1", k): v for k, v in state.items()}

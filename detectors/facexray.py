@@ -79,10 +79,8 @@ class FaceXray(TimmClassifier):
         output = self.head(self._features(found), labels)
         weight = MAP_WEIGHTS[self.paper] if self.mask_weight is None else self.mask_weight
         if mask is not None and labels is not None and weight:
-            output.losses["mask"] = self.map_loss(
-                found, mask if self.masks == "boundaries" else blending_boundary(mask)
-            )
-            output.losses["total"] = output.losses["total"] + weight * output.losses["mask"]
+            boundary = mask if self.masks == "boundaries" else blending_boundary(mask)
+            output.add_loss("mask", self.map_loss(found, boundary), weight)
         return output
 
     def map(self, images: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """FFD: Xception with a learnt attention map of the forged region."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,19 +15,13 @@ class FFD(TimmClassifier):
     """Weight Xception's features by a learnt map of the forged region (Dang et al., CVPR 2020).
 
     Args:
-        pretrained, dropout, options: See `TimmClassifier`.
         mask_weight: Weight of the mean absolute difference between map and mask. With 0 no masks are required, as in
             DeepfakeBench, whose mask loss cannot run.
+        timm: `pretrained`, `dropout` and `options`, see `TimmClassifier`.
     """
 
-    def __init__(
-        self,
-        pretrained: bool | str | None = True,
-        dropout: float = 0.0,
-        options: dict[str, Any] | None = None,
-        mask_weight: float = 0.0,
-    ):
-        super().__init__(XCEPTION, pretrained, dropout, options)
+    def __init__(self, mask_weight: float = 0.0, **timm):
+        super().__init__(XCEPTION, **timm)
         self.mask_weight = mask_weight
         self.requires = frozenset({"mask"} if mask_weight else ())
         self.map = nn.Module()
@@ -45,8 +37,8 @@ class FFD(TimmClassifier):
         features, found = self._weighed(images)
         output = self.head(features, labels)
         if mask is not None and self.mask_weight and labels is not None:
-            output.losses["mask"] = (F.adaptive_avg_pool2d(mask, found.shape[-2:]) - found).abs().mean()
-            output.losses["total"] = output.losses["total"] + self.mask_weight * output.losses["mask"]
+            loss = (F.adaptive_avg_pool2d(mask, found.shape[-2:]) - found).abs().mean()
+            output.add_loss("mask", loss, self.mask_weight)
         return output
 
     def _weighed(self, images: Tensor) -> tuple[Tensor, Tensor]:

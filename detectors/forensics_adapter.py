@@ -8,13 +8,13 @@ Legend: B batch, Q queries, L patches (G x G), W the adapter's width, D embeddin
 
 from collections.abc import Sequence
 
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.detectors.base import Detector, Output, two_class_output
-from resproto_fd.detectors.parts.clip_tower import Backbone, load_clip
+from resproto_fd.detectors.base import Output
+from resproto_fd.detectors.parts.clip_detector import ClipDetector
+from resproto_fd.detectors.parts.clip_tower import Backbone
 from resproto_fd.detectors.parts.side_adapter import Adapter, BoundaryMap, frozen_layers, look_where_told, resized
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.boundary import blending_boundary, patch_contrast, sample_contrast
@@ -23,7 +23,7 @@ from resproto_fd.losses.precision import at_least_float32
 
 
 @register("forensics_adapter")
-class ForensicsAdapter(Detector):
+class ForensicsAdapter(ClipDetector):
     """Direct frozen CLIP's attention to blending boundaries by a small adapter network (Cui et al., CVPR 2025).
 
     Copies of CLIP's class token attend where the adapter's biases point; their output is classified. The losses are
@@ -31,22 +31,21 @@ class ForensicsAdapter(Detector):
     the blending boundary, and a contrast between a fake's patches on the boundary and its other patches.
 
     Args:
-        backbone, pretrained, quick_gelu: See `clip_tower.load_clip`; a ViT of open_clip.
+        backbone: See `clip_tower.Backbone`; a ViT of open_clip.
         queries, width, heads, depth, patch, hidden, out: See `Adapter`.
         joins: CLIP's layers, counted from 1, that join after the adapter's first, second, ... block.
         contrasted: The adapter's blocks, counted from 1, whose patches are contrasted.
         label_weight, mask_weight, patch_weight, sample_weight: Weights of the four losses. Masks are required if the
             second or the third is not 0.
+        clip: `pretrained` and `quick_gelu`, see `ClipDetector`.
 
     Raises:
-        UserError: As `load_clip`; the tower is of another kind; a layer or block does not exist.
+        UserError: As `ClipDetector`; the tower is of another kind; a layer or block does not exist.
     """
 
     def __init__(
         self,
         backbone: Backbone = "ViT-L-14",
-        pretrained: str | None = "openai",
-        quick_gelu: bool | None = None,
         queries: int = 128,
         width: int = 192,
         heads: int = 3,
@@ -60,19 +59,19 @@ class ForensicsAdapter(Detector):
         mask_weight: float = 200.0,
         patch_weight: float = 20.0,
         sample_weight: float = 10.0,
+        **clip,
     ):
-        super().__init__()
-        self.clip = load_clip(backbone, pretrained, quick_gelu)
+        super().__init__(backbone, **clip)
         self.clip.drop_text()
         self.clip.requires_grad_(False)
-        visual = self.clip.visual
-        if not isinstance(visual, VisionTransformer):
-            kind = type(visual).__name__
-            raise UserError(f"forensics_adapter: expected a ViT of open_clip, got {kind}; set model.backbone")
+        visual = self.clip.require_vit("forensics_adapter")
         known = visual.transformer.layers
         for name, given, most in (("joins", joins, known), ("contrasted", contrasted, depth)):
             if any(not 1 <= number <= most for number in given) or len(given) > depth:
-                raise UserError(f"forensics_adapter: expected {name} between 1 and {most}, got {list(given)}")
+                raise UserError(
+                    f"forensics_adapter: expected at most {depth} {name} between 1 and {most}, got {list(given)}; "
+                    f"set model.{name}"
+                )
         grid, clip_heads = visual.grid_size[0], visual.transformer.resblocks[0].attn.num_heads
         clip_width = len(visual.class_embedding)
         self.adapter = Adapter(
@@ -93,17 +92,33 @@ class ForensicsAdapter(Detector):
             nn.Linear(size, size // 2), nn.ReLU(), nn.Linear(size // 2, size // 4), nn.ReLU(), nn.Linear(size // 4, 2)
         )
 
+    def from_authors(self, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """See `Detector.from_authors`; names what their checkpoints have and lack.
+
+        Raises:
+            UserError: It is such a checkpoint.
+        """
+        if not any(key.startswith(("rec_attn_clip.", "clip_post_process.")) for key in state):
+            return None
+        first = next((key for key in state if key.startswith("rec_attn_clip.clip_intra_blocks.")), None)
+        raise UserError(
+            "a checkpoint of Forensics Adapter's authors cannot be scored here. Their code draws the layers that join "
+            "CLIP to the adapter anew in every pass, so that the file lacks them"
+            + (f", and {first} {list(state[first].shape)} is of a layer that this detector lacks" if first else "")
+            + ". Score it with their code, and read the scores: resproto submit"
+        )
+
     def encode(self, images: Tensor) -> Tensor:
         return self._look(images)[0]
 
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
-        output = two_class_output(self.classifier(features), features, labels)
+        output = super().head(features, labels)
         if labels is not None:
             ce = output.losses["total"]
             output.losses = {"ce": ce, "total": self.label_weight * ce}
             if self.sample_weight:
                 found = sample_contrast(gather_rows(features), gather_rows(labels))
-                output.losses |= {"sample": found, "total": output.losses["total"] + self.sample_weight * found}
+                output.add_loss("sample", found, self.sample_weight)
         return output
 
     def forward(

@@ -12,10 +12,10 @@ import timm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.parts.spectral_convolution import SpectralConvolution, high_pass
 from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
+from resproto_fd.detectors.weights import load_pretrained
 
 PLACES, CHANNELS = (2, 3), (1,)
 
@@ -24,7 +24,7 @@ PLACES, CHANNELS = (2, 3), (1,)
 class FreqNet(Detector):
     """Classify high frequencies by spectral convolutions and half a ResNet-50 (Tan et al., AAAI 2024).
 
-    High frequencies are taken of the image, of the features and of the channels.
+    The network takes the high frequencies of the image, of its features and across their channels.
 
     Args:
         pretrained: A file of weights in this class's naming, or None for random weights, as in the paper.
@@ -49,8 +49,7 @@ class FreqNet(Detector):
                 if isinstance(layer, nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         self.classifier = nn.Linear(512, 2)
-        if pretrained and not pretrained_skipped():
-            load_all(self, read_state_dict(pretrained), pretrained)
+        load_pretrained(self, pretrained)
 
     def encode(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, 512]"""
@@ -65,6 +64,3 @@ class FreqNet(Detector):
 
     def _step(self, number: int, x: Tensor) -> Tensor:
         return F.relu(self.convolutions[number](high_pass(x, PLACES)))
-
-    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
-        return two_class_output(self.classifier(features), features, labels)

@@ -5,8 +5,6 @@ Source: Liu et al., "Global Texture Enhancement for Fake Face Detection in the W
 Legend: B batch, C channels, D feature size.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +12,7 @@ from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
 from resproto_fd.detectors.registry import register
 
 ALIGNED = 32
-"""Channels that every depth's maps are brought to, and features that each Gram block gives."""
+"""Number of channels of the aligned maps of every depth, and of features that each Gram block gives."""
 TAPS = {"images": 3, "act1": 64, "maxpool": 64, "layer1": 64, "layer2": 128, "layer3": 256}
 """Inputs of the Gram blocks: the images and the outputs of these parts of a ResNet-18, with their channels."""
 
@@ -48,17 +46,14 @@ class GramNet(TimmClassifier):
     One learnt number scales the features of the six Gram blocks; they are joined to the pooled ones.
 
     Args:
-        pretrained, dropout, options: See `TimmClassifier`.
+        timm: `pretrained`, `dropout` and `options`, see `TimmClassifier`.
     """
 
-    def __init__(
-        self, pretrained: bool | str | None = True, dropout: float = 0.0, options: dict[str, Any] | None = None
-    ):
-        super().__init__("resnet18.tv_in1k", pretrained, dropout, options)
+    def __init__(self, **timm):
+        super().__init__("resnet18.tv_in1k", **timm)
         self.blocks = nn.ModuleDict({name: GramBlock(channels) for name, channels in TAPS.items()})
         self.scale = nn.Parameter(torch.ones(()))
-        size = self.backbone.num_features + ALIGNED * len(TAPS)
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(size, 2))
+        self.classifier[1] = nn.Linear(self.backbone.num_features + ALIGNED * len(TAPS), 2)
 
     def encode(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, 704]"""

@@ -22,7 +22,7 @@ from resproto_fd.losses.global_batch import gather_rows
 
 
 class HostedDetector(nn.Module):
-    """Detector of ours with DeepfakeBench's interface; `preset` of a subclass names it.
+    """One of our detectors with DeepfakeBench's interface; a subclass names it in `preset`.
 
     It gets labels only in training. Its state dict is that of the detector within, so that checkpoints fit both.
 
@@ -115,11 +115,18 @@ class HostedDetector(nn.Module):
         return self.detector.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: dict[str, Any], *args, **kwargs) -> Any:
-        """Load a state dict; our own `best.pt` and DeepfakeBench's files of --ddp work too."""
+        """Load a state dict; our own `best.pt`, DeepfakeBench's files of --ddp and checkpoints of its own class too."""
         state = state_dict.get("model", state_dict)
         if all(key.startswith("module.") for key in state):
             state = {key.removeprefix("module."): value for key, value in state.items()}
-        return self.detector.load_state_dict(state, *args, **kwargs)
+        try:
+            return self.detector.load_state_dict(state, *args, **kwargs)
+        except RuntimeError:
+            try:  # a checkpoint of DeepfakeBench's detector of this name
+                return self.detector.load_deepfakebench(state)
+            except UserError:
+                pass
+            raise
 
     def _images(self, data_dict: dict[str, Any]) -> Tensor:
         images = data_dict["image"]
@@ -130,6 +137,8 @@ class HostedDetector(nn.Module):
 
     def _training_step(self, images: Tensor, data_dict: dict[str, Any]) -> tuple[Output, dict[str, Tensor]]:
         """Run the detector's own training step; its loss is kept for DeepfakeBench's loop to differentiate."""
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            raise UserError(f"{self.preset} has no parameter to train; use DeepfakeBench's test.py")
         labels, fields = _labels(data_dict), self._fields(data_dict)
         self._begin(labels)
         outputs: list[Output] = []
@@ -142,8 +151,8 @@ class HostedDetector(nn.Module):
         losses = self.detector.training_step(model, step, images, labels, **fields)
         if len(step.losses) != 1 or len(outputs) != 1:
             raise UserError(
-                f"{self.preset} takes a training step of {len(step.losses)} backward passes, and DeepfakeBench's loop "
-                "one: train it with `resproto train`; it can be tested here"
+                f"{self.preset}: DeepfakeBench's loop expected one backward pass a training step, got "
+                f"{len(step.losses)}; train it with `resproto train` (testing works here)"
             )
         terms = {name: value.detach() for name, value in losses.items() if name != "total"}
         return outputs[0], {"overall": step.losses[0], **terms}
@@ -151,8 +160,7 @@ class HostedDetector(nn.Module):
     def _fields(self, data_dict: dict[str, Any]) -> dict[str, Tensor]:
         wanted = self.detector.requires
         found = {"mask": _mask(data_dict["mask"])} if "mask" in wanted and data_dict.get("mask") is not None else {}
-        parameters = inspect.signature(self.detector.training_step).parameters.values()
-        indispensable = {p.name for p in parameters if p.default is p.empty}
+        indispensable = indispensable_fields(self.detector)
         lacking = sorted(wanted - found.keys() - (set(self.config.get("leave_out") or ()) - indispensable))
         if lacking:
             remedy = "set with_mask: true, or " if "mask" in lacking else ""
@@ -191,6 +199,12 @@ class HostedDetector(nn.Module):
                 "steps_per_epoch: N, which is training frames / train_batchSize / processes, rounded up"
             )
         return self.steps // steps
+
+
+def indispensable_fields(detector: Detector) -> set[str]:
+    """Fields of a batch without which a detector takes no training step."""
+    parameters = inspect.signature(detector.training_step).parameters.values()
+    return {p.name for p in parameters if p.default is p.empty} & detector.requires
 
 
 class _HeldBack:

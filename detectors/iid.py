@@ -19,9 +19,9 @@ from resproto_fd.detectors.parts.disentangling import FORGERY as WIDTH
 from resproto_fd.detectors.parts.disentangling import Encoder
 from resproto_fd.detectors.parts.iresnet import WIDTHS, FaceEmbedding
 from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
+from resproto_fd.detectors.weights import load_pretrained, pretrained_skipped
 from resproto_fd.losses.global_batch import gather_rows
-from resproto_fd.losses.precision import at_least_float32
+from resproto_fd.losses.precision import at_least_float32, without_autocast
 
 IRESNET_50 = (3, 4, 14, 3)
 FACE = 112
@@ -81,14 +81,13 @@ class IID(Detector):
                 "iid compares with a face recogniser: set model.identity_weights=/path/to/backbone.pth, an ArcFace "
                 "IResNet-50 of insightface's model zoo (or model.pretrained=null for random weights of all)"
             )
-        self.eic, self.iie, self.train_identity, self.batch_coupled = eic, iie, train_identity, batch_coupled
+        self.eic, self.iie, self.batch_coupled = eic, iie, batch_coupled
         self.requires = frozenset({"target_identity"} if identities else ())
         self.encoder = Encoder(pretrained, options)
         self.explicit = FaceEmbedding(blocks, widths, FACE)
-        if identity_weights and not pretrained_skipped():
-            load_all(self.explicit, read_state_dict(identity_weights), identity_weights)
+        load_pretrained(self.explicit, identity_weights)
         if not train_identity:
-            self.explicit.requires_grad_(False)
+            self.freeze("explicit")
         self.classifier = nn.Linear(WIDTH, 2)
         self.kernel = nn.Parameter(torch.randn(WIDTH, identities) * 0.01) if identities else None
 
@@ -106,12 +105,6 @@ class IID(Detector):
             key = re.sub(r"^backbone\.", "encoder.backbone.", key)
             found[re.sub(r"^explicit_extractor\.", "explicit.", key)] = value
         return found
-
-    def train(self, mode: bool = True) -> "IID":
-        super().train(mode)
-        if not self.train_identity:
-            self.explicit.eval()
-        return self
 
     def encode(self, images: Tensor) -> Tensor:
         """[B, 2 D]: implicit and explicit identity, neither of unit length."""
@@ -159,7 +152,7 @@ def identity_loss(embeddings: Tensor, kernel: Tensor, identity: Tensor) -> Tenso
         kernel: A centre for each identity, [D, I].
         identity: [B].
     """
-    with torch.autocast(embeddings.device.type, enabled=False):
+    with without_autocast(embeddings):
         cosines = F.normalize(embeddings, dim=1) @ F.normalize(at_least_float32(kernel), dim=0)
     own = cosines.gather(1, identity[:, None]).clamp(-1 + 1e-7, 1 - 1e-7)
     grown = own * math.cos(MARGIN) - (1 - own.square()).sqrt() * math.sin(MARGIN)

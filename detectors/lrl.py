@@ -11,14 +11,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resproto_fd.configs.schema import NORMALISATIONS
-from resproto_fd.detectors.base import Detector, Output, check_size, two_class_output
+from resproto_fd.configs.schema import Normalisation
+from resproto_fd.detectors.base import Detector, Output, check_size
 from resproto_fd.detectors.parts import deepfakebench_names
 from resproto_fd.detectors.parts.efficientnet_b4 import EfficientNetB4, stages
-from resproto_fd.detectors.parts.spectrum import band, dct_matrix, without_autocast
-from resproto_fd.detectors.parts.texture import grey_levels
+from resproto_fd.detectors.parts.spectrum import band, dct_matrix
+from resproto_fd.detectors.parts.texture import GreyLevels
 from resproto_fd.detectors.registry import register
-from resproto_fd.losses.precision import at_least_float32
+from resproto_fd.losses.precision import at_least_float32, without_autocast
 
 PARTS = ((0, 3, 56), (3, 5, 160), (5, None, 1792))
 """Stages of EfficientNet-B4 before each fusion, and their channels."""
@@ -48,7 +48,7 @@ class LRL(Detector):
         self,
         pretrained: bool | str | None = True,
         size: int = 256,
-        normalisation: str = "half",
+        normalisation: Normalisation = "half",
         similarity: Annotated[float, Field(ge=0)] = 1.0,
         segmentation: Annotated[float, Field(ge=0)] = 1.0,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2,
@@ -58,14 +58,13 @@ class LRL(Detector):
         self.size, self.weights = size, {"similarity": similarity, "segmentation": segmentation}
         self.requires = frozenset({"mask"} if similarity or segmentation else ())
         options = {"drop_path_rate": drop_path}
-        self.rgb = EfficientNetB4(pretrained, options=options).backbone
-        self.frequency = EfficientNetB4(pretrained, options={**options, "in_chans": 1}).backbone
+        self.rgb = EfficientNetB4(pretrained=pretrained, options=options).backbone
+        self.frequency = EfficientNetB4(pretrained=pretrained, options={**options, "in_chans": 1}).backbone
         self.fusions = nn.ModuleList(_fusion(channels) for _, _, channels in PARTS)
         pairs = (GRID**2) * (GRID**2 - 1)
         self.classifier = nn.Sequential(nn.Linear(pairs, 128), nn.ReLU(), nn.Dropout(dropout), nn.Linear(128, 2))
         self.decoder = _decoder(sum(channels for _, _, channels in PARTS)) if segmentation else None
-        for name, values in zip(("mean", "std"), NORMALISATIONS[normalisation], strict=True):
-            self.register_buffer(name, torch.tensor(values), persistent=False)
+        self.grey_levels = GreyLevels(normalisation)
         self.register_buffer("dct", dct_matrix(size), persistent=False)
         self.register_buffer("kept", band(size, CUT * size, 2 * size), persistent=False)
 
@@ -81,7 +80,7 @@ class LRL(Detector):
     def high_frequencies(self, images: Tensor) -> Tensor:
         """The grey picture without its low frequencies, in the same scale, [B, 1, S, S]."""
         with torch.no_grad(), without_autocast(images):
-            grey = grey_levels(at_least_float32(images), self.mean, self.std)
+            grey = self.grey_levels(at_least_float32(images))
             dct = self.dct.to(grey.dtype)
             high = dct.mT @ (self.kept * (dct @ grey @ dct.mT)) @ dct
             return (high[:, None] / 127.5 - 1).to(images.dtype)
@@ -117,9 +116,6 @@ class LRL(Detector):
             total = entropy + sum(self.weights[name] * term for name, term in terms.items())
             output.losses = {"total": total, "cross_entropy": entropy, **terms}
         return output
-
-    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
-        return two_class_output(self.classifier(features), features, labels)
 
     def _maps(self, images: Tensor, frequencies: Tensor | None) -> Tensor:
         """Maps of all three levels, in the size of the last one rounded to a multiple of the grid: [B, C, h, w]"""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.base import Detector, Output, onto, two_class_output
 from resproto_fd.detectors.parts import deepfakebench_names
 from resproto_fd.detectors.parts.disentangling import METHODS
 from resproto_fd.detectors.parts.efficientnet_b4 import EfficientNetB4
@@ -44,7 +44,8 @@ class LSDA(Detector):
     Args:
         pretrained: See `TimmClassifier`; the weights of student and teachers.
         real_weights: File of an ArcFace IResNet-100 in insightface's naming (its embedding is not used). No library
-            here publishes one. Required if there are teachers and `pretrained` is not None.
+            here publishes one. "random": random weights, as in DeepfakeBench. Required if there are teachers and
+            `pretrained` is not None.
         teachers: Build the teachers, and require methods.
         methods: The methods of the training data, "real" first.
         binary, domain, distillation: Weights of the losses of labels, methods and teachers.
@@ -82,24 +83,27 @@ class LSDA(Detector):
         if teachers and pretrained and real_weights is None and not pretrained_skipped():
             raise UserError(
                 "lsda learns real faces from a face recogniser: set model.real_weights=/path/to/backbone.pth, an "
-                "ArcFace IResNet-100 of insightface's model zoo (or model.pretrained=null for random weights of all)"
+                "ArcFace IResNet-100 of insightface's model zoo (or model.real_weights=random, or "
+                "model.pretrained=null for random weights of all)"
             )
         self.weights = {"binary": binary, "domain": domain, "distillation": distillation}
-        self.teachers, self.train_real, self.channel_maps = teachers, train_real, channel_maps
-        self.requires = frozenset({"method"} if teachers else ())
+        self.teachers, self.channel_maps = teachers, channel_maps
+        self.requires = self.on_host = frozenset({"method"} if teachers else ())
         self.vocabulary = {"method": list(methods)}
         self.student_encoder = _Encoder(pretrained, options)
         self.binary_classifier = _classifier(WIDTH, 2)
         if teachers:
             self.encoders_f = nn.ModuleList(_Encoder(pretrained, options) for _ in methods[1:])
             self.encoder_c = IResNet(blocks, widths)
-            if real_weights and not pretrained_skipped():
+            if real_weights not in (None, "random") and not pretrained_skipped():
                 state = read_state_dict(real_weights)
                 state = {key: value for key, value in state.items() if not key.startswith(("fc.", "features."))}
                 load_all(self.encoder_c, state, real_weights)
-            resting = [self.encoder_c.layer1, self.encoder_c.layer2, self.encoder_c.layer3]
-            for part in resting if train_real else [self.encoder_c]:
-                part.requires_grad_(False)
+            if train_real:
+                for layer in (self.encoder_c.layer1, self.encoder_c.layer2, self.encoder_c.layer3):
+                    layer.requires_grad_(False)
+            else:
+                self.freeze("encoder_c")
             self.fc_weights = _fusion()
             self.mlp = _classifier(WIDTH // 2, len(methods))
 
@@ -122,12 +126,6 @@ class LSDA(Detector):
             key = re.sub(r"^(mlp|binary_classifier)\.([24])\.", lambda m: f"{m[1]}.{int(m[2]) - 2}.", key)
             found[key] = value
         return found
-
-    def train(self, mode: bool = True) -> "LSDA":
-        super().train(mode)
-        if self.teachers and not self.train_real:
-            self.encoder_c.eval()
-        return self
 
     def encode(self, images: Tensor) -> Tensor:
         return self.student_encoder(images).mean(dim=(2, 3))
@@ -155,13 +153,14 @@ class LSDA(Detector):
         """Losses "domain" and "distillation" of the student's maps [B, 512, h, w]; an absent method adds 0."""
         forged, features, varied = [], [maps[:0]], [maps[:0]]
         for kind, encoder in enumerate(self.encoders_f, start=1):
-            here = (method == kind).nonzero()[:, 0]
+            here = onto((method == kind).nonzero()[:, 0], maps)
             if len(here):
                 features.append(encoder(images[here]))
                 varied.append(within_method(features[-1], self.channel_maps))
             forged.append(here)
         forged, features, varied = torch.cat(forged), torch.cat(features), torch.cat(varied)
-        real = (method == 0).nonzero()[:, 0]
+        real = onto((method == 0).nonzero()[:, 0], maps)
+        method = onto(method, maps)
         given = self.recognise(images[real]) if len(real) else maps[:0]
 
         seen, wanted = torch.cat([given, features]).mean(dim=(2, 3)), torch.cat([method[real], method[forged]])
@@ -181,7 +180,7 @@ class _Encoder(nn.Module):
 
     def __init__(self, pretrained: bool | str | None, options: dict[str, Any] | None):
         super().__init__()
-        self.model = EfficientNetB4(pretrained, options=options).backbone
+        self.model = EfficientNetB4(pretrained=pretrained, options=options).backbone
         self.conv = nn.Conv2d(self.model.num_features, WIDTH, 1)
 
     def forward(self, images: Tensor) -> Tensor:

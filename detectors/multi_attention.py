@@ -3,7 +3,7 @@
 Legend: B batch, M maps, h, w sides of a map.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -40,25 +40,24 @@ class MultiAttention(EfficientNetB4):
     chooses the score, and `variants` has the other one.
 
     Args:
-        pretrained, options: See `EfficientNetB4`.
         dropout: Dropout of the gathered texture.
         independence: Weight of the region independence loss (the paper's lambda).
         rate: Step of the centres in that loss (the paper's alpha); each epoch multiplies it by 0.9.
         degraded: Share of the training pictures that are blurred where one of their maps attends (the paper's AGDA).
+        timm: `pretrained` and `options`, see `EfficientNetB4`.
     """
 
     couples_batch = True
 
     def __init__(
         self,
-        pretrained: bool | str | None = True,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25,
-        options: dict[str, Any] | None = None,
         independence: Annotated[float, Field(ge=0)] = 1.0,
         rate: Annotated[float, Field(gt=0, le=1)] = 0.05,
         degraded: Annotated[float, Field(ge=0, le=1)] = 0.5,
+        **timm,
     ):
-        super().__init__(pretrained, 0.0, options)
+        super().__init__(**timm)
         self.paper = self.attend = True
         self.classifier = None
         self.dropout, self.independence, self.degraded = nn.Dropout(dropout), independence, degraded

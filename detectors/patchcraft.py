@@ -6,18 +6,18 @@ called "Rich and Poor Texture Contrast").
 Legend: B batch, N places, S side of a patch, G patches along a rebuilt picture's side; H and W pixels.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.schema import NORMALISATIONS
-from resproto_fd.detectors.base import Detector, Output, two_class_output
-from resproto_fd.detectors.parts.texture import SrmFilters, diversity, grey_levels
+from resproto_fd.configs.schema import Normalisation
+from resproto_fd.detectors.base import Detector
+from resproto_fd.detectors.parts.texture import GreyLevels, SrmFilters, diversity
 from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
+from resproto_fd.detectors.weights import load_pretrained
 
 WIDTH = 32
 CONVOLUTIONS = (4, 2, 2, 2)
@@ -78,14 +78,13 @@ class PatchCraft(Detector):
         side: Annotated[int, Field(ge=3)] = 32,
         places: int = 14,
         grid: Annotated[int, Field(ge=1)] = 8,
-        normalisation: Literal["clip", "imagenet", "half"] = "half",
+        normalisation: Normalisation = "half",
     ):
         super().__init__()
         if places < grid:
             raise UserError(f"patchcraft: expected model.places of at least model.grid={grid}, got {places}")
         self.side, self.places, self.grid = side, places, grid
-        for name, values in zip(("mean", "std"), NORMALISATIONS[normalisation], strict=True):
-            self.register_buffer(name, torch.tensor(values), persistent=False)
+        self.grey_levels = GreyLevels(normalisation)
         self.srm = SrmFilters(all_filters=True)
         self.fingerprint = nn.Sequential(*_layer(len(self.srm.filters)), nn.Hardtanh())
         layers: list[nn.Module] = []
@@ -94,21 +93,17 @@ class PatchCraft(Detector):
             layers += [part for _ in range(count) for part in (*_layer(WIDTH), nn.ReLU())]
         self.blocks = nn.Sequential(*layers)
         self.classifier = nn.Linear(WIDTH, 2)
-        if pretrained and not pretrained_skipped():
-            load_all(self, read_state_dict(pretrained), pretrained)
+        load_pretrained(self, pretrained)
 
     def encode(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, 32]"""
         if min(images.shape[-2:]) < self.side:
             size = tuple(images.shape[-2:])
             raise UserError(f"patchcraft: expected images of at least {self.side} pixels a side, got {size}")
-        grey = grey_levels(images, self.mean, self.std)
+        grey = self.grey_levels(images)
         both = torch.cat(smash_and_rebuild(images, grey, self.side, self.places, self.grid))
         rich, poor = self.fingerprint(self.srm(both)).chunk(2)  # in one pass: batch norm sees both in training too
         return self.blocks(rich - poor).mean(dim=(2, 3))
-
-    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
-        return two_class_output(self.classifier(features), features, labels)
 
 
 def _layer(before: int) -> tuple[nn.Module, nn.Module]:

@@ -1,6 +1,6 @@
 """PCL: features of places with the same source should be similar."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -20,22 +20,15 @@ class PCLXception(MaskTaught):
     """Train Xception so that places of the same source have similar features (Zhao et al., ICCV 2021).
 
     Args:
-        pretrained, dropout, options: See `TimmClassifier`.
         consistency: Weight of the pairwise loss (the paper's lambda, 10; DeepfakeBench has 1); 0 removes it.
         first_column_bug: Use DeepfakeBench's target of that loss, which is wrong in the first column.
+        timm: `pretrained`, `dropout` and `options`, see `TimmClassifier`.
     """
 
     term = "consistency"
 
-    def __init__(
-        self,
-        pretrained: bool | str | None = True,
-        dropout: float = 0.0,
-        options: dict[str, Any] | None = None,
-        consistency: Annotated[float, Field(ge=0)] = 10.0,
-        first_column_bug: bool = False,
-    ):
-        super().__init__(pretrained, dropout, options, consistency)
+    def __init__(self, consistency: Annotated[float, Field(ge=0)] = 10.0, first_column_bug: bool = False, **timm):
+        super().__init__(consistency, **timm)
         self.first_column_bug = first_column_bug
         self.theta = nn.Conv2d(MIDDLE, MIDDLE, 1) if consistency else None
 

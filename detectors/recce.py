@@ -4,7 +4,7 @@ Legend: B batch, D feature size, n side of the middle maps, S side of the images
 """
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -31,24 +31,22 @@ class Recce(TimmClassifier):
     The decoder's maps and its reconstruction errors weight the classifier's maps.
 
     Args:
-        pretrained: See `TimmClassifier`.
         reconstruction: Weight of the mean absolute error on real faces (paper, lambda_1); DeepfakeBench has 0.
         metric: Weight of `metric_loss` (lambda_2); DeepfakeBench has 0.
         noise: Standard deviation of the white noise added to half of the images in training.
         dropout: Dropout before the decoder, in the guidance, and before the classifier.
-        options: See `TimmClassifier`.
+        timm: `pretrained` and `options`, see `TimmClassifier`.
     """
 
     def __init__(
         self,
-        pretrained: bool | str | None = True,
         reconstruction: Annotated[float, Field(ge=0)] = 0.1,
         metric: Annotated[float, Field(ge=0)] = 0.1,
         noise: Annotated[float, Field(ge=0)] = 1e-6,
         dropout: float = 0.2,
-        options: dict[str, Any] | None = None,
+        **timm,
     ):
-        super().__init__(XCEPTION, pretrained, dropout, options)
+        super().__init__(XCEPTION, dropout=dropout, **timm)
         self.weights = {"reconstruction": reconstruction, "metric": metric}
         self.couples_batch = bool(reconstruction or metric)
         self.noise, self.dropout = noise, nn.Dropout(dropout)
@@ -96,8 +94,7 @@ class Recce(TimmClassifier):
             }
             for name, term in terms.items():
                 if self.weights[name]:
-                    output.losses[name] = term
-                    output.losses["total"] = output.losses["total"] + self.weights[name] * term
+                    output.add_loss(name, term, self.weights[name])
         return output
 
 

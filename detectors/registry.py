@@ -6,8 +6,10 @@ Importing this imports no PyTorch; a class is imported when it is asked for.
 """
 
 import importlib
+import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
@@ -63,11 +65,16 @@ def detector_class(name: str) -> type["Detector"]:
         if name in _own_modules():
             importlib.import_module(_own_modules()[name])
         elif name in _entry_points():
-            _import_entry_point(_entry_points()[name])
+            _import_entry_point(name)
         else:
             known = class_names()
             raise UserError(f"no detector class is called '{name}'{nearest(name, known)}; known: {', '.join(known)}")
     return _classes[name]
+
+
+def name_of(cls: type) -> str | None:
+    """The name under which a class is registered; None if it is not."""
+    return next((name for name, other in _classes.items() if other is cls), None)
 
 
 def keywords_of(name: str) -> list[str]:
@@ -76,7 +83,7 @@ def keywords_of(name: str) -> list[str]:
     Raises:
         UserError: As `detector_class`.
     """
-    return list(signature(detector_class(name).__init__).parameters)[1:]
+    return list(_keywords_of(name)[0])
 
 
 def defaults_of(name: str) -> dict[str, Any]:
@@ -85,8 +92,8 @@ def defaults_of(name: str) -> dict[str, Any]:
     Raises:
         UserError: As `detector_class`.
     """
-    found = list(signature(detector_class(name).__init__).parameters.values())[1:]
-    return {parameter.name: parameter.default for parameter in found if parameter.default is not Parameter.empty}
+    known, _ = _keywords_of(name)
+    return {key: default for key, (_, default) in known.items() if default is not ...}
 
 
 def build_detector(config: "DetectorConfig") -> "Detector":
@@ -95,6 +102,7 @@ def build_detector(config: "DetectorConfig") -> "Detector":
     Raises:
         UserError: Unknown class; a keyword its constructor does not know, or of the wrong type.
     """
+    _refuse_foreign_code(config)
     where = f"detector '{config.name or config.detector}', model"
     return _construct(config.detector, config.model, where)
 
@@ -108,10 +116,13 @@ def create_detector(name: str, /, **config: Any) -> "Detector":
 
     Raises:
         UserError: Unknown name (what there is, and the nearest); a keyword the constructor does not know, or of the
-            wrong type; whatever the class raises.
+            wrong type; code to import that a YAML of others names and `config` does not; whatever the class raises.
     """
     if name in names("detectors") or name.endswith((".yaml", ".yml")):
         preset = load("detectors", name)
+        if name not in names("detectors"):
+            from_file = {key: value for key, value in preset.model.items() if key not in config}
+            _refuse_foreign_code(preset.model_copy(update={"model": from_file}))
         return _construct(preset.detector, {**preset.model, **config}, f"detector '{name}', model")
     known = sorted({*names("detectors"), *class_names()})
     if name not in known:
@@ -125,8 +136,8 @@ def check_model(config: "DetectorConfig") -> None:
     Raises:
         UserError: As `build_detector` for these.
     """
-    cls = detector_class(config.detector)
-    validated(_schema(cls), config.model, f"detector '{config.name or config.detector}'", "model.")
+    _refuse_foreign_code(config)
+    validated(_schema(config.detector), config.model, f"detector '{config.name or config.detector}'", "model.")
 
 
 def describe_detectors() -> list[dict[str, str]]:
@@ -167,27 +178,83 @@ def _owner(name: str) -> str | None:
     return _own_modules().get(name)
 
 
+def _refuse_foreign_code(config: "DetectorConfig") -> None:
+    """Refuses a configuration whose keywords name code to import, unless the user typed them or trusts their file."""
+    naming = getattr(detector_class(config.detector), "names_code", ())
+    if named := [key for key in naming if key in config.model and not config.trusts(key)]:
+        given = {key: value if isinstance(value := config.model[key], str) else "..." for key in named}
+        words = " ".join(f"model.{key}={value[:100]}" for key, value in given.items())
+        raise UserError(
+            f"detector '{config.name or config.detector}': a file names code to import, {words}, which would run here; "
+            f"if you want that, type {words} on the command line, or set --trust-code for all that your files name"
+        )
+
+
 def _construct(class_name: str, keywords: dict[str, Any], where: str) -> "Detector":
     cls = detector_class(class_name)
-    values = validated(_schema(cls), keywords, where)
-    return cls(**{name: getattr(values, name) for name in values.model_fields_set})
+    values = validated(_schema(class_name), keywords, where)
+    given = {name: getattr(values, name) for name in values.model_fields_set}
+    with _faults_named(class_name, "its constructor failed"):
+        return cls(**given)
+
+
+@contextmanager
+def _faults_named(name: str, what: str) -> Iterator[None]:
+    """Turns whatever another package's class raises, SystemExit too, into a UserError that names it."""
+    point = next(iter(_entry_points().get(name, ())), None)
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if point is None:
+            raise
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise UserError(
+            f"detector '{name}' of the installed package '{_package_of(point)}': {what} ({point.value}): {reason}; "
+            "mend or uninstall that package"
+        ) from error
+
+
+def _schema(name: str) -> type[BaseModel]:
+    """A pydantic model of a class's constructor's keywords: strict, so that "3" is no number, but 3 is a float."""
+    with _faults_named(name, "its constructor's signature cannot be read"):
+        return _schema_of(detector_class(name))
 
 
 @cache
-def _schema(cls: type) -> type[BaseModel]:
-    """A pydantic model of the constructor's keywords: strict, so that "3" is no number, but 3 is a float."""
-    hints = typing.get_type_hints(cls.__init__, include_extras=True)
-    parameters = [
-        p for p in list(signature(cls.__init__).parameters.values())[1:] if p.kind != Parameter.VAR_POSITIONAL
-    ]
-    fields = {
-        p.name: (hints.get(p.name, Any), ... if p.default is Parameter.empty else p.default)
-        for p in parameters
-        if p.kind != Parameter.VAR_KEYWORD
-    }
-    extra = "allow" if any(p.kind == Parameter.VAR_KEYWORD for p in parameters) else "forbid"
+def _schema_of(cls: type) -> type[BaseModel]:
+    fields, takes_others = _keywords(cls)
+    extra = "allow" if takes_others else "forbid"
     config = ConfigDict(extra=extra, strict=True, arbitrary_types_allowed=True, protected_namespaces=())
     return create_model(cls.__name__, __config__=config, **fields)
+
+
+def _keywords_of(name: str) -> tuple[dict[str, tuple[Any, Any]], bool]:
+    with _faults_named(name, "its constructor's signature cannot be read"):
+        return _keywords(detector_class(name))
+
+
+@cache
+def _keywords(cls: type) -> tuple[dict[str, tuple[Any, Any]], bool]:
+    """Keywords of a constructor as name -> (type, default or ...), and whether it takes any others.
+
+    `**name` stands for the keywords with a default of the constructor that it extends: a subclass need not repeat them.
+    A keyword without a default is not passed on, since the subclass gives its value.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for owner in (base for base in cls.__mro__ if "__init__" in vars(base)):
+        hints = typing.get_type_hints(owner.__init__, include_extras=True)
+        passes_on = False
+        for parameter in list(signature(owner.__init__).parameters.values())[1:]:
+            default = ... if parameter.default is Parameter.empty else parameter.default
+            if parameter.kind == Parameter.VAR_KEYWORD:
+                passes_on = True
+            elif parameter.kind != Parameter.VAR_POSITIONAL and (owner.__init__ is cls.__init__ or default is not ...):
+                found.setdefault(parameter.name, (hints.get(parameter.name, Any), default))
+        if not passes_on:
+            return found, False
+    return found, True
 
 
 @cache
@@ -202,29 +269,52 @@ def _own_modules() -> dict[str, str]:
 
 
 @cache
-def _entry_points() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        other = found.get(point.name)
-        if point.name in _own_modules() or (other is not None and other.value != point.value):
-            owner = f"{other.value}" if other else _own_modules()[point.name]
-            raise UserError(
-                f"detector name '{point.name}' is taken by {owner}; {point.value} of the installed package "
-                f"'{point.dist.name if point.dist else '?'}' registers it too: uninstall one of them"
+def _entry_points() -> dict[str, list[EntryPoint]]:
+    """Name -> entry points of each detector of other packages; more than one if packages claim the same name.
+
+    A built-in name is not given away: a note tells of the package that wants it.
+    """
+    found: dict[str, list[EntryPoint]] = {}
+    try:
+        points = list(entry_points(group=GROUP))
+    except Exception as error:  # one package with damaged metadata must not stop commands that need no other package
+        print(f"note: detectors of other packages are left out: their entry points: {error!r}", file=sys.stderr)
+        return found
+    for point in points:
+        if point.name in _own_modules():
+            print(
+                f"note: detector name '{point.name}' is taken by {_own_modules()[point.name]}; {point.value} of the "
+                f"installed package '{_package_of(point)}' wants it too and is left out",
+                file=sys.stderr,
             )
-        found[point.name] = point
+        elif all(point.value != other.value for other in found.get(point.name, ())):
+            found.setdefault(point.name, []).append(point)
     return found
 
 
-def _import_entry_point(point: EntryPoint) -> None:
-    try:
+def _package_of(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "?"
+
+
+def _import_entry_point(name: str) -> None:
+    from resproto_fd.detectors.base import Detector
+
+    point, *others = _entry_points()[name]
+    if others:
+        claims = ", ".join(f"{each.value} of '{_package_of(each)}'" for each in (point, *others))
+        raise UserError(f"detector name '{name}' is claimed by several installed packages: {claims}; uninstall one")
+    with _faults_named(point.name, "cannot be imported"):
         loaded = point.load()
-    except Exception as error:
-        raise UserError(f"detector '{point.name}': {point.value} cannot be imported: {error}") from error
-    if isinstance(loaded, type) and point.name not in _classes:
-        register(point.name)(loaded)
+        if isinstance(loaded, type) and point.name not in _classes:
+            register(point.name)(loaded)
     if point.name not in _classes:
         raise UserError(f"detector '{point.name}': {point.value} was imported but registers no such name")
+    if not issubclass(cls := _classes[point.name], Detector):
+        del _classes[point.name]
+        raise UserError(
+            f"detector '{point.name}' of the installed package '{_package_of(point)}': expected a subclass of "
+            f"resproto_fd.detectors.base.Detector, got {cls.__module__}.{cls.__qualname__}"
+        )
 
 
 def backbone_title(backbone: Any) -> str:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.detectors.base import Detector, Output, two_class_output
-from resproto_fd.detectors.parts.clip_tower import Backbone, load_clip
+from resproto_fd.detectors.base import Output, two_class_output
+from resproto_fd.detectors.parts.clip_detector import ClipDetector
+from resproto_fd.detectors.parts.clip_tower import Backbone
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.precision import at_least_float32
 
@@ -24,7 +25,7 @@ WORD = "*"
 
 
 @register("repdfd")
-class RepDFD(Detector):
+class RepDFD(ClipDetector):
     """Reprogram frozen CLIP by a learnt border and texts that contain the face (Lin et al., AAAI 2025).
 
     The score is a softmax over the cosines of the bordered image with two texts: one of a real face, and one of this
@@ -32,27 +33,26 @@ class RepDFD(Detector):
     embedding of the plain image replaces it. A fixed random projection turns the embedding into a word.
 
     Args:
-        backbone, pretrained, quick_gelu: See `clip_tower.load_clip`; the text tower must be open_clip's own.
+        backbone: See `clip_tower.Backbone`; the text tower must be open_clip's own.
         share: Side of the face within the border, as a share of S.
         real: The text of a real face.
         fake: The text of a fake face; the face replaces its `*`.
+        clip: `pretrained` and `quick_gelu`, see `ClipDetector`.
 
     Raises:
-        UserError: As `load_clip`; the text tower is of another kind; or `fake` has no `*` or several.
+        UserError: As `ClipDetector`; the text tower is of another kind; or `fake` has no `*` or several.
     """
 
     def __init__(
         self,
         backbone: Backbone = "ViT-L-14",
-        pretrained: str | None = "openai",
-        quick_gelu: bool | None = None,
         share: Annotated[float, Field(gt=0, lt=1)] = 0.7,
         real: str = "A real photo of a person",
         fake: str = f"A fake photo of a {WORD} person",
+        **clip,
     ):
-        super().__init__()
-        self.clip = load_clip(backbone, pretrained, quick_gelu)
-        self.clip.requires_grad_(False)
+        super().__init__(backbone, **clip)
+        self.freeze("clip")
         if not hasattr(self.clip.text, "token_embedding"):
             raise UserError(f"repdfd: {type(self.clip.text).__name__} has no word embeddings that can be replaced")
         tokens = self.clip.tokenizer([real, fake])

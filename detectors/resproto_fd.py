@@ -4,6 +4,7 @@ Legend: B batch, D embedding size, H and W pixels; class 0 real, 1 forged.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -13,8 +14,9 @@ from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import NonNegative, Positive
-from resproto_fd.detectors.base import Detector, Output
-from resproto_fd.detectors.parts.clip_tower import FORGED_PROMPTS, REAL_PROMPTS, Backbone, load_clip
+from resproto_fd.detectors.base import Output, onto
+from resproto_fd.detectors.parts.clip_detector import ClipDetector
+from resproto_fd.detectors.parts.clip_tower import Prompts
 from resproto_fd.detectors.parts.prototype_memory import PrototypeMemory
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.global_batch import gather_rows
@@ -29,18 +31,17 @@ from resproto_fd.losses.residual import (
     temperature,
 )
 
+ORIGINS = ("members", "entered")
+
 
 @register("resproto_fd")
-class ResProtoFD(Detector):
+class ResProtoFD(ClipDetector):
     """Train CLIP on the residual of image and text features, and score by stored prototypes (Jing, Zheng and Peng).
 
     The residual is the image feature minus the text feature of its class. The defaults are the paper's. Only the image
     tower and logit_scale train.
 
     Args:
-        backbone: See `clip_tower.Backbone`.
-        pretrained: See `clip_tower.load_clip`.
-        quick_gelu: See `clip_tower.load_clip`.
         prompts: Texts of the two classes; None means Table 1 of the paper.
         residual: Use f_res = f - lambda * t_y (equation 1); False uses f itself everywhere.
         residual_weight: lambda.
@@ -55,15 +56,16 @@ class ResProtoFD(Detector):
         start_epoch: First epoch that collects prototypes, counting from 0; 2 in the released code, not in the paper.
         top_k: K, the number of prototypes that an image is compared with.
         temperature: Temperature of the softmax over those K; 0.1 in the released code.
+        neighbours: Whether these K are the most similar of both classes ("nearest", the paper), or the K / 2 most
+            similar of each class ("balanced"). While the memory is not full, nearest leans to the class that has more
+            prototypes (see `PrototypeMemory.score`).
         keep_text_tower: Keep the frozen text tower in memory and in checkpoints; scoring does not need it.
+        clip: `backbone`, `pretrained` and `quick_gelu`, see `ClipDetector`.
     """
 
     def __init__(
         self,
-        backbone: Backbone = "ViT-B-16",
-        pretrained: str | None = "openai",
-        quick_gelu: bool | None = None,
-        prompts: dict[Literal["real", "forged"], list[str]] | None = None,
+        prompts: Prompts | None = None,
         residual: bool = True,
         residual_weight: float = 0.3,
         similarity: Literal["cosine", "dot"] = "cosine",
@@ -77,13 +79,13 @@ class ResProtoFD(Detector):
         start_epoch: NonNegative = 2,
         top_k: Positive = 64,
         temperature: Annotated[float, Field(gt=0)] = 1.0,
+        neighbours: Literal["nearest", "balanced"] = "nearest",
         keep_text_tower: bool = False,
+        **clip,
     ):
-        super().__init__()
-        self.clip = load_clip(backbone, pretrained, quick_gelu)
+        super().__init__(**clip)
         self.clip.text.requires_grad_(False)
-        texts = {"real": REAL_PROMPTS, "forged": FORGED_PROMPTS, **(prompts or {})}
-        self.register_buffer("text_features", self.clip.text_features([texts["real"], texts["forged"]]))
+        self.register_buffer("text_features", self.clip.class_features(prompts))
         if not keep_text_tower:
             self.clip.drop_text()
 
@@ -93,8 +95,13 @@ class ResProtoFD(Detector):
         # With equal class counts and no regulariser the residual loss is plain cross-entropy.
         self.loss = ResidualLoss([1, 1], omega1, omega2 if loss == "rl" else 0.0)
         self.memory = PrototypeMemory(capacity, self.clip.embed_dim, gamma) if grp else None
+        if neighbours == "balanced" and top_k < 2:
+            raise UserError(f"model.neighbours=balanced: expected model.top_k of at least 2, got {top_k}")
         self.clusters, self.top_k, self.temperature = clusters, top_k, temperature
+        self.balanced = neighbours == "balanced"
         self.first_epoch = start_epoch
+        self.batch_frames: Tensor | None = None
+        self.epoch, self.step = 0, -1
         self.couples_batch = loss == "rl" or grp
         self.start_epoch(0)
 
@@ -111,15 +118,25 @@ class ResProtoFD(Detector):
                 raise UserError(f"ResProto-FD trains on real and fake frames: {error}") from error
 
     def start_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
         self.collects = self.memory is not None and epoch >= self.first_epoch
+
+    def start_step(self, step: int, frames: Tensor) -> None:
+        self.step, self.batch_frames = step, onto(frames, self.text_features)
+
+    def origins(self) -> dict[str, Tensor]:
+        """`members` and `entered` of the memory, see `PrototypeMemory`."""
+        return {} if self.memory is None else {name: getattr(self.memory, name) for name in ORIGINS}
+
+    def set_origins(self, origins: Mapping[str, Tensor]) -> None:
+        for name, own in self.origins().items():
+            found = origins.get(name)
+            if isinstance(found, Tensor) and found.shape == own.shape and not found.is_floating_point():
+                own.copy_(found)
 
     @torch.no_grad()
     def after_step(self) -> None:
         self.clip.logit_scale.clamp_(max=math.log(MAX_TEMPERATURE))
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Image embeddings, not normalised, [B, D]."""
-        return self.clip(images)
 
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
         """Scores, and with labels also the loss; training may update the memory.
@@ -145,7 +162,7 @@ class ResProtoFD(Detector):
         offset = self.residual_weight if self.similarity == "dot" else 0.0
         variants = {"clip": ((similarities[:, 1] + offset + 1) / 2).clamp(0, 1).float()}
         if not self.training and self.memory is not None and self.memory.ready:
-            variants["grp"] = self.memory.score(features, self.top_k, self.temperature).float()
+            variants["grp"] = self.memory.score(features, self.top_k, self.temperature, self.balanced).float()
         return Output(variants.get("grp", variants["clip"]), logits, features, losses, variants)
 
     def diagnostics(self) -> dict[str, Tensor]:
@@ -153,6 +170,41 @@ class ResProtoFD(Detector):
         tau = temperature(self.clip.logit_scale.detach())
         memory = {} if self.memory is None else self.memory.diagnostics()
         return {"tau": tau, "text_image_temperature": 1 / tau, **{f"memory/{k}": v for k, v in memory.items()}}
+
+    def notes(self) -> list[str]:
+        """See `Detector.notes`: whether the memory is full."""
+        if self.memory is None:
+            return []
+        (real, forged), size = self.memory.count.tolist(), self.memory.capacity
+        if min(real, forged) == size:
+            return []
+        if not (real and forged):
+            return [f"no prototypes of both classes are stored ({real} real, {forged} forged): scores are Score_clip"]
+        lopsided = (
+            "; Score_GRP leans to the larger class, so read AUC rather than accuracy, or set model.neighbours=balanced"
+        )
+        return [
+            f"the prototype memory holds {real} of {size} real and {forged} of {size} forged prototypes"
+            f"{lopsided if real != forged and not self.balanced else ''}"
+        ]
+
+    @torch.no_grad()
+    def residual_map(self, images: Tensor) -> Tensor:
+        """How much more each patch is like a forged face than like a real one, [B, h, w].
+
+        Of each patch token of a ViT, projected as the class token is, the residual for either class is compared with
+        that class's text: sim(f - lambda * t_1, t_1) - sim(f - lambda * t_0, t_0), as equation 2 does with the face.
+
+        Raises:
+            UserError: The image tower is no ViT of open_clip.
+        """
+        tower = self.clip.require_vit("the residual map")
+        tokens = tower.forward_intermediates(images, indices=1, normalize_intermediates=True, intermediates_only=True)
+        maps = tokens["image_intermediates"][-1].flatten(2).transpose(1, 2)  # [B, N, W]
+        features = F.normalize(at_least_float32(maps if tower.proj is None else maps @ tower.proj), dim=-1)
+        similarities = self._similarity_if(features.flatten(0, 1))
+        side = math.isqrt(features.shape[1])
+        return (similarities[:, 1] - similarities[:, 0]).view(len(images), side, -1)
 
     def _similarity_if(self, features: Tensor) -> Tensor:
         """sim(f - lambda * t_k, t_k) of each image under the assumption of each class k, [B, 2]."""
@@ -165,5 +217,7 @@ class ResProtoFD(Detector):
         if self.collects:
             everyone = gather_rows(residual.detach())
             scores = gradient_scores(everyone, self.text_features, tau, all_labels, self.loss, self.similarity)
-            self.memory.collect(everyone, all_labels, scores, self.clusters)
+            frames = None if self.batch_frames is None else gather_rows(self.batch_frames)
+            self.memory.collect(everyone, all_labels, scores, self.clusters, frames, (self.epoch, self.step))
+        self.batch_frames = None  # of this batch alone
         return self.loss.terms(gather_rows(logits), all_labels)

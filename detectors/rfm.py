@@ -1,6 +1,6 @@
 """RFM: the most telling regions are erased in training, so that the detector learns from others."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -17,22 +17,20 @@ class RFM(TimmClassifier):
     """Train Xception on images whose most telling regions are filled with noise (Wang & Deng, CVPR 2021).
 
     Args:
-        pretrained, dropout, options: See `TimmClassifier`.
         boxes: Number of boxes erased in each image.
         box: Largest height and width of a box, as a share of the image's (the paper: 120 of 256 pixels).
+        timm: `pretrained`, `dropout` and `options`, see `TimmClassifier`.
     """
 
     steps_alone = True
 
     def __init__(
         self,
-        pretrained: bool | str | None = True,
-        dropout: float = 0.0,
-        options: dict[str, Any] | None = None,
         boxes: Annotated[int, Field(ge=0)] = 3,
         box: Annotated[float, Field(gt=0, le=1)] = 120 / 256,
+        **timm,
     ):
-        super().__init__(XCEPTION, pretrained, dropout, options)
+        super().__init__(XCEPTION, **timm)
         self.boxes, self.box = boxes, box
 
     def training_step(

@@ -15,7 +15,7 @@ class SBI(EfficientNetB4):
     `logits` are then [B, 3].
 
     Args:
-        pretrained, dropout, options: See `EfficientNetB4`.
+        timm: `pretrained`, `dropout` and `options`, see `EfficientNetB4`.
     """
 
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ Legend: B batch, C types (real, face swap, reenactment, entire synthesis, editin
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Literal
 
@@ -15,15 +15,18 @@ import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from resproto_fd.configs.loading import load_yaml
-from resproto_fd.detectors.base import Detector, Output
-from resproto_fd.detectors.parts.clip_tower import Backbone, Clip, load_clip
+from resproto_fd.configs.schema import Positive
+from resproto_fd.detectors.base import Output, onto
+from resproto_fd.detectors.parts.clip_detector import ClipDetector
+from resproto_fd.detectors.parts.clip_tower import Backbone, Clip
 from resproto_fd.detectors.parts.cross_layer_attention import CrossLayerAttention
 from resproto_fd.detectors.parts.lora import ATTENTION, add_lora
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.global_batch import gather_rows
-from resproto_fd.losses.precision import at_least_float32
+from resproto_fd.losses.precision import at_least_float32, without_autocast
 from resproto_fd.losses.siglip import siglip_loss
 
 TYPES = ("real", "face swap", "reenactment", "entire synthesis", "editing")
@@ -39,11 +42,12 @@ def text_labels() -> dict[str, list[str]]:
 
 
 @register("sd2")
-class SD2(Detector):
+class SD2(ClipDetector):
     """Match images with texts of five forgery types and with descriptions (A Rich Knowledge Space, under review).
 
-    The score is 1 - P(real) of the softmax over the types' simple texts (section 5.1 uses the highest logit, but only
-    for accuracy). `logits` are those of that softmax, with the fakes' joined by log-sum-exp. An image that is only
+    The score is 1 - P(real) of the softmax over the types' simple texts. Section 5.1 calls an image real if real has
+    the highest logit: the variant "argmax" is above 0.5 where it has not, so that its accuracy is the paper's. `logits`
+    are those of that softmax, with the fakes' joined by log-sum-exp. An image that is only
     known to be fake (type "unknown", or no types given) trains on that sum. L_C is the mean over the batch, as in
     Algorithm 1 (equation 3 has a sum). L_S is the squared Frobenius norm over the five types (equation 4; Algorithm 1
     has a mean over a matrix of B texts). L_D is equation 5 divided by the number of images (Algorithm 1); an image
@@ -51,8 +55,6 @@ class SD2(Detector):
 
     Args:
         backbone: See `clip_tower.Backbone`. Adapters need a ViT of open_clip; `clam` also works with its ResNets.
-        pretrained: See `clip_tower.load_clip`.
-        quick_gelu: See `clip_tower.load_clip`.
         lora_rank: r of both towers; None trains all their weights.
         lora_alpha: The adapters' output is scaled by alpha / r.
         lora_dropout: Dropout of the adapters' input.
@@ -65,9 +67,12 @@ class SD2(Detector):
         separation: Weight of L_S; 1 in the paper, which reports that training fails without it.
         facial: Whether L_D uses descriptions of the face (Table 5).
         environmental: Whether L_D uses descriptions of the surroundings (Table 5).
+        texts_at_once: Descriptions that the text tower encodes at a time. With more in a batch, its activations are
+            computed again in the backward pass, one portion after the other, which saves memory.
+        clip: `pretrained` and `quick_gelu`, see `ClipDetector`.
 
     Raises:
-        UserError: As `load_clip`, `Clip.layers` and `add_lora`.
+        UserError: As `ClipDetector`, `Clip.layers` and `add_lora`.
     """
 
     couples_batch = True
@@ -75,8 +80,6 @@ class SD2(Detector):
     def __init__(
         self,
         backbone: Backbone = "ViT-L-14",
-        pretrained: str | None = "openai",
-        quick_gelu: bool | None = None,
         lora_rank: int | None = 8,
         lora_alpha: float = 32.0,
         lora_dropout: float = 0.1,
@@ -89,9 +92,10 @@ class SD2(Detector):
         separation: float = 1.0,
         facial: bool = True,
         environmental: bool = True,
+        texts_at_once: Positive = 64,
+        **clip,
     ):
-        super().__init__()
-        self.clip = load_clip(backbone, pretrained, quick_gelu)
+        super().__init__(backbone, **clip)
         if scale is not None:
             nn.init.constant_(self.clip.logit_scale, torch.tensor(scale).log())
         self.bias = nn.Parameter(-self.clip.logit_scale.detach().exp())
@@ -99,7 +103,7 @@ class SD2(Detector):
         if lora_rank is not None:
             for tower in (self.clip.visual, self.clip.text):
                 add_lora(tower, lora_rank, lora_alpha, lora_dropout, lora_targets)
-        self.alpha, self.separation = alpha, separation
+        self.alpha, self.separation, self.texts_at_once = alpha, separation, texts_at_once
         texts = [text_labels()[name][: None if labels == "all" else 1] for name in TYPES]
         self.register_buffer("label_counts", torch.tensor([len(part) for part in texts]), persistent=False)
         longest = max(map(len, texts))
@@ -111,7 +115,7 @@ class SD2(Detector):
         self.register_buffer("captioned", torch.zeros(()), persistent=False)
 
     def encode(self, images: Tensor) -> Tensor:
-        return self.clip(images) if self.clam is None else self.clam(*self.clip.layers(images))
+        return super().encode(images) if self.clam is None else self.clam(*self.clip.layers(images))
 
     def head(
         self,
@@ -132,21 +136,23 @@ class SD2(Detector):
         """
         scale, features = self.clip.logit_scale.exp(), at_least_float32(features)
         texts = F.normalize(at_least_float32(self.clip.text(self._drawn_labels())), dim=-1)
-        types = scale * (F.normalize(features, dim=-1) @ texts.T)
+        with without_autocast(features):
+            types, alike = scale * (F.normalize(features, dim=-1) @ texts.T), texts @ texts.T
         logits = torch.stack([types[:, 0], types[:, 1:].logsumexp(dim=1)], dim=1)
         scores = logits.softmax(dim=-1)[:, 1].float()
+        variants = {"argmax": (types[:, 1:].amax(dim=1) - types[:, 0]).sigmoid().float()}
         if labels is None:
-            return Output(scores, logits, features)
+            return Output(scores, logits, features, variants=variants)
         if forgery_type is None:
             forgery_type = labels * len(TYPES)
         given = {"facial": captions_facial, "environmental": captions_environmental}
         losses = {
             "classification": classification_loss(gather_rows(types), gather_rows(forgery_type)),
-            "separation": (texts @ texts.T - torch.eye(len(TYPES), device=texts.device)).square().sum(),
+            "separation": (alike - torch.eye(len(TYPES), device=alike.device)).square().sum(),
             "contrast": sum(self._contrast(features, given[name], scale) for name in self.described) + 0 * self.bias,
         }
         total = self.alpha * losses["classification"] + self.separation * losses["separation"] + losses["contrast"]
-        return Output(scores, logits, features, {"total": total, **losses})
+        return Output(scores, logits, features, {"total": total, **losses}, variants)
 
     def _drawn_labels(self) -> Tensor:
         """Tokens of a text of each type, [C, T]: a random one in training, otherwise the simple one."""
@@ -160,12 +166,24 @@ class SD2(Detector):
         """L_D of one kind of description over the global batch (equation 5)."""
         if captions is None:
             return features.new_zeros(())
-        present = gather_rows(torch.tensor([float(bool(text)) for text in captions], device=features.device))
+        present = gather_rows(onto(torch.tensor([float(bool(text)) for text in captions]), features))
         if self.training:
             self.captioned.copy_(present.mean())
-        tokens = self.clip.tokenizer(list(captions)).to(features.device)
-        texts = gather_rows(at_least_float32(self.clip.text(tokens)))
+        parts = onto(self.clip.tokenizer(list(captions)), features).split(self.texts_at_once)
+        run = partial(checkpoint, use_reentrant=False) if len(parts) > 1 else lambda tower, part: tower(part)
+        texts = gather_rows(at_least_float32(torch.cat([run(self.clip.text, part) for part in parts])))
         return siglip_loss(gather_rows(features), texts, scale, self.bias, present)
+
+    @torch.no_grad()
+    def matrices(self, images: Tensor, labels: Tensor, **fields: Tensor) -> dict[str, Tensor]:
+        """Cosines of the types' mean texts (Figure 4), and of the first five texts of each type (Figure 5)."""
+        found, means = {}, []
+        for name, tokens, count in zip(TYPES, self.label_tokens, self.label_counts.tolist(), strict=True):
+            units = F.normalize(at_least_float32(self.clip.text(tokens[:count])), dim=-1)
+            means.append(units.mean(dim=0))
+            found[f"texts of {name}"] = units[:5] @ units[:5].T
+        across = F.normalize(torch.stack(means), dim=-1)
+        return {"texts across types": across @ across.T, **found}
 
     def diagnostics(self) -> dict[str, Tensor]:
         return {

@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from resproto_fd.detectors.base import Detector, Output, two_class_output
+from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.parts.clip_tower import Backbone
 from resproto_fd.detectors.registry import detector_class, register
-from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
+from resproto_fd.detectors.weights import load_pretrained
 
 
 @register("sd2_probe")
@@ -24,6 +24,8 @@ class SD2Probe(Detector):
         UserError: The weights cannot be read or do not fit.
     """
 
+    fixed_encoder = ("sd2",)
+
     def __init__(
         self,
         backbone: Backbone = "ViT-L-14",
@@ -32,21 +34,12 @@ class SD2Probe(Detector):
         clam: bool = False,
     ):
         super().__init__()
-        self.sd2 = detector_class("sd2")(backbone, None, **(sd2 or {}))
-        if pretrained and not pretrained_skipped():
-            load_all(self.sd2, read_state_dict(pretrained), pretrained)
+        self.sd2 = detector_class("sd2")(backbone=backbone, pretrained=None, **(sd2 or {}))
+        load_pretrained(self.sd2, pretrained)
         self.sd2.clip.drop_text()
-        self.sd2.requires_grad_(False)
+        self.freeze("sd2")
         self.clam = clam
         self.classifier = nn.Linear(self.sd2.clip.embed_dim, 2)
 
-    def train(self, mode: bool = True) -> "SD2Probe":
-        super().train(mode)
-        self.sd2.eval()
-        return self
-
     def encode(self, images: Tensor) -> Tensor:
         return self.sd2.encode(images) if self.clam else self.sd2.clip(images)
-
-    def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
-        return two_class_output(self.classifier(features), features, labels)

@@ -3,8 +3,6 @@
 Legend: B batch, C channels.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,19 +24,13 @@ class SIA(EfficientNetB4):
     other; loading one of its checkpoints switches to this.
 
     Args:
-        pretrained, dropout, options: See `EfficientNetB4`.
         batch_coupled: Divide the attention by the mean of the whole batch, as DeepfakeBench does; scores then depend on
             the other pictures of the batch. Otherwise each picture has its own mean.
+        timm: `pretrained`, `dropout` and `options`, see `EfficientNetB4`.
     """
 
-    def __init__(
-        self,
-        pretrained: bool | str | None = True,
-        dropout: float = 0.0,
-        options: dict[str, Any] | None = None,
-        batch_coupled: bool = False,
-    ):
-        super().__init__(pretrained, dropout, options)
+    def __init__(self, batch_coupled: bool = False, **timm):
+        super().__init__(**timm)
         self.paper, self.batch_coupled = True, batch_coupled
         self.conv1, self.conv2, self.conv3 = _adapted(32, 56), _adapted(32, 160), _adapted(56, 160)
 

@@ -3,7 +3,7 @@
 The paper's synthesizer, which learns by policy gradient which blend is hardest, is not included.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -23,20 +23,14 @@ class SLADD(MaskTaught):
     """Train Xception together with a head that predicts the forged region (Chen et al., CVPR 2022).
 
     Args:
-        pretrained, dropout, options: See `TimmClassifier`.
         mask_weight: Weight of the mean squared error of the region; 0 removes the head.
+        timm: `pretrained`, `dropout` and `options`, see `TimmClassifier`.
     """
 
     term = "mask"
 
-    def __init__(
-        self,
-        pretrained: bool | str | None = True,
-        dropout: float = 0.0,
-        options: dict[str, Any] | None = None,
-        mask_weight: Annotated[float, Field(ge=0)] = 0.1,
-    ):
-        super().__init__(pretrained, dropout, options, mask_weight)
+    def __init__(self, mask_weight: Annotated[float, Field(ge=0)] = 0.1, **timm):
+        super().__init__(mask_weight, **timm)
         self.map = nn.ModuleDict({"c": Separable(MIDDLE, 1)}) if mask_weight else None
 
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

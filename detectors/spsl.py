@@ -17,13 +17,12 @@ class SPSL(TimmClassifier):
     The network is the whole Xception, as in DeepfakeBench; the paper shortens it.
 
     Args:
-        pretrained, dropout, options: See `TimmClassifier`; timm spreads the weights of three channels over four.
+        options: See `TimmClassifier`.
+        timm: `pretrained` and `dropout`, see `TimmClassifier`; timm spreads the weights of three channels over four.
     """
 
-    def __init__(
-        self, pretrained: bool | str | None = True, dropout: float = 0.0, options: dict[str, Any] | None = None
-    ):
-        super().__init__(XCEPTION, pretrained, dropout, {"in_chans": 4, **(options or {})})
+    def __init__(self, options: dict[str, Any] | None = None, **timm):
+        super().__init__(XCEPTION, options={"in_chans": 4, **(options or {})}, **timm)
 
     def encode(self, images: Tensor) -> Tensor:
         return super().encode(torch.cat([images, phase_picture(images)], dim=1))

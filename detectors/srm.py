@@ -4,7 +4,7 @@ Legend: B batch, C channels, P positions of a map.
 """
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -33,28 +33,25 @@ class SRMNet(TimmClassifier):
     """Join two Xceptions, of a picture and of its SRM residuals, by attention (Luo et al., CVPR 2021).
 
     Args:
-        pretrained: See `TimmClassifier`; the weights of both networks.
         paper: The classifier gives cosines, as the margin requires, and all three filters are applied to each map. A
             DeepfakeBench checkpoint sets it to False: the classifier then gives unbounded logits, and the filters are
             assigned to maps in another order.
         size: Side of the images; the attention between the networks depends on it.
         margin, scale: Parameters of the additive margin softmax (Wang et al., 2018).
-        dropout, options: See `TimmClassifier`.
+        timm: `pretrained` (the weights of both networks), `dropout` and `options`, see `TimmClassifier`.
     """
 
     def __init__(
         self,
-        pretrained: bool | str | None = True,
         paper: bool = True,
         size: int = 256,
         margin: Annotated[float, Field(ge=0)] = 0.45,
         scale: Annotated[float, Field(gt=0)] = 30.0,
-        dropout: float = 0.0,
-        options: dict[str, Any] | None = None,
+        **timm,
     ):
-        super().__init__(XCEPTION, pretrained, dropout, options)
+        super().__init__(XCEPTION, **timm)
         self.paper, self.size, self.margin, self.scale = paper, size, margin, scale
-        self.noise = TimmClassifier(XCEPTION, pretrained, dropout, options).backbone
+        self.noise = TimmClassifier(XCEPTION, **timm).backbone
         self.srm_sa, self.srm_sa_post = ResidualAttention(), nn.Sequential(nn.BatchNorm2d(64), nn.ReLU())
         self.srm_conv1, self.srm_conv2 = (MapResiduals(width, paper) for width in (32, 64))
         self.dual_cma0, self.dual_cma1 = (CrossAttention(MIDDLE, -(-size // 16)) for _ in range(2))

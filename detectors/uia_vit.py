@@ -4,14 +4,14 @@ Legend: B batch, G patches a side, N = G^2 patches, W width of the transformer.
 """
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from resproto_fd.detectors.base import Output, two_class_output
+from resproto_fd.detectors.base import Output
 from resproto_fd.detectors.parts.shrunk_gaussian import ShrunkGaussian
 from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
 from resproto_fd.detectors.registry import register
@@ -40,13 +40,13 @@ class UIAViT(TimmClassifier):
 
     Args:
         backbone: A ViT of timm with a class token.
-        pretrained, dropout, options: See `TimmClassifier`.
         epochs: Number of epochs of the whole training; the weights of the patches depend on it.
         warm_up: Epochs of cross-entropy alone.
         fits: Number of fits of the Gaussians in an epoch.
         consistency_weight: Weight of the attention's distance from the levels.
         middle: Number of layers before the patch features.
         last: Number of last layers whose attention is taught and read.
+        timm: `pretrained`, `dropout` and `options`, see `TimmClassifier`.
     """
 
     keywords_from_data = {"epochs": "epochs"}
@@ -54,21 +54,19 @@ class UIAViT(TimmClassifier):
     def __init__(
         self,
         backbone: str = "vit_base_patch16_224.orig_in21k_ft_in1k",
-        pretrained: bool | str | None = True,
-        dropout: float = 0.0,
-        options: dict[str, Any] | None = None,
         epochs: Annotated[int, Field(gt=0)] = 10,
         warm_up: Annotated[float, Field(ge=0)] = 1.0,
         fits: Annotated[int, Field(gt=0)] = 2,
         consistency_weight: Annotated[float, Field(ge=0)] = 0.06,
         middle: Annotated[int, Field(gt=0)] = 6,
         last: Annotated[int, Field(gt=0)] = 5,
+        **timm,
     ):
-        super().__init__(backbone, pretrained, dropout, options)
+        super().__init__(backbone, **timm)
         width = self.backbone.embed_dim
         self.epochs, self.warm_up, self.fits, self.consistency_weight = epochs, warm_up, fits, consistency_weight
         self.middle, self.last = middle, last
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, 2))
+        self.classifier[1] = nn.Linear(2 * width, 2)
         self.levels = nn.Parameter(torch.tensor([0.6, 0.6, 0.2]))
         # Used for the patch features alone, through which no gradient flows.
         self.norm_middle = nn.LayerNorm(width, eps=1e-6).requires_grad_(False)
@@ -82,13 +80,13 @@ class UIAViT(TimmClassifier):
     def from_deepfakebench(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """See `Detector.from_deepfakebench`; checkpoints do not contain the progress, so it starts at 0."""
         own = {k: v for k, v in self.state_dict().items() if k.partition(".")[0] in ("gaussians", "frames", "seen")}
-        levels = [state.get(f"model.{name}") for name in ("c_real", "c_fake", "c_cross")]
+        state = {key.removeprefix("model."): value for key, value in state.items()}
+        levels = [state.pop(name, None) for name in ("c_real", "c_fake", "c_cross")]
         if all(level is not None for level in levels):
             own["levels"] = torch.stack(levels)
         for key, value in state.items():
-            if key.removeprefix("model.c_") not in ("real", "fake", "cross"):
-                key = key.replace("model.head.", "classifier.1.").replace("model.norm_middle.", "norm_middle.")
-                own[key.replace("model.", "backbone.")] = value
+            outside = key.startswith(("head.", "norm_middle."))
+            own[key.replace("head.", "classifier.1.") if outside else f"backbone.{key}"] = value
         return own
 
     def start_training(self, class_counts: Tensor) -> None:
@@ -100,12 +98,12 @@ class UIAViT(TimmClassifier):
         return self._read(images)[0]
 
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
-        output = two_class_output(self.classifier(features), features, labels)
+        output = super().head(features, labels)
         if labels is not None:
             # Multiplied by 0 during warm-up: data parallelism needs a gradient of every parameter in every step.
             real, fake, cross = self.levels
-            output.losses["levels"] = 0.05 * (1 / real.abs() + 1 / fake.abs()) + 0.5 * cross.abs()
-            output.losses["total"] = output.losses["total"] + output.losses["levels"] * float(self._teaches())
+            levels = 0.05 * (1 / real.abs() + 1 / fake.abs()) + 0.5 * cross.abs()
+            output.add_loss("levels", levels, float(self._teaches()))
         return output
 
     def forward(self, images: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
@@ -114,8 +112,7 @@ class UIAViT(TimmClassifier):
         output = self.head(features, labels, **fields)
         if self.training and labels is not None:
             if teaches:
-                output.losses["consistency"] = self.consistency(attention, patches, labels)
-                output.losses["total"] = output.losses["total"] + self.consistency_weight * output.losses["consistency"]
+                output.add_loss("consistency", self.consistency(attention, patches, labels), self.consistency_weight)
             self._collect(patches, labels)
         return output
 
@@ -147,7 +144,7 @@ class UIAViT(TimmClassifier):
         """
         forged = self.forged_patches(patches, labels)
         kinds = forged[:, :, None].long() + forged[:, None, :].long()
-        wanted = self.levels[[REAL, CROSS, FAKE]].to(attention)[kinds]
+        wanted = torch.stack([self.levels[kind] for kind in (REAL, CROSS, FAKE)]).to(attention)[kinds]
         count = attention.shape[1]
         self_pairs = torch.eye(count, device=attention.device, dtype=torch.bool) & (labels == 0)[:, None, None]
         wanted = wanted.masked_fill(self_pairs, 1.0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from resproto_fd.losses.precision import at_least_float32
+from resproto_fd.losses.precision import at_least_float32, without_autocast
 
 TEMPERATURE = 0.5
 SOFT = 3.5
@@ -22,7 +22,7 @@ def blending_boundary(mask: Tensor) -> Tensor:
     reach = round(3 * sigma)
     distances = torch.arange(-reach, reach + 1, dtype=mask.dtype, device=mask.device)
     weights = (-(distances**2) / (2 * sigma**2)).softmax(dim=0)
-    with torch.autocast(mask.device.type, enabled=False):
+    with without_autocast(mask):
         rows = F.conv2d(F.pad(mask, [reach] * 4, mode="reflect"), weights.view(1, 1, 1, -1))
         soft = F.conv2d(rows, weights.view(1, 1, -1, 1))
     return 4 * soft * (1 - soft)
@@ -61,13 +61,15 @@ def sample_contrast(features: Tensor, labels: Tensor) -> Tensor:
 
 def _cosines(vectors: Tensor) -> Tensor:
     units = F.normalize(at_least_float32(vectors), dim=-1)
-    with torch.autocast(units.device.type, enabled=False):
+    with without_autocast(units):
         return units @ units.transpose(-2, -1)
 
 
 def _share(pairs: Tensor, like: Tensor, unlike: Tensor, chosen: Tensor) -> Tensor:
     """Mean of -ln(sum of exp over like pairs / over both kinds) over chosen rows that have both kinds."""
-    counts = (chosen == 1) & like.flatten(1).any(dim=1) & unlike.flatten(1).any(dim=1)
-    above, below = (pairs.masked_fill(~which, float("-inf")).flatten(1) for which in (like, like | unlike))
-    found = below[counts].logsumexp(dim=1) - above[counts].logsumexp(dim=1)
-    return found.sum() / counts.sum().clamp(min=1)
+    like, unlike = like.flatten(1), unlike.flatten(1)
+    counts = (chosen == 1) & like.any(dim=1) & unlike.any(dim=1)
+    pairs, others = pairs.flatten(1), ~counts[:, None]  # rows that do not count take all pairs, so that they are finite
+    above, below = (pairs.masked_fill(~(which | others), float("-inf")) for which in (like, like | unlike))
+    found = below.logsumexp(dim=1) - above.logsumexp(dim=1)
+    return (found * counts).sum() / counts.sum().clamp(min=1)

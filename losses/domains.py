@@ -41,11 +41,16 @@ def alignment_loss(features: Tensor, domain: Tensor, count: int) -> Tensor:
 
     Args:
         features: [B, E].
-        domain: Row of each image's domain, [B].
-        count: D + 1.
+        domain: Number of each image's domain, [B].
+        count: Number of domains, D.
     """
-    parts = [features[domain == row] for row in range(count)]
-    moments = [(part.mean(dim=0), torch.cov(part.T)) for part in parts if len(part) > 1]
-    pairs = [(a, b) for i, a in enumerate(moments) for b in moments[i + 1 :]]
-    distances = [((a[0] - b[0]).square().sum() + (a[1] - b[1]).square().sum()) for a, b in pairs]
-    return torch.stack(distances).mean() if distances else features.sum() * 0
+    here = (domain == torch.arange(count, device=domain.device)[:, None]).to(features.dtype)  # [D, B]
+    images = here.sum(dim=1)
+    means = here @ features / images.clamp(min=1)[:, None]
+    apart = features - means[domain]
+    covariances = torch.einsum("db,be,bf->def", here / (images - 1).clamp(min=1)[:, None], apart, apart)
+    first, second = torch.triu_indices(count, count, offset=1, device=domain.device)
+    counts = (images[first] > 1) & (images[second] > 1)
+    distances = (means[first] - means[second]).square().sum(dim=1)
+    distances = distances + (covariances[first] - covariances[second]).square().sum(dim=(1, 2))
+    return (distances * counts).sum() / counts.sum().clamp(min=1)

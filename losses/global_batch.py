@@ -41,6 +41,15 @@ class _GatherRows(torch.autograd.Function):
         return gradient.narrow(0, dist.get_rank() * ctx.rows, ctx.rows)
 
 
+def gather_host(values: Tensor) -> Tensor:
+    """`values` of all W processes, [n] in the host's memory -> [W, n]; the device is not waited for."""
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return values[None]
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values)
+    return torch.stack(parts)
+
+
 def average_over_processes(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
     """The mean of each gradient over all processes; the gradients themselves with one process."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:

@@ -31,7 +31,7 @@ def region_independence_loss(
     vectors = at_least_float32(vectors)
     centres = centres + rate * (vectors.mean(dim=0) - centres)
     centres = centres if through_centres else centres.detach()
-    margins = vectors.new_tensor(INNER)[labels]
+    margins = torch.tensor(INNER, dtype=vectors.dtype).to(vectors.device, non_blocking=True)[labels]
     inner = ((vectors - centres).norm(dim=-1) - margins[:, None]).relu().mean()
     outer = (OUTER - torch.pdist(centres)).relu().sum() / (len(centres) * rate)
     return inner + outer, centres.detach()

@@ -166,7 +166,7 @@ def gradient_scores(
 ) -> Tensor:
     """Prototype score g^(c) = || dL^(c) / dF_res || over the rows of class c; 0 for a class not in the batch (eq 8).
 
-    Computed in closed form, without a second pass through the encoder or a backward pass; it waits for no device.
+    The closed form needs no second pass through the encoder and no backward pass, and the host need not wait.
 
     Args:
         residual: Residual features, [B, D].

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from resproto_fd.losses.precision import at_least_float32, without_autocast
+
 
 def siglip_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, present: Tensor) -> Tensor:
     """Sigmoid loss of each image with its own text against all texts of the batch, divided by the number of images.
@@ -24,7 +26,9 @@ def siglip_loss(images: Tensor, texts: Tensor, scale: Tensor, bias: Tensor, pres
     Returns:
         A scalar.
     """
-    cosine = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
+    images, texts = (F.normalize(at_least_float32(given), dim=-1) for given in (images, texts))
+    with without_autocast(images):
+        cosine = images @ texts.T
     sign = 2 * torch.eye(len(images), dtype=cosine.dtype, device=cosine.device) - 1
     pairs = F.logsigmoid(sign * (scale * cosine + bias))
     weight = present.to(cosine.dtype)

@@ -1,10 +1,10 @@
-"""Memory in which data workers lay their batches, used over and over.
+"""Shared memory for the batches of data workers, used again and again.
 
-A batch of pictures that travels between processes as a new block of shared memory costs as much as making it: the
-kernel clears and maps every page of it, on both sides. Here each worker has a few blocks, mapped once.
+Sending a batch of pictures to another process in a new block of shared memory costs as much as making the batch: the
+kernel clears and maps every page of it, on both sides. Here each worker has a few blocks, which are mapped once.
 
-A block belongs to its worker until it is sent, then to the main process until nothing there refers to it, views of it
-included. A worker that finds no free block, or a batch too large for one, sends it in the ordinary way.
+A block belongs to its worker until it is sent. It then belongs to the main process until nothing there refers to it or
+to a view of it. If no block is free, or the batch is too large for one, the batch is sent in the ordinary way.
 """
 
 import mmap
@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 
 BLOCKS = 4
-"""Of each worker: two wait to be fetched, one is used, one is filled."""
+"""Blocks of each worker: two wait to be fetched, one is used, one is filled."""
 
 _memories: "weakref.WeakValueDictionary[int, BatchMemory]" = weakref.WeakValueDictionary()
 
 
 def batch_memory(workers: int, block_bytes: int) -> "BatchMemory | None":
-    """Memory for the workers of one loader; None without workers, or where they are not forked and cannot inherit it.
+    """Makes the memory for the workers of one loader; None if there are none, or if they are not forked.
 
     Args:
-        workers: Worker processes.
-        block_bytes: Size of a batch's pictures.
+        workers: Number of worker processes. Only forked ones inherit the memory.
+        block_bytes: Bytes of a batch's pictures.
     """
     method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
     if not workers or not block_bytes or method != "fork":
@@ -38,7 +38,7 @@ def batch_memory(workers: int, block_bytes: int) -> "BatchMemory | None":
 
 
 class BatchMemory:
-    """See above. Made in the main process before its workers are."""
+    """Blocks of shared memory, see above. The main process makes it before its workers."""
 
     def __init__(self, workers: int, block_bytes: int):
         self._owner = os.getpid()
@@ -50,7 +50,7 @@ class BatchMemory:
         _memories[id(self)] = self
 
     def empty(self, worker: int, shape: tuple[int, ...]) -> Tensor:
-        """Room for uint8 of a shape, contents undefined: in a free block of the worker's if there is one."""
+        """Allocates uint8 of a shape, contents undefined, in a free block of the worker's if there is one."""
         size = prod(shape)
         for block in range(worker * BLOCKS, (worker + 1) * BLOCKS):
             if not self._taken[block] and size <= self._block_bytes:
@@ -58,7 +58,7 @@ class BatchMemory:
         return torch.empty(shape, dtype=torch.uint8)
 
     def send(self, tensor: Tensor) -> "_InBlock | Tensor":
-        """What a worker sends for a tensor: of one in a block, where it lies. It must not touch it after that."""
+        """Returns what a worker sends for a tensor: its place if it is in a block. The worker must not use it again."""
         offset = tensor.data_ptr() - self._blocks.ctypes.data
         if not 0 <= offset < self._blocks.size:
             return tensor
@@ -67,19 +67,19 @@ class BatchMemory:
         return _InBlock(id(self), block, tuple(tensor.shape))
 
     def receive(self, block: int, shape: tuple[int, ...]) -> Tensor:
-        """The tensor that lies in a block, which is free again when the last reference to its storage goes."""
+        """Returns the tensor in a block. The block is free again when nothing refers to the tensor's storage."""
         array = self._blocks[block, : prod(shape)].reshape(shape)
         weakref.finalize(array, _release, self._taken, block, self._owner).atexit = False
         return torch.from_numpy(array)
 
 
 def _release(taken: np.ndarray, block: int, owner: int) -> None:
-    if os.getpid() == owner:  # another process forked meanwhile drops its copy of the reference, not the block
+    if os.getpid() == owner:  # a process forked meanwhile drops its copy of the reference only
         taken[block] = 0
 
 
 class _InBlock:
-    """Stands for a tensor in a block on the way from worker to main process, and becomes it there."""
+    """Stands for a tensor in a block on its way to the main process, where it becomes that tensor."""
 
     def __init__(self, memory: int, block: int, shape: tuple[int, ...]):
         self._place = memory, block, shape
@@ -93,7 +93,7 @@ def _received(memory: int, block: int, shape: tuple[int, ...]) -> Tensor:
 
 
 class ByValue:
-    """A small tensor that travels as its bytes: cheaper than a block of shared memory of its own."""
+    """Small tensor that is sent as bytes, which is cheaper than its own block of shared memory."""
 
     def __init__(self, tensor: Tensor):
         self._array = tensor.numpy()

@@ -1,8 +1,8 @@
-"""Training on pairs of a real frame and a forgery made from it (see `blending`), instead of a data set's own forgeries.
+"""Pairs for training: a real frame and a forgery made from it (see `blending`), instead of a data set's own forgeries.
 
-The list holds each real frame twice, first as it is and then as the forgery: an epoch shows each real frame and one
-forgery of it, another in each epoch. Both of a pair stand beside one another in a batch, whose size counts pictures,
-and are augmented alike.
+The list holds each real frame twice: first the frame, then its forgery. An epoch shows each real frame and one forgery
+of it, which differs from epoch to epoch. The two pictures of a pair are neighbours in a batch and are augmented alike.
+The batch size counts pictures.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,18 +21,18 @@ from resproto_fd.trainer.scenes import identity_of, side_records
 OF_TWO = {"cross_blended": cross_blended, "i2g": i2g}
 ALONE = {"self_blended": self_blended, "warped": warped}
 SEARCHED, NEAREST = 2000, 100
-"""Frames of other people that are looked through for a face to blend in, and nearest ones of which one is drawn."""
+"""Number of frames that are searched for another face, and of the nearest ones, from which one is drawn."""
 
 
 @dataclass(frozen=True, eq=False)
 class BlendedPairs:
-    """What the forgeries are made of.
+    """Real frames, and what is needed to make forgeries of them.
 
     Attributes:
         kind: "self_blended", "cross_blended", "i2g" or "warped".
-        frames: Real frame k at place 2k, its forgery at 2k + 1, whose video has `kind` as its method.
-        landmarks: Of real frame k, [N, K, 2].
-        people: Who is seen in real frame k, [N].
+        frames: Real frame k at position 2k, its forgery at 2k + 1. The forgery's video has the method `kind`.
+        landmarks: Landmarks of each real frame, [N, K, 2].
+        people: Number of the person who is seen in each real frame, [N].
     """
 
     kind: str
@@ -44,20 +44,26 @@ class BlendedPairs:
     def of(
         cls, kind: str, frames: FrameList, sides: Mapping[str, Path], stores: Mapping[str, FrameStore]
     ) -> "BlendedPairs":
-        """Pairs of the real frames of a list.
+        """Makes pairs of the real frames of a list.
 
         Raises:
-            UserError: There are none, or of one person only where two are needed; or landmarks are missing.
+            UserError: There are no real frames, the kind needs two people and there is one, or landmarks are missing.
         """
         real = frames.without({path for path, label in zip(frames.paths, frames.labels, strict=True) if label})
         if not len(real):
-            raise UserError(f"train.samples={kind}: forgeries are made from real frames, of which there are none")
+            raise UserError(
+                f"train.samples={kind}: forgeries are made from real frames, and the training data have none; set "
+                "other training sets"
+            )
         landmarks = read_landmarks(real, stores)
         records = side_records(real, sides)
         names = [identity_of(video, records.get(video.id)) for video in real.videos]
         people = np.unique(names, return_inverse=True)[1][real.video_index]
         if kind in OF_TWO and len(np.unique(people)) < 2:
-            raise UserError(f"train.samples={kind}: the training frames show one person only; others are blended in")
+            raise UserError(
+                f"train.samples={kind}: the training frames show one person only, but another person's face is blended "
+                "in; set train.samples=self_blended or other training sets"
+            )
         forged = [replace(video, label=1, method=kind, forgery_type="face swap") for video in real.videos]
         owners = np.stack([real.video_index, real.video_index + len(forged)], axis=1).ravel()
         paths, numbers = [path for path in real.paths for _ in range(2)], np.repeat(real.numbers, 2)
@@ -65,13 +71,13 @@ class BlendedPairs:
         return cls(kind, doubled, landmarks, people)
 
     def blend(self, image: np.ndarray, pair: int, seed: int, read: Callable[[int], np.ndarray]) -> Blend:
-        """A pair, from its real frame.
+        """Makes a pair from its real frame.
 
         Args:
             image: The frame, RGB uint8 [H, W, 3].
             pair: Its number k.
-            seed: Decides the forgery.
-            read: Gives other real frames by their numbers.
+            seed: Fixes the forgery.
+            read: Reads another real frame, by its number.
 
         Raises:
             UserError: The frame's landmarks make no face, or another frame cannot be read.
@@ -86,7 +92,7 @@ class BlendedPairs:
             raise UserError(f"{self.frames.paths[2 * pair]}: {error}") from error
 
     def other(self, pair: int, rng: np.random.Generator) -> int:
-        """A frame of another person, one of those of a sample whose landmarks lie nearest (Face X-ray, section 3.3)."""
+        """Draws a frame of another person, among those whose landmarks are nearest (Face X-ray, section 3.3)."""
         drawn = np.unique(rng.integers(0, len(self.people), SEARCHED))
         candidates = drawn[self.people[drawn] != self.people[pair]]
         if not len(candidates):
@@ -96,8 +102,7 @@ class BlendedPairs:
         return int(rng.choice(nearest))
 
     def companions(self, wanted: Iterable[str]) -> Companions | None:
-        """What is wanted of `companions.COMPANIONS`; a mask is what the blending makes of it, a partner is the other of
-        the pair."""
+        """Finds the required `companions.COMPANIONS`. A partner is the other picture of the pair."""
         wanted = set(wanted)
         if not wanted & set(COMPANIONS):
             return None

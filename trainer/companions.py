@@ -1,17 +1,17 @@
-"""What a detector may ask for beside a sample's picture: made anew with each augmentation.
+"""Companions: fields that a detector may require beside a sample's picture, made again with each augmentation.
 
-    "mask"          float32 [B, 1, S, S] in [0, 1], 1 forged: kept where DeepfakeBench keeps it (`frames` replaced by
-                    `masks` in the frame's path); 0 all over for real frames, 1 for wholly synthesised ones without;
-                    of forgeries made while training as `blending` says
-    "landmarks"     float32 [B, K, 2], (x, y) in pixels of the picture that the detector is fed; kept as .npy files,
-                    `frames` replaced by `landmarks`
-    "second_view"   [B, 3, S, S]: the same frame under another augmentation, normalised
-    "partner"       [B, 3, S, S]: a frame of the other class under an augmentation of its own, normalised: of the video
-                    that a fake was made from, or of a fake that was made from a real one, at the same moment; where
-                    none is known, any of the same data set's
+    "mask"          float32 [B, 1, S, S] in [0, 1], 1 is forged. Stored where DeepfakeBench stores it (`frames` replaced
+                    by `masks` in the frame's path). Real frames have 0 everywhere. Wholly synthesised ones have 1,
+                    if the store has no mask of them. For forgeries made in training see `blending`.
+    "landmarks"     float32 [B, K, 2], (x, y) in pixels of the picture that the detector gets. Stored as .npy files,
+                    `frames` replaced by `landmarks`.
+    "second_view"   [B, 3, S, S]: the same frame under another augmentation, normalised.
+    "partner"       [B, 3, S, S]: a frame of the other class, normalised, under its own augmentation. It is the frame at
+                    the same moment of the video from which a fake was made, or of a fake made from a real video. If
+                    none is known, it is any frame of the same data set.
 
-Masks and landmarks follow the picture's geometry; what an augmentation does to values (blur, a part set to black) does
-not touch them. Until they are on the device, pictures and masks are bytes.
+Masks and landmarks follow the picture's geometry. Changes of values alone (blur, a part set to black) do not affect
+them. Pictures and masks are bytes until they are on the device.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,8 +24,11 @@ import numpy as np
 import torch
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing.store.frame_store import FrameStore, landmark_path, mask_path
-from resproto_fd.trainer.augment.views import uniforms
+from resproto_fd.preprocessing.faces.alignment import move_points
+from resproto_fd.preprocessing.store.beside_frames import landmark_path, mask_path
+from resproto_fd.preprocessing.store.frame_store import FrameStore
+from resproto_fd.trainer.augment.library import LibraryTransform
+from resproto_fd.trainer.augment.views import Transform, uniforms
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import originals, side_records
 
@@ -36,14 +39,14 @@ COMPANIONS = (MASK, LANDMARKS, *PICTURES)
 
 @dataclass(frozen=True, eq=False)
 class Companions:
-    """What of these is wanted, and what must be known to make it.
+    """The companions that a detector requires, and what is needed to make them. None means not required.
 
     Attributes:
-        masks: Where each frame's mask comes from, [N]: `NOTHING` and `EVERYTHING` are 0 and 1 all over, `STORED` is in
-            the store, `BLENDED` what was blended in (see `blended_pairs`); None: not wanted.
-        landmarks: Of each frame, in pixels as stored, float32 [N, K, 2]; None: not wanted.
-        second_view: Whether it is wanted.
-        partner_of: Which frame goes with one, from its place in the list and a seed; None: not wanted.
+        masks: Where each frame's mask comes from, [N]: `NOTHING` and `EVERYTHING` are 0 and 1 everywhere, `STORED` is
+            in the store, `BLENDED` is the blended area (see `blended_pairs`).
+        landmarks: Landmarks of each frame, in pixels of the stored frame, float32 [N, K, 2].
+        second_view: Whether it is required.
+        partner_of: Chooses a frame's partner, from the frame's position in the list and a seed.
     """
 
     NOTHING, EVERYTHING, STORED, BLENDED = range(4)
@@ -60,20 +63,20 @@ def find_companions(
     stores: Mapping[str, FrameStore],
     some_missing: bool = False,
 ) -> Companions | None:
-    """What is wanted of `COMPANIONS` for the frames of a list, found in stores and side files.
+    """Finds the required `COMPANIONS` of the frames of a list in stores and side files.
 
     Args:
-        wanted: Names of fields; others are passed over.
+        wanted: Names of the required fields; those that are no companions are ignored.
         frames: The training frames.
-        sides: Side file of each data set, by name; it need not be there.
+        sides: Side file of each data set, by name; the file may be absent.
         stores: Frame store of each data set, by name.
-        some_missing: Some of a data set's masks may be missing: their frames cannot be read then.
+        some_missing: Whether some masks of a data set may be missing; their frames are then unreadable.
 
     Returns:
-        None if nothing is wanted.
+        None if no companion is required.
 
     Raises:
-        UserError: A mask or landmarks are missing: the data set, the first frame and the remedy are named.
+        UserError: A mask or landmarks are missing. The message has the data set, the first frame and the remedy.
     """
     wanted = set(wanted) & set(COMPANIONS)
     if not wanted:
@@ -82,16 +85,22 @@ def find_companions(
         masks=_mask_sources(frames, stores, some_missing) if MASK in wanted else None,
         landmarks=read_landmarks(frames, stores) if LANDMARKS in wanted else None,
         second_view=SECOND_VIEW in wanted,
-        partner_of=Partners(frames, originals(frames, side_records(frames, sides))).of if PARTNER in wanted else None,
+        partner_of=_partners(frames, sides).of if PARTNER in wanted else None,
     )
 
 
+def _partners(frames: FrameList, sides: Mapping[str, Path]) -> "Partners":
+    # With shuffled labels a fake's original is no longer of the other class.
+    shuffled = frames.told is not None
+    return Partners(frames, {} if shuffled else originals(frames, side_records(frames, sides)))
+
+
 class Partners:
-    """Frames of the other class.
+    """Chooses frames of the other class.
 
     Args:
         frames: The list.
-        originals: Position of the real video that each fake was made from, by the fake's, where it is known.
+        originals: Position of the real video from which a fake was made, by the fake's position, if it is known.
     """
 
     def __init__(self, frames: FrameList, originals: Mapping[int, int]):
@@ -104,7 +113,7 @@ class Partners:
             for video, other in ((fake, original), (original, fake)):
                 if len(self._frames_of[other]):
                     self._same_scene[video].append(other)
-        labels = np.asarray([video.label for video in frames.videos])[frames.video_index]
+        labels = frames.labels
         self._group = 2 * frames.groups() + labels
         self._others: dict[int, np.ndarray] = {}
         for group in np.unique(self._group):
@@ -112,7 +121,7 @@ class Partners:
             self._others[group] = same_set if len(same_set) else np.flatnonzero(labels != group % 2)
 
     def of(self, index: int, seed: int) -> int:
-        """The partner of a frame, by their positions in the list."""
+        """Chooses the partner of a frame; both are positions in the list."""
         u, v = uniforms(seed, 2)
         scene = self._same_scene[self._video_index[index]]
         if scene:
@@ -123,12 +132,12 @@ class Partners:
 
 
 def read_landmarks(frames: FrameList, stores: Mapping[str, FrameStore]) -> np.ndarray:
-    """Facial landmarks of every frame, (x, y) in pixels of the stored frame, float32 [N, K, 2].
+    """Reads the facial landmarks of every frame, (x, y) in pixels of the stored frame, float32 [N, K, 2].
 
     Raises:
         UserError: Some are missing, cannot be read, or have another number of points than the first.
     """
-    remedy = "`resproto faces` writes them beside the frames, and `resproto pack` packs them unless it is told not to"
+    remedy = "`resproto faces` writes them beside the frames, and `resproto pack` packs them"
     _refuse_missing("landmarks", landmark_path, frames, np.arange(len(frames)), stores, remedy)
     found = None
     for index, path in enumerate(frames.paths):
@@ -138,8 +147,8 @@ def read_landmarks(frames: FrameList, stores: Mapping[str, FrameStore]) -> np.nd
             found = np.empty((len(frames), *points.shape), np.float32)
         if points.shape != found.shape[1:]:
             raise UserError(
-                f"{store}: {landmark_path(path)}: {len(points)} landmarks, of {frames.paths[0]} there are "
-                f"{found.shape[1]}; training frames must have as many: crop them alike with `resproto faces`"
+                f"{store}: {landmark_path(path)}: expected {found.shape[1]} landmarks, as {frames.paths[0]} has, got "
+                f"{len(points)}; crop all training frames with `resproto faces`"
             )
         found[index] = points
     return found
@@ -153,18 +162,18 @@ def _mask_sources(frames: FrameList, stores: Mapping[str, FrameStore], some_miss
         sources[absent] = Companions.EVERYTHING
     forged = np.flatnonzero((sources == Companions.STORED) & (kinds != "entire synthesis"))
     remedy = (
-        "`resproto faces` makes them from the mask videos that come with a data set, and `resproto pack` packs them; "
-        "or choose training sets that have masks, or switch off the loss that needs them in the detector's keywords. "
-        "If only some are missing, data.on_bad_frame=skip puts other frames in their place"
+        "`resproto faces` makes them from a data set's mask videos, and `resproto pack` packs them. Or choose training "
+        "sets that have masks, or switch off the loss that needs masks in the detector's keywords. If only some are "
+        "missing, set data.on_bad_frame=skip to use other frames instead"
     )
     _refuse_missing("masks", mask_path, frames, forged, stores, remedy, some_missing)
-    return sources
+    return sources if frames.told is None else sources[frames.told]
 
 
 def _missing(
     beside: Callable[[str], str], frames: FrameList, chosen: np.ndarray, stores: Mapping[str, FrameStore]
 ) -> dict[str, np.ndarray]:
-    """Of some frames, those beside which a store lacks a file; by data set, where there are any."""
+    """Finds the chosen frames that lack a file beside them in the store: {data set: positions}, if there are any."""
     names = list(dict.fromkeys(video.dataset for video in frames.videos))
     groups, found = frames.groups(), {}
     for place, name in enumerate(names):
@@ -195,26 +204,55 @@ def _refuse_missing(
         )
 
 
+def carried(
+    transform: Transform | LibraryTransform,
+    image: np.ndarray,
+    seed: int,
+    mask: np.ndarray | None,
+    points: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Carries out one draw of an augmentation on a picture, its mask and its landmarks.
+
+    Args:
+        transform: The augmentation.
+        image: RGB uint8, [H, W, 3].
+        seed: The sample's seed.
+        mask: uint8, [H, W]; None if it is not required.
+        points: Landmarks (x, y), [K, 2]; None if they are not required.
+
+    Returns:
+        (uint8 [S, S, 3], uint8 [S, S] or None, float32 [K, 2] or None).
+    """
+    if isinstance(transform, LibraryTransform):
+        shown, mask, points = transform.carry(image, seed, mask, points)
+    else:
+        matrix = transform.geometry(seed, *image.shape[:2])
+        mask = None if mask is None else moved_mask(mask, matrix, transform.side)
+        points = None if points is None else move_points(matrix, points)
+        shown = transform(image, seed)
+    return shown, mask, None if points is None else points.astype(np.float32)
+
+
 def moved_mask(mask: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """A mask as its picture is looked at.
+    """Moves a mask as its picture is moved.
 
     Args:
         mask: uint8, [H, W].
         matrix: See `views.Transform.geometry`.
-        size: Side S of what comes out.
+        size: Side S of the result.
 
     Returns:
-        uint8 [S, S]; beyond its border a mask is mirrored, as the picture is.
+        uint8 [S, S]. A mask is mirrored at its border, as the picture is.
     """
     return cv2.warpAffine(mask, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
 def as_tensors(rows: Mapping[str, list], good: list[int]) -> dict[str, torch.Tensor]:
-    """Fields of a batch from what was made for each of its places: of the good ones.
+    """Makes the fields of a batch from the companions of its readable places.
 
     Args:
         rows: By field, for each place: a picture uint8 [S, S, 3], a mask uint8 [S, S] or landmarks [K, 2].
-        good: Places.
+        good: The readable places.
     """
     found = {}
     for name, made in rows.items():

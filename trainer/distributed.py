@@ -1,6 +1,7 @@
-"""Processes that train as one: set-up from torchrun's environment, and the few exchanges the trainer needs."""
+"""Several processes that train as one: set-up from torchrun's environment, and the exchanges that the trainer needs."""
 
 import os
+import re
 import time
 import uuid
 from contextlib import contextmanager
@@ -12,12 +13,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs import stop_signals
+from resproto_fd.configs.errors import UserError, shown
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among the others: its rank, how many there are, its device."""
+    """This process among the others: its rank, the number of processes, its device."""
 
     rank: int
     size: int
@@ -29,32 +31,38 @@ class World:
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:1` stands for.
+    """Chooses the device for `auto`, `cpu`, `cuda`, `cuda:1` or `mps` (Apple's GPU).
+
+    `auto` is CUDA or else the CPU. MPS has no float64, so that it is used only if it is named.
 
     Raises:
-        UserError: CUDA was asked for and there is none.
+        UserError: It is no device's name, or this machine does not have the device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
         name = f"cuda:{local_rank}"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"run.device: expected auto, cpu, cuda or cuda:N, got '{name}'") from error
+    if not re.fullmatch(r"cpu|mps|cuda:[0-9]{1,3}", name):
+        raise UserError(f"run.device: expected auto, cpu, cuda, cuda:N or mps, got {shown(name)}; set run.device=cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("run.device: this machine has no MPS device (Apple's GPU), got 'mps'; set run.device=cpu")
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"run.device: '{name}' asked for, {torch.cuda.device_count()} CUDA devices are here")
+        raise UserError(
+            f"run.device: this machine has {torch.cuda.device_count()} CUDA devices, got '{name}'; set run.device=cpu "
+            "or one of them"
+        )
     return device
 
 
 def _agreed_name(store: dist.Store, rank: int, size: int, timeout: timedelta) -> str:
-    """A name on which the processes of this start have agreed, and which none of an earlier start knows.
+    """Agrees on a name with the other processes of this start. No process of an earlier start knows the name.
 
-    Process 0 proposes one; it holds when everyone who signed under it is named back. What an earlier process 0 left in
-    the store names others.
+    Process 0 proposes a name, the others sign it, and process 0 lists their signatures. The name holds for a process
+    that finds its own signature in the list. What an earlier process 0 left in the store lists other signatures.
 
     Raises:
-        UserError: Not all came within the time.
+        UserError: Not all processes came within the time.
     """
     own, deadline = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
     if rank == 0:
@@ -71,15 +79,15 @@ def _agreed_name(store: dist.Store, rank: int, size: int, timeout: timedelta) ->
                 if store.check([f"{name}/agreed"]) and own in store.get(f"{name}/agreed").decode().split(","):
                     return name
         time.sleep(0.02)
-    raise UserError(f"process {rank} of {size}: not all others started within {timeout}; their messages tell why")
+    raise UserError(f"process {rank} of {size}: not all others started within {timeout}; read their messages")
 
 
 @contextmanager
 def joined(device_name: str = "auto", timeout_minutes: int = 30):
-    """The World of this process; joins the others when torchrun's environment names them, leaves them at the end.
+    """Joins the other processes if torchrun's environment names them, yields the World, and leaves them at the end.
 
     Raises:
-        UserError: Another process left while this one was waiting for it.
+        UserError: Another process ended while this one waited for it.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -93,15 +101,15 @@ def joined(device_name: str = "auto", timeout_minutes: int = 30):
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(minutes=timeout_minutes)
     store, rank, size = next(rendezvous("env://", timeout=timeout))
-    # Processes that torchrun starts again find the addresses of those before them in its store.
+    # torchrun's store outlives a restart and still has the addresses of the earlier processes.
     store = dist.PrefixStore(_agreed_name(store, rank, size, timeout), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
         world = World(dist.get_rank(), size, device)
-        barrier(world)  # a process that leaves at once would break the connecting of the others
+        barrier(world)  # else a process that ends at once breaks the others' connection
         yield world
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        if not is_of_others(error):
             raise
         raise UserError(
             f"process {dist.get_rank()} of {size}: another process of this run has ended; its message says why"
@@ -110,32 +118,49 @@ def joined(device_name: str = "auto", timeout_minutes: int = 30):
         dist.destroy_process_group()
 
 
+def is_of_others(error: BaseException) -> bool:
+    """Whether an error tells that another process of the run has ended."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
+@contextmanager
+def _waiting_for_others():
+    """If others end while this process waits for them, and it was asked to stop as they were, it stops."""
+    try:
+        yield
+    except RuntimeError:
+        stop_signals.look("stopped while waiting for other processes")
+        raise
+
+
 def gather_objects(world: World, value: Any) -> list[Any]:
-    """`value` of every rank, in rank order, on every rank."""
+    """Gathers `value` of every rank, in rank order, on every rank."""
     if world.size == 1:
         return [value]
     values = [None] * world.size
-    dist.all_gather_object(values, value)
+    with _waiting_for_others():
+        dist.all_gather_object(values, value)
     return values
 
 
 def any_rank(world: World, flag: bool) -> bool:
-    """Whether the flag is up on any rank; the same answer on all of them."""
+    """Whether the flag is true on any rank. All ranks get the same answer."""
     if world.size == 1:
         return flag
     votes = torch.tensor([int(flag)])
-    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    with _waiting_for_others():
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
     return bool(votes.item())
 
 
 def barrier(world: World) -> None:
-    """Waits until every rank has come here."""
+    """Waits until every rank has reached this call."""
     if world.size > 1:
         any_rank(world, False)
 
 
 def average_gradients(world: World, parameters: list[torch.nn.Parameter]) -> None:
-    """Replaces each gradient by its mean over the ranks (where DistributedDataParallel is not in the way)."""
+    """Replaces each gradient by its mean over the ranks (for models without DistributedDataParallel)."""
     if world.size == 1:
         return
     grads = [p.grad for p in parameters if p.grad is not None]
@@ -147,7 +172,7 @@ def average_gradients(world: World, parameters: list[torch.nn.Parameter]) -> Non
 
 
 def copy_buffers_from_main(world: World, module: torch.nn.Module) -> None:
-    """Gives every rank the main rank's buffers (running statistics of batch norm differ between ranks)."""
+    """Copies the main rank's buffers to all ranks (batch norm's running statistics differ between ranks)."""
     if world.size == 1:
         return
     for buffer in module.buffers():

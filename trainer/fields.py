@@ -1,4 +1,4 @@
-"""What a detector may ask of a batch beside images and labels, taken from the manifest and its side file."""
+"""Fields that a detector may require beside images and labels, taken from the manifest and its side file."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import identity_of, side_records, target_of
 
 NO_FAMILY = "none"
-"""Family of real videos, and of fakes whose generator's family is not known."""
+"""Family of real videos, and of fakes if the family of their generator is not known."""
 
 FACTS: dict[str, Callable[[Video], str]] = {
     "domain": lambda video: video.dataset,
@@ -24,31 +24,31 @@ FACTS: dict[str, Callable[[Video], str]] = {
     "forgery_type": lambda video: video.forgery_type,
     "family": lambda video: generator_families().get(video.method, NO_FAMILY),
 }
-"""Field -> what it says of a video; the batch holds its index in the detector's vocabulary, int64 [B]."""
+"""Field -> its value for a video. The batch holds the value's index in the detector's vocabulary, int64 [B]."""
 
 PERSONS = {"identity": identity_of, "target_identity": target_of}
-"""Field -> which person of a video it is (see `scenes`), int64 [B]: the index among all of the training frames, in
-order of their names; or in the detector's vocabulary, if that has the field."""
+"""Field -> the person of a video that it means (see `scenes`). The batch holds the person's index, int64 [B]: in the
+detector's vocabulary if that has the field, else among the names of all people in the training frames, sorted."""
 
 CAPTIONS = {"captions_facial": "facial", "captions_environmental": "environmental"}
-"""Field -> kind of description of a frame; the batch holds B texts, "" where there is none."""
+"""Field -> kind of description of a frame. The batch holds B texts, "" for frames without one."""
 
 
 def batch_fields(detector: Detector, frames: FrameList, sides: Mapping[str, Path]) -> dict[str, np.ndarray | list[str]]:
-    """The fields that a detector requires, of every frame of a list; but for those of `companions`.
+    """Collects the fields that a detector requires for every frame of a list, except those of `companions`.
 
-    Descriptions of which the data have none at all are left out, and this is said.
+    If the data have no description of a kind, its field is left out and a note is printed.
 
     Args:
-        detector: Its `requires` and `vocabulary` are looked at.
+        detector: Has `requires` and `vocabulary`.
         frames: The training frames.
-        sides: Side file of each data set, by name; it need not be there.
+        sides: Side file of each data set, by name; the file may be absent.
 
     Returns:
         Numbers [N] or N texts, by field.
 
     Raises:
-        UserError: A field that no data set has; or a value that the detector's vocabulary lacks.
+        UserError: A required field is unknown, or a value is not in the detector's vocabulary.
     """
     found: dict[str, np.ndarray | list[str]] = {}
     for name in sorted(detector.requires):
@@ -62,7 +62,8 @@ def batch_fields(detector: Detector, frames: FrameList, sides: Mapping[str, Path
                 found[name] = texts
             else:
                 print(
-                    f"note: no {CAPTIONS[name]} descriptions in the side files; what uses them is off", file=sys.stderr
+                    f"note: the side files have no {CAPTIONS[name]} descriptions; the detector works without them",
+                    file=sys.stderr,
                 )
         elif name not in COMPANIONS:
             known = [*FACTS, *PERSONS, *CAPTIONS, *COMPANIONS]
@@ -94,10 +95,10 @@ def _indices(
         raise UserError(
             f"{type(detector).__name__} knows no {name} '{value}' (video {video}"
             f"{f', and {len(unknown) - 1} other values' if len(unknown) > 1 else ''}){nearest(value, values)}; "
-            f"it knows: {', '.join(values)}. Leave such videos out, or name the value in the detector's keywords"
+            f"it knows: {', '.join(values)}. Leave such videos out, or add the value to the detector's keywords"
         )
     of_video = np.asarray([places.get(fact(video), -1) for video in frames.videos], dtype=np.int64)
-    return of_video[frames.video_index]
+    return of_video[frames.fact_index]
 
 
 def _captions(kind: str, frames: FrameList, sides: Mapping[str, Path]) -> list[str]:

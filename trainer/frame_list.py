@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,11 +14,12 @@ class FrameList:
     """Frames of one split of one or several data sets, in a fixed order.
 
     Attributes:
-        videos: The videos they come from.
+        videos: The videos from which the frames are.
         paths: Canonical path of each frame, [N].
         video_index: Position of each frame's video in `videos`, [N].
         numbers: Frame number within the original video, [N].
         labels: 0 real, 1 fake, [N].
+        told: Position of the frame whose label and facts each frame is given, [N]; None means its own.
     """
 
     videos: list[Video]
@@ -26,10 +27,11 @@ class FrameList:
     video_index: np.ndarray
     numbers: np.ndarray
     labels: np.ndarray
+    told: np.ndarray | None = None
 
     @classmethod
     def of(cls, videos: Sequence[Video], frames_per_video: int | None) -> "FrameList":
-        """Evenly spaced frames of each video; all of them when None or when there are fewer."""
+        """Takes evenly spaced frames of each video; all of them if the number is None or larger than the video."""
         paths, owners, numbers = [], [], []
         for position, video in enumerate(videos):
             all_numbers = video.frame_numbers()
@@ -45,34 +47,46 @@ class FrameList:
         return len(self.paths)
 
     def class_counts(self) -> np.ndarray:
-        """N^(c): frames of each class, [2]."""
+        """Counts the frames of each class, N^(c), [2]."""
         return np.bincount(self.labels, minlength=2)
 
     def without(self, paths: set[str]) -> "FrameList":
-        """The same list, some frames left out."""
+        """Returns the list without some frames."""
         keep = np.asarray([path not in paths for path in self.paths], dtype=bool)
         kept = [path for path, kept_ in zip(self.paths, keep, strict=True) if kept_]
         return FrameList(self.videos, kept, self.video_index[keep], self.numbers[keep], self.labels[keep])
 
     def thinned(self, share: float) -> "FrameList":
-        """About that share of the frames, chosen by their canonical paths: a smaller share lies within a larger one."""
+        """Keeps about a share of the frames, chosen by their paths. A smaller share is part of a larger one."""
         if share == 1:
             return self
         limit = int(share * 2**64)
         chosen = (int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") < limit for path in self.paths)
         return self.without({path for path, kept in zip(self.paths, chosen, strict=True) if not kept})
 
-    def with_labels(self, labels: np.ndarray) -> "FrameList":
-        """The same frames under other labels (a control: shuffled labels must teach nothing)."""
-        return FrameList(self.videos, self.paths, self.video_index, self.numbers, labels)
+    def shuffled(self, order: np.ndarray) -> "FrameList":
+        """Returns the same frames, each with the label and the facts of another one.
+
+        For a control: nothing can be learnt from them. Facts (method, kind, data set, person, mask) must go with the
+        labels, since a detector that is told the true ones would learn from these.
+
+        Args:
+            order: Position of the frame whose label and facts each frame gets, a permutation, [N].
+        """
+        return replace(self, labels=self.labels[order], told=order)
+
+    @property
+    def fact_index(self) -> np.ndarray:
+        """Position in `videos` of the video whose facts each frame is given, [N]."""
+        return self.video_index if self.told is None else self.video_index[self.told]
 
     def groups(self) -> np.ndarray:
-        """Position of each frame's data set among those of the list, in the order of the videos, [N]."""
+        """Numbers the data set of each frame, in the order of the videos, [N]."""
         names = list(dict.fromkeys(video.dataset for video in self.videos))
         return np.asarray([names.index(video.dataset) for video in self.videos], dtype=np.int64)[self.video_index]
 
     def digest(self) -> str:
-        """SHA-256 over each frame's video, file name and label: the same list has the same digest on any machine."""
+        """SHA-256 over each frame's video, file name and label. The same list has the same digest on any machine."""
         hasher = hashlib.sha256()
         for path, owner, label in zip(self.paths, self.video_index, self.labels, strict=True):
             hasher.update(f"{self.videos[owner].id}/{path.rsplit('/', 1)[-1]}={label}\n".encode())

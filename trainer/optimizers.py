@@ -14,7 +14,7 @@ from resproto_fd.configs.schema import OptimizerConfig, ScheduleConfig
 def make_optimizer(
     config: OptimizerConfig, parameters: list[nn.Parameter], device: torch.device
 ) -> torch.optim.Optimizer:
-    """The configured optimiser; `fused` is used where the device has it for these parameters."""
+    """Makes the configured optimiser; `fused` only if the device supports it for these parameters."""
     floating = all(p.is_floating_point() for p in parameters)
     fused = config.fused and floating and device.type in ("cuda", "cpu")
     if config.name == "sgd":
@@ -27,14 +27,14 @@ def make_optimizer(
 
 @contextmanager
 def climbed(parameters: list[nn.Parameter], rho: float) -> Iterator[None]:
-    """Within it the parameters are moved by rho along their gradient, and `grad` is empty for the one found there.
+    """Moves the parameters by rho along their gradient within the block, and empties `grad`.
 
-    Sharpness-aware minimisation (Foret et al., ICLR 2021, eq 2 and algorithm 1): the gradient to descend by is that of
-    the loss near the worst point of a ball around the parameters. Afterwards they are what they were, to the bit.
+    Sharpness-aware minimisation (Foret et al., ICLR 2021, eq 2 and algorithm 1): the step uses the gradient of the loss
+    near the worst point of a ball around the parameters. After the block the parameters have their former bits.
 
     Args:
-        parameters: With gradients of the loss, of any common scale.
-        rho: The ball's radius, Euclidean, over all parameters.
+        parameters: Have gradients of the loss, of any common scale.
+        rho: Euclidean radius of the ball, over all parameters.
     """
     moved = [p for p in parameters if p.grad is not None]
     gradients = [p.grad for p in moved]
@@ -54,17 +54,20 @@ def climbed(parameters: list[nn.Parameter], rho: float) -> Iterator[None]:
 
 @contextmanager
 def memory_kept(module: nn.Module) -> Iterator[None]:
-    """Afterwards what a module keeps beside its parameters (batch norm's statistics, prototypes) is as before."""
+    """Restores a module's buffers (batch norm's statistics, prototypes) at the end of the block."""
     learnt = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     kept = {name: value.clone() for name, value in module.state_dict().items() if name not in learnt}
+    beside = [(value, value.clone()) for name, value in module.named_buffers() if name not in kept]  # not persistent
     try:
         yield
     finally:
         module.load_state_dict(kept, strict=False)
+        for value, before in beside:
+            value.copy_(before)
 
 
 def lr_factor(config: ScheduleConfig, lr: float, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """What the learning rate is multiplied by at an optimiser step, counting from 0.
+    """Factor of the learning rate at an optimiser step; steps count from 0.
 
     >>> [round(lr_factor(ScheduleConfig(name="step", gamma=0.5), 1.0, s, 2, 3), 3) for s in range(6)]
     [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
@@ -85,7 +88,7 @@ def lr_factor(config: ScheduleConfig, lr: float, step: int, steps_per_epoch: int
 def make_schedule(
     config: ScheduleConfig, optimizer: torch.optim.Optimizer, lr: float, steps_per_epoch: int, epochs: int
 ) -> LambdaLR:
-    """The schedule as torch's LambdaLR; call its `step()` after each optimiser step."""
+    """Makes the schedule as torch's LambdaLR; call its `step()` after each optimiser step."""
     return LambdaLR(optimizer, lambda step: lr_factor(config, lr, step, steps_per_epoch, epochs))
 
 

@@ -1,6 +1,6 @@
-"""Who is seen in a video, and from which video it was made: from the side file, else from names like FaceForensics++'s.
+"""The people in a video, and the video from which it was made. Side files tell it, else names like FaceForensics++'s.
 
-There a real video is called "003", a fake "000_003": made from 000, with the face or the motion of 003.
+There a real video is called "003". A fake is called "000_003" if it was made from 000 with the face or motion of 003.
 """
 
 import re
@@ -15,11 +15,11 @@ PAIR = re.compile(r"(?P<target>\d+)_(?P<source>\d+)")
 
 
 def side_records(frames: FrameList, sides: Mapping[str, Path]) -> dict[str, SideRecord]:
-    """What the side files say of the videos of a list, by video id; nothing where there is no side file.
+    """Reads the side files' records of the videos of a list, by video id. Data sets without a side file have none.
 
     Args:
         frames: The list.
-        sides: Side file of each data set, by name; it need not be there.
+        sides: Side file of each data set, by name; the file may be absent.
     """
     names = {video.dataset for video in frames.videos}
     files = {name: read_side(sides[name]).records for name in names if name in sides and sides[name].is_file()}
@@ -28,7 +28,7 @@ def side_records(frames: FrameList, sides: Mapping[str, Path]) -> dict[str, Side
 
 
 def identity_of(video: Video, record: SideRecord | None) -> str:
-    """Whose face is seen: of a swap the person swapped in. A video that does not tell is a person of its own.
+    """Names the person whose face is seen; in a swap, the person swapped in. If unknown, a video has its own person.
 
     >>> swap = Video("FF-DF", "train", "FaceForensics++/Deepfakes/000_003", 1, "FF-DF", "Deepfakes", "face swap", ())
     >>> identity_of(swap, None)
@@ -41,7 +41,7 @@ def identity_of(video: Video, record: SideRecord | None) -> str:
 
 
 def target_of(video: Video, record: SideRecord | None) -> str:
-    """Whose video it is: of a fake the person whose face was covered or moved. One that does not tell has its own.
+    """Names the person whose video it is; in a fake, the one whose face was covered or moved. If unknown, as above.
 
     >>> swap = Video("FF-DF", "train", "FaceForensics++/Deepfakes/000_003", 1, "FF-DF", "Deepfakes", "face swap", ())
     >>> target_of(swap, None)
@@ -53,7 +53,7 @@ def target_of(video: Video, record: SideRecord | None) -> str:
 
 
 def originals(frames: FrameList, records: Mapping[str, SideRecord]) -> dict[int, int]:
-    """Position of the real video that each fake was made from, by the fake's, where both are in the list."""
+    """Finds the real video from which each fake was made: {fake's position: original's}, if both are in the list."""
     places = {video.id: place for place, video in enumerate(frames.videos) if not video.label}
     named: dict[tuple[str, str], int] = {}
     for video_id, place in places.items():
@@ -72,6 +72,6 @@ def originals(frames: FrameList, records: Mapping[str, SideRecord]) -> dict[int,
 
 
 def _named(video: Video) -> tuple[str, str, re.Match | None]:
-    """First folder and last part of a video's id, and of a fake's the two videos that the latter names."""
+    """Splits a video's id: (first folder, last part, for fakes the match of the two videos it names)."""
     name = video.id.rpartition("/")[2]
     return video.id.partition("/")[0], name, PAIR.fullmatch(name) if video.label else None

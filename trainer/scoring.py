@@ -1,26 +1,25 @@
-"""Scores of many frames: sharded over the ranks, gathered exactly, in the order of the frame list."""
+"""Scoring of many frames: the ranks share them, and the scores are gathered in the order of the frame list."""
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from resproto_fd.configs.errors import Interrupted, UserError
-from resproto_fd.detectors.base import Detector
-from resproto_fd.trainer.data import (
-    BadFrame,
-    EvaluationBatches,
-    FrameDataset,
-    Normaliser,
-    make_loader,
-    on_stop_signal,
-    watched,
-)
+from resproto_fd.configs import stop_signals
+from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors.base import Detector, features_of
+from resproto_fd.trainer.batches import EvaluationBatches
+from resproto_fd.trainer.data import BadFrame, FrameDataset, Normaliser
+from resproto_fd.trainer.detector_faults import faults_of
 from resproto_fd.trainer.distributed import World, gather_objects
+from resproto_fd.trainer.loader import make_loader, watched
 
-FEATURES = "features"
+VERSION = 1
+"""Version of the code from a stored frame to its score. Raise it whenever the same weights may score otherwise: kept
+scores of an earlier version are then made again."""
+FEATURES, CHECKSUM = "features", "checksum"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ class Scored:
         scores: P(fake), [N].
         variants: Other scores of the same frames by name, [N] each.
         skipped: The frames that could not be read.
-        features: What `Detector.encode` gave, float32 [N, D], if it was asked for.
+        checksums: CRC-32 of each stored frame (see `checksum_of`), uint32 [N], if the data set gives them.
+        features: Result of `Detector.encode`, float32 [N, D], if it was asked for.
     """
 
     index: np.ndarray
@@ -40,16 +40,18 @@ class Scored:
     variants: dict[str, np.ndarray]
     skipped: list[BadFrame]
     features: np.ndarray | None = None
+    checksums: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """
+    """How frames are scored.
+
     Attributes:
-        batch_size: Frames at a time, of all processes together.
+        batch_size: Frames of a batch.
         workers: Data workers of each process.
-        skip_bad: Leave out frames that cannot be read, instead of stopping.
-        title: Shown by the progress bar.
+        skip_bad: Whether unreadable frames are left out; otherwise they are an error.
+        title: Title of the progress bar.
         progress: Whether a bar is shown.
         keep_features: Whether the features are kept too.
     """
@@ -62,18 +64,7 @@ class ScoringOptions:
     keep_features: bool = False
 
 
-@contextmanager
-def interruptible():
-    """Within it a stop signal raises Interrupted at once: nothing is lost but what can be computed again."""
-
-    def stop(signum, frame):
-        raise Interrupted("stopped while scoring")
-
-    with on_stop_signal(stop):
-        yield
-
-
-@interruptible()
+@stop_signals.noted()
 @torch.no_grad()
 def score_frames(
     detector: Detector,
@@ -82,39 +73,37 @@ def score_frames(
     world: World,
     options: ScoringOptions,
 ) -> Scored:
-    """P(fake) of every frame of a data set, by a detector in evaluation mode and in full precision.
+    """Computes P(fake) of every frame of a data set, by a detector in evaluation mode and in full precision.
 
     Raises:
-        UserError: A frame cannot be read and `options.skip_bad` is off; or a score is not a finite number. The frame is
-            named.
-        Interrupted: A stop signal came.
+        UserError: A frame cannot be read and `options.skip_bad` is off; or a score is not a finite number. The message
+            names the frame. Or the detector's code fails; see `faults_of`.
+        Interrupted, KeyboardInterrupt: A stop signal came. Only scores are lost, which can be computed again.
     """
     was_training = detector.training
     detector.eval()
     batches = EvaluationBatches(len(dataset), options.batch_size, world.rank, world.size)
-    loader = make_loader(dataset, batches, options.workers, world.device)
     parts, skipped = [], []
     try:
-        for batch in tqdm(
-            watched(loader),
-            total=len(batches),
-            desc=options.title,
-            disable=None if options.progress and world.is_main else True,
-            leave=False,
-        ):
-            skipped += batch["bad"]
-            if batch["bad"] and not options.skip_bad:
-                raise UserError(batch["bad"][0].message)
-            if "image" not in batch:
-                continue
-            images = normalise(batch["image"])
-            if options.keep_features:
-                features = detector.encode(images)
-                output = detector.head(features)
-            else:
-                output = detector(images)
-            kept = {FEATURES: features.float()} if options.keep_features else {}
-            parts.append((batch["index"], output.scores, output.variants | kept))
+        with make_loader(dataset, batches, options.workers, world.device) as loader:
+            for batch in tqdm(
+                watched(loader),
+                total=len(batches),
+                desc=options.title,
+                disable=None if options.progress and world.is_main else True,
+                leave=False,
+            ):
+                skipped += batch["bad"]
+                if batch["bad"] and not options.skip_bad:
+                    raise UserError(batch["bad"][0].message)
+                if "image" not in batch:
+                    continue
+                images = normalise(batch["image"])
+                with faults_of(detector, options.title):
+                    scores, kept = _scored(detector, images, options.keep_features)
+                if CHECKSUM in batch:
+                    kept[CHECKSUM] = batch[CHECKSUM]
+                parts.append((batch["index"], scores, kept))
     finally:
         detector.train(was_training)
     own = _concatenate(parts)
@@ -124,20 +113,32 @@ def score_frames(
     names = sorted({name for part in everyone for name in part[2]})
     scores = np.concatenate([part[1] for part in everyone])[order]
     variants = {name: np.concatenate([part[2][name] for part in everyone if name in part[2]])[order] for name in names}
-    features = variants.pop(FEATURES, None)
+    features, checksums = variants.pop(FEATURES, None), variants.pop(CHECKSUM, None)
+    checksums = None if checksums is None else checksums.astype(np.uint32)
     bad = sorted((frame for part in everyone for frame in part[3]), key=lambda frame: frame.index)
-    result = Scored(index[order], scores, variants, bad, features)
+    result = Scored(index[order], scores, variants, bad, features, checksums)
     _refuse_unusable(result, dataset)
     return result
+
+
+def _scored(detector: Detector, images: Tensor, keep_features: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    """Scores of images, and what is kept beside them: other scores, and the features if they are asked for."""
+    features = features_of(detector, images) if keep_features else None
+    output = detector(images) if features is None else detector.head(features)
+    for name, values in {"scores": output.scores, **output.variants}.items():
+        if values.shape != (len(images),):
+            raise ValueError(f"expected {name} of shape [{len(images)}], one an image, got {list(values.shape)}")
+    return output.scores, output.variants | ({} if features is None else {FEATURES: features.float()})
 
 
 def _concatenate(parts: list) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     if not parts:
         return np.empty(0, dtype=np.int64), np.empty(0), {}
     index = torch.cat([part[0] for part in parts]).numpy()
-    scores = torch.cat([part[1] for part in parts]).double().cpu().numpy()
+    scores = torch.cat([part[1] for part in parts]).cpu().double().numpy()
     joined = {name: torch.cat([part[2][name] for part in parts]).cpu() for name in parts[0][2]}
-    variants = {name: (values if name == FEATURES else values.double()).numpy() for name, values in joined.items()}
+    kept = (FEATURES, CHECKSUM)
+    variants = {name: (values if name in kept else values.double()).numpy() for name, values in joined.items()}
     return index, scores, variants
 
 
@@ -148,5 +149,5 @@ def _refuse_unusable(result: Scored, dataset: FrameDataset) -> None:
         names = [frames.paths[result.index[i]] for i in bad[:3]]
         raise UserError(
             f"{bad.size} of {result.scores.size} scores are not finite numbers, first of {', '.join(names)}: "
-            "the detector's weights are damaged or its precision is too low (train.precision=fp32)"
+            "the detector's weights are damaged, or the precision is too low (set train.precision=fp32)"
         )

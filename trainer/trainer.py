@@ -1,13 +1,14 @@
-"""The loop that fits any detector: one process or many, interrupted or not, to the same bits.
+"""Training loop that fits any detector. One process or many, interrupted or not, give the same bits.
 
-The detector computes its loss in `forward`; nothing here knows a detector by name.
+The detector computes its own loss; nothing here knows a detector by name.
 """
 
 import inspect
+import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from resproto_fd.configs import stop_signals
 from resproto_fd.configs.errors import Interrupted, UserError
-from resproto_fd.configs.files import DISK_FULL
-from resproto_fd.configs.locks import SoleLock
 from resproto_fd.configs.schema import RunConfig
-from resproto_fd.detectors.base import Detector, Output
+from resproto_fd.detectors.base import Detector
+from resproto_fd.detectors.weights import tensors_sha256
 from resproto_fd.trainer import checkpoint
+from resproto_fd.trainer.batches import TrainBatches
 from resproto_fd.trainer.companions import MASK, PICTURES
-from resproto_fd.trainer.data import FrameDataset, Normaliser, TrainBatches, make_loader, on_stop_signal, watched
+from resproto_fd.trainer.data import FrameDataset, Normaliser
+from resproto_fd.trainer.detector_faults import faults_of
 from resproto_fd.trainer.distributed import (
     World,
     any_rank,
@@ -33,52 +36,14 @@ from resproto_fd.trainer.distributed import (
     copy_buffers_from_main,
     gather_objects,
 )
+from resproto_fd.trainer.gradient_caching import backward_whole_batch, joined_fields
+from resproto_fd.trainer.loader import make_loader, watched
 from resproto_fd.trainer.optimizers import WeightAverage, climbed, make_optimizer, make_schedule, memory_kept
+from resproto_fd.trainer.progress import LatestSteps, Progress
+from resproto_fd.trainer.run_folder import scalar_logs
 
 Validate = Callable[[Detector], dict[str, float | None]]
-"""Scores the validation split and returns its metrics, by name, the selection metric among them."""
-
-LOWER_IS_BETTER = ("frame_eer", "video_eer")
-PATIENCE_WITH_FP16 = 50
-
-
-@dataclass
-class Progress:
-    """Where a run stands, and the best it has seen."""
-
-    epoch: int = 0
-    step_in_epoch: int = 0
-    step: int = 0
-    unvalidated: bool = False
-    best_value: float | None = None
-    best_epoch: int | None = None
-    skipped_steps: int = 0
-    skipped_in_a_row: int = 0
-    bad_frames: list[int] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-@contextmanager
-def exclusive(run_folder: Path, world: World):
-    """Holds a run folder against a second process.
-
-    Raises:
-        UserError: Another process is at work in it.
-    """
-    run_folder.mkdir(parents=True, exist_ok=True)
-    lock = SoleLock(run_folder / ".lock") if world.is_main else None
-    if any_rank(world, lock is not None and not lock.acquire()):
-        raise UserError(
-            f"{run_folder}: another process is at work in this run folder; wait for it, or set another run.out"
-        )
-    try:
-        if lock:
-            for unfinished in run_folder.rglob(".*.part"):  # what a killed process was writing
-                unfinished.unlink()
-        yield
-    finally:
-        if lock:
-            lock.release()
+"""Scores the validation split and returns its metrics by name. The selection metric is one of them."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +58,14 @@ class Trainer:
     """Fits a detector.
 
     Args:
-        detector: On any device; it is moved.
+        detector: The detector, on any device; it is moved to `world.device`.
         data: The training frames.
         config: The resolved configuration of the run.
         world: This process among the others.
-        folder: The run folder: checkpoints, best weights and TensorBoard files go there.
-        validate: Called at the end of each epoch; None when the last epoch is the selected one.
-        fingerprint: Of the protocol; a resume under another is refused.
+        folder: The run folder, for checkpoints, best weights and TensorBoard's files.
+        validate: Called at the end of each epoch. None selects the last epoch.
+        fingerprint: The protocol's. A run under another fingerprint is not resumed.
+        history: What the best weights' file tells of this training, as plain values.
     """
 
     def __init__(
@@ -111,22 +77,16 @@ class Trainer:
         folder: Path,
         validate: Validate | None = None,
         fingerprint: str = "",
+        history: dict[str, Any] | None = None,
     ):
         self.recipe, self.settings = config.detector.train, config.run
         self.config, self.world, self.folder = config, world, Path(folder)
-        self.validate, self.fingerprint = validate, fingerprint
+        self.validate, self.fingerprint, self.history = validate, fingerprint, history
         self.metric = config.protocol.selection.metric
         self.data = data
-        if detector.steps_alone and self.recipe.accumulate > 1:
-            raise UserError(
-                f"train.accumulate={self.recipe.accumulate}: {type(detector).__name__} takes a step of its own on each "
-                "batch, which cannot be accumulated; set train.accumulate=1 and a smaller train.batch_size"
-            )
-        if detector.steps_alone and self.recipe.optimizer.sam_rho:
-            raise UserError(
-                f"train.optimizer.sam_rho={self.recipe.optimizer.sam_rho:g}: {type(detector).__name__} takes a step of "
-                "its own on each batch, which cannot be taken twice; set train.optimizer.sam_rho=0"
-            )
+        self.parts = self.recipe.accumulate * self.settings.split_batch
+        if detector.steps_alone:
+            self._refuse_what_a_step_of_its_own_excludes(type(detector).__name__)
         dtype = torch.float64 if self.recipe.precision == "fp64" else torch.float32
         self.normalise = Normaliser(
             config.detector.input.channel_mean(),
@@ -140,7 +100,7 @@ class Trainer:
         self.batches = TrainBatches(
             len(data),
             self.recipe.batch_size,
-            self.recipe.accumulate,
+            self.parts,
             world.rank,
             world.size,
             config.seed,
@@ -156,12 +116,24 @@ class Trainer:
         self.progress = Progress()
         self.best_state: dict[str, Tensor] | None = None
         self.model = self._data_parallel()
-        self._stop = False
-        self._since_check: list[dict[str, Any]] = []
-        self._latest = "resumed"
-        self._looked_at = 0
+        self._saved_step = 0
+        self._steps = LatestSteps(data.frames.paths, self.folder / "checkpoints", self.scaler.is_enabled())
+        self._latest, self._resumed = "resumed", False
 
     # --- preparation -------------------------------------------------------------------------------------------
+
+    def _refuse_what_a_step_of_its_own_excludes(self, name: str) -> None:
+        if self.parts > 1:
+            key = "train.accumulate" if self.recipe.accumulate > 1 else "run.split_batch"
+            raise UserError(
+                f"{key}={self.parts}: {name} takes a step of its own on each batch, so gradients cannot be "
+                f"accumulated; set {key}=1 and a smaller train.batch_size"
+            )
+        if self.recipe.optimizer.sam_rho:
+            raise UserError(
+                f"train.optimizer.sam_rho={self.recipe.optimizer.sam_rho:g}: {name} takes a step of its own on each "
+                "batch, which cannot be repeated; set train.optimizer.sam_rho=0"
+            )
 
     def _prepared(self, detector: Detector, dtype: torch.dtype) -> Detector:
         recipe = self.recipe
@@ -170,7 +142,8 @@ class Trainer:
         if recipe.channels_last:
             detector = detector.to(memory_format=torch.channels_last)
         detector = detector.to(self.world.device, dtype)
-        detector.start_training(torch.as_tensor(self.data.frames.class_counts()))
+        with faults_of(detector, "beginning its training"):
+            detector.start_training(torch.as_tensor(self.data.frames.class_counts()))
         if recipe.checkpoint_activations:
             detector.checkpoint_activations()
         if recipe.compile:
@@ -179,35 +152,38 @@ class Trainer:
 
     @property
     def _whole_batch_loss(self) -> bool:
-        """Whether the loss must see the whole batch's features at once although it comes in micro-batches."""
-        return self.recipe.accumulate > 1 and self.detector.couples_batch
+        """Whether the batch comes in micro-batches, but the loss needs the features of the whole batch."""
+        return self.parts > 1 and self.detector.couples_batch
 
     def _data_parallel(self) -> nn.Module:
         if self.world.size == 1 or self._whole_batch_loss:
             return self.detector
-        devices = [self.world.device] if self.world.device.type == "cuda" else None
-        # torch renamed the switch, and warns of the old name where it has the new one.
+        # torch renamed this argument; a version with the new name warns if it gets the old one.
         names = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
-        return DistributedDataParallel(self.detector, device_ids=devices, **{name: False})
+        # Without device_ids it leaves its inputs where they are: some belong on the host (see `Detector.on_host`).
+        return DistributedDataParallel(self.detector, **{name: False})
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
+    @stop_signals.noted()
     def fit(self) -> Progress:
-        """Trains to the last epoch, from the newest checkpoint in the run folder when there is one.
+        """Trains to the last epoch. If the run folder has checkpoints, training goes on from the newest whole one.
 
         Raises:
             UserError: The loss or a gradient is not finite, a frame cannot be read, the disk is full, or the checkpoint
-                there was made with another configuration.
-            Interrupted: A stop signal came; the state is saved.
+                was made with another configuration.
+            Interrupted, KeyboardInterrupt: A stop signal came. The state is saved.
         """
-        self._resume()
-        loader = make_loader(self.data, self.batches, self.settings.workers, self.world.device)
-        with self._writers() as (train_log, val_log), on_stop_signal(self._note_stop):
+        self.resume()
+        alone = self.world.size == 1  # several processes stop at the same step
+        loader = make_loader(self.data, self.batches, self.settings.workers, self.world.device, looks=alone)
+        with self._logs() as (train_log, val_log), loader:
             while self.progress.unvalidated or not self._done():
                 if not self.progress.unvalidated:
                     self._one_epoch(loader, train_log)
                 self._end_epoch(train_log, val_log)
+        self._mark_finished()
         return self.progress
 
     def _done(self) -> bool:
@@ -217,9 +193,10 @@ class Trainer:
         return self.settings.max_steps is not None and self.progress.step >= self.settings.max_steps
 
     def _one_epoch(self, loader, log: SummaryWriter | None) -> None:
-        progress, accumulate = self.progress, self.recipe.accumulate
-        self.detector.train()
-        self.detector.start_epoch(progress.epoch)
+        progress = self.progress
+        with faults_of(self.detector, "beginning an epoch"):
+            self.detector.train()
+            self.detector.start_epoch(progress.epoch)
         self.batches.start(progress.epoch, progress.step_in_epoch)
         arriving = watched(loader)
         bar = tqdm(
@@ -227,13 +204,13 @@ class Trainer:
             initial=progress.step_in_epoch,
             desc=f"epoch {progress.epoch + 1}/{self.recipe.epochs}",
             unit="step",
-            disable=None if self.settings.progress and self.world.is_main else True,  # None: off where no one watches
+            disable=None if self.settings.progress and self.world.is_main else True,  # None: only on a terminal
             leave=False,
         )
         last_log, last_time = progress.step, time.perf_counter()
         with bar:
             for _ in range(progress.step_in_epoch, self.batches.steps):
-                micro = [self._readable(next(arriving)) for _ in range(accumulate)]
+                micro = self._next_batches(arriving, log)
                 self._step(micro)
                 progress.step += 1
                 progress.step_in_epoch += 1
@@ -250,37 +227,42 @@ class Trainer:
                     self._save(log)
                 if self._asked_to_stop():
                     self._save(log)
-                    raise Interrupted(f"stopped after step {progress.step}")
+                    raise stop_signals.stopped(f"stopped after step {progress.step}")
                 if finished:
                     break
 
+    def _next_batches(self, arriving: Iterator[dict], log: SummaryWriter | None) -> list[dict]:
+        """Returns the next step's batches. If a stop signal comes before them, the steps so far are saved."""
+        try:
+            return [self._readable(next(arriving)) for _ in range(self.parts)]
+        except (Interrupted, KeyboardInterrupt):
+            if self.progress.step > self._saved_step:
+                self._save(log)
+            raise stop_signals.stopped(f"stopped after step {self.progress.step}") from None
+
     def _end_epoch(self, train_log: SummaryWriter | None, val_log: SummaryWriter | None) -> None:
-        """Saves, validates, keeps the best, saves again; killed in between, a run validates once more."""
+        """Saves, validates, keeps the best weights and saves again. A run killed in between validates once more."""
         progress = self.progress
         if not progress.unvalidated:
             progress.unvalidated = True
             self._save(train_log)
-        if any_rank(self.world, self._stop):
-            raise Interrupted(f"stopped after step {progress.step}")
+        if any_rank(self.world, stop_signals.asked()):
+            raise stop_signals.stopped(f"stopped after step {progress.step}")
         self._validate(val_log)
         progress.epoch, progress.step_in_epoch, progress.unvalidated = progress.epoch + 1, 0, False
         self._save(train_log, val_log)
-        if any_rank(self.world, self._stop):
-            raise Interrupted(f"stopped after epoch {progress.epoch}")
+        if any_rank(self.world, stop_signals.asked()):
+            raise stop_signals.stopped(f"stopped after epoch {progress.epoch}")
 
     def _validate(self, log: SummaryWriter | None) -> None:
         progress = self.progress
         copy_buffers_from_main(self.world, self.detector)
-        # Libraries loaded for the first time in validation may draw: a resumed run would load them again.
+        # A library first imported during validation may consume random numbers; a resumed run imports it again.
         with self._averaged_weights(), checkpoint.rng_state_kept(self.world.device):
             metrics = self.validate(self.detector) if self.validate else {}
             value = metrics.get(self.metric)
-            better = value is not None and (
-                progress.best_value is None
-                or (value < progress.best_value if self.metric in LOWER_IS_BETTER else value > progress.best_value)
-            )
-            # Without a usable value (`last` is the rule, or the split lacks a class) the newest weights are kept.
-            if better or progress.best_value is None:
+            # The newest weights are kept if there is no value: the rule is `last`, or the split lacks a class.
+            if progress.is_better(value, self.metric) or progress.best_value is None:
                 progress.best_value, progress.best_epoch = value, progress.epoch
                 self._keep_best()
         for name, number in metrics.items():
@@ -293,12 +275,12 @@ class Trainer:
             )
 
     def _readable(self, batch: dict) -> dict:
-        """The batch; unreadable frames end the run, or are counted where the data set replaced them."""
+        """Returns the batch. An unreadable frame ends the run, or is counted if the data set replaced it."""
         for bad in batch["bad"]:
             if not self.data.replace_bad:
                 raise UserError(
                     f"training stops at step {self.progress.step}: {bad.message}. Repair the file, or set "
-                    "data.on_bad_frame=skip (unreadable frames are then replaced, counted and named)"
+                    "data.on_bad_frame=skip to replace, count and name unreadable frames"
                 )
             if bad.index not in self.progress.bad_frames:
                 self.progress.bad_frames.append(bad.index)
@@ -308,16 +290,9 @@ class Trainer:
     # --- one optimiser step ------------------------------------------------------------------------------------
 
     def _step(self, micro: list[dict]) -> None:
-        backward = self._backward_whole_batch if self._whole_batch_loss else self._backward_micro_batches
-        if self.recipe.optimizer.sam_rho:
-            before = checkpoint.rng_state(self.world.device)
-            losses = backward(micro)
-            # The second look is at the same batch under the same random numbers, and nothing remembers it.
-            with climbed(self.trained, self.recipe.optimizer.sam_rho), memory_kept(self.detector):
-                checkpoint.set_rng_state(before, self.world.device)
-                backward(micro)
-        else:
-            losses = backward(micro)
+        self.detector.start_step(self.progress.step, torch.cat([batch["index"] for batch in micro]))
+        with faults_of(self.detector, f"training, step {self.progress.step + 1}"):
+            losses = self._backward(micro)
         self.scaler.unscale_(self.optimizer)
         limit = self.recipe.grad_clip
         norm = nn.utils.get_total_norm([p.grad for p in self.trained if p.grad is not None])
@@ -326,15 +301,27 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.detector.after_step()
+        with faults_of(self.detector, "ending a step"):
+            self.detector.after_step()
         self.schedule.step()
         if self.average:
             self.average.update()
-        self._since_check.append(
-            {"step": self.progress.step, "norm": norm, "losses": losses, "frames": [b["index"] for b in micro]}
-        )
+        self._steps.add(self.progress.step, norm, losses, [batch["index"] for batch in micro])
 
-    def _autocast(self):
+    def _backward(self, micro: list[dict]) -> dict[str, Tensor]:
+        backward = self._backward_whole_batch if self._whole_batch_loss else self._backward_micro_batches
+        if not self.recipe.optimizer.sam_rho:
+            return backward(micro)
+        before = checkpoint.rng_state(self.world.device)
+        losses = backward(micro)
+        # The second pass sees the same batch under the same random numbers, and leaves no trace in buffers.
+        with climbed(self.trained, self.recipe.optimizer.sam_rho), memory_kept(self.detector):
+            checkpoint.set_rng_state(before, self.world.device)
+            backward(micro)
+        return losses
+
+    def autocast(self) -> AbstractContextManager:
+        """Makes the context of the recipe's precision, in which the detector runs in training."""
         kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
         return torch.autocast(self.world.device.type, kind) if kind else nullcontext()
 
@@ -345,6 +332,8 @@ class Trainer:
         }
 
     def _on_device(self, name: str, value: Tensor) -> Tensor:
+        if name in self.detector.on_host:
+            return value
         if name in PICTURES:
             return self.normalise(value)
         value = value.to(self.world.device, non_blocking=True)
@@ -355,7 +344,7 @@ class Trainer:
 
     def _backward_micro_batches(self, micro: list[dict]) -> dict[str, Tensor]:
         total: dict[str, Tensor] = {}
-        step = _Step(self._autocast, lambda loss: self.scaler.scale(loss / len(micro)).backward())
+        step = _Step(self.autocast, lambda loss: self.scaler.scale(loss / len(micro)).backward())
         for position, batch in enumerate(micro):
             waits = position < len(micro) - 1 and isinstance(self.model, DistributedDataParallel)
             with self.model.no_sync() if waits else nullcontext():
@@ -367,57 +356,20 @@ class Trainer:
         return total
 
     def _backward_whole_batch(self, micro: list[dict]) -> dict[str, Tensor]:
-        """Gradients of a loss over the whole batch, the encoder run on one micro-batch at a time.
-
-        The features of all micro-batches are computed without a graph, the head's loss is differentiated with respect
-        to them, and each micro-batch is encoded again to carry its share of that gradient back (gradient caching, Gao
-        et al. 2021). Exact but for batch norm, whose statistics are each micro-batch's own.
-        """
         images = [self.normalise(batch["image"]) for batch in micro]
-        states, features = [], []
-        for part in images:
-            states.append(self._random_state())
-            with torch.no_grad(), self._autocast():
-                features.append(self.detector.encode(part))
-        after = self._random_state()
-        leaf = torch.cat(features).detach().requires_grad_()
-        fields = [self._fields(batch) for batch in micro]
-        whole = {
-            name: torch.cat([part[name] for part in fields])
-            if isinstance(value, Tensor)
-            else [text for part in fields for text in part[name]]
-            for name, value in fields[0].items()
-        }
-        with self._autocast():
-            output: Output = self.detector.head(leaf, torch.cat([self._labels(batch) for batch in micro]), **whole)
-        self.scaler.scale(output.losses["total"]).backward()
-        for part, state, gradient in zip(images, states, leaf.grad.split([len(p) for p in images]), strict=True):
-            self._set_random_state(state)
-            with self._autocast():
-                encoded = self.detector.encode(part)
-            encoded.backward(gradient.to(encoded.dtype))
-        self._set_random_state(after)
+        labels = torch.cat([self._labels(batch) for batch in micro])
+        fields = joined_fields([self._fields(batch) for batch in micro])
+        step = _Step(self.autocast, lambda loss: self.scaler.scale(loss).backward())
+        losses = backward_whole_batch(self.detector, images, labels, fields, step, self.world.device)
         average_gradients(self.world, self.trained)
-        return {name: value.detach() for name, value in output.losses.items()}
-
-    def _random_state(self) -> Tensor:
-        cuda = self.world.device.type == "cuda"
-        return torch.cuda.get_rng_state(self.world.device) if cuda else torch.get_rng_state()
-
-    def _set_random_state(self, state: Tensor) -> None:
-        if self.world.device.type == "cuda":
-            torch.cuda.set_rng_state(state, self.world.device)
-        else:
-            torch.set_rng_state(state)
+        return losses
 
     # --- checks and logs ---------------------------------------------------------------------------------------
 
     def _check_and_log(self, log: SummaryWriter | None, rate: float) -> str:
-        """Looks at the steps since the last look: the one place where the loop waits for the device."""
-        self._refuse_non_finite()
-        latest = self._since_check[-1] if self._since_check else None
-        self._since_check.clear()
-        self._looked_at = 0
+        """Checks and logs the steps since the last log. Only here the loop waits for the device."""
+        self._steps.check(self.progress)
+        latest = self._steps.take_last()
         if latest is None:
             return ""
         everyone = gather_objects(self.world, {name: float(value) for name, value in latest["losses"].items()})
@@ -430,74 +382,23 @@ class Trainer:
             log.add_scalar("train/gradient_norm", float(latest["norm"]), step)
             log.add_scalar("train/skipped_steps", self.progress.skipped_steps, step)
             log.add_scalar("speed/images_per_second", rate, step)
-            for name, value in self.detector.diagnostics().items():
-                log.add_scalar(f"detector/{name}", float(value), step)
+            with faults_of(self.detector, "giving its diagnostics"):
+                diagnostics = {name: float(value) for name, value in self.detector.diagnostics().items()}
+            for name, value in diagnostics.items():
+                log.add_scalar(f"detector/{name}", value, step)
         return f"loss {losses['total']:.4f}, {rate:.0f} img/s"
-
-    def _refuse_non_finite(self) -> None:
-        """Counts the steps that fp16's scaler skipped; any other loss or gradient that is not finite ends the run.
-
-        Raises:
-            UserError: Step, loss terms and frames of the first such step.
-        """
-        steps = self._since_check[self._looked_at :]
-        self._looked_at = len(self._since_check)
-        if not steps:
-            return
-        finite = [entry["losses"]["total"].isfinite() & entry["norm"].isfinite() for entry in steps]
-        misses = (~torch.stack(finite).cpu()).nonzero().flatten().tolist()
-        if not misses:
-            self.progress.skipped_in_a_row = 0
-            return
-        if self.scaler.is_enabled():
-            self.progress.skipped_steps += len(misses)
-            before = self.progress.skipped_in_a_row if len(misses) == len(steps) else 0
-            self.progress.skipped_in_a_row = before + len(misses)
-            if self.progress.skipped_in_a_row < PATIENCE_WITH_FP16:
-                return
-        entry = steps[misses[0]]
-        terms = ", ".join(f"{name} {float(value):g}" for name, value in entry["losses"].items())
-        frames = [self.data.frames.paths[i] for part in entry["frames"] for i in part.tolist()]
-        kept = checkpoint.stored(self.folder / "checkpoints")
-        raise UserError(
-            f"step {entry['step']}: loss or gradient is not finite ({terms}, gradient norm {float(entry['norm']):g}); "
-            f"frames of the batch: {', '.join(frames[:8])}{', ...' if len(frames) > 8 else ''}. "
-            f"The last good checkpoint is {kept[-1] if kept else 'none, it came before the first'}; "
-            "try a lower train.optimizer.lr, train.grad_clip=1 or train.precision=fp32"
-        )
 
     def _asked_to_stop(self) -> bool:
         if self.world.size > 1 and self.progress.step % min(10, self.settings.log_every):
             return False
-        return any_rank(self.world, self._stop)
+        return any_rank(self.world, stop_signals.asked())
 
-    def _note_stop(self, number, frame) -> None:
-        self._stop = True
-
-    @contextmanager
-    def _writers(self):
-        """TensorBoard's writers, of training and validation; what a killed run wrote past its checkpoint is purged."""
-        if not self.world.is_main:
-            yield None, None
-            return
+    def _logs(self) -> AbstractContextManager[list[SummaryWriter | None]]:
+        """Opens the logs of training and of validation."""
         step = self.progress.step
-        began = (self.folder / "tb").exists()  # also without a checkpoint: scalars may have come to the disk before it
-        purge = {"train": step + 1, "val": step if self.progress.unvalidated else step + 1}
-        try:
-            with ExitStack() as stack:
-                yield [
-                    stack.enter_context(
-                        SummaryWriter(str(self.folder / "tb" / name), purge_step=first if began else None)
-                    )
-                    for name, first in purge.items()
-                ]
-        except OSError as error:
-            if error.errno not in DISK_FULL:
-                raise
-            raise UserError(
-                f"{self.folder / 'tb'}: cannot be written ({error.strerror}); "
-                "free some space and run the same command again: it goes on from the last checkpoint"
-            ) from error
+        return scalar_logs(
+            self.folder, {"train": step + 1, "val": step if self.progress.unvalidated else step + 1}, self.world
+        )
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 
@@ -518,11 +419,29 @@ class Trainer:
             self.best_state = state
         elif self.world.is_main:
             about = {"epoch": self.progress.epoch, "step": self.progress.step, "fingerprint": self.fingerprint}
+            if self.history is not None:
+                about |= {"value": self.progress.best_value, "finished": False}
+                about |= {"tensors_sha256": tensors_sha256(state), "history": self.history}
+            if origins := self.detector.origins():
+                about["origins"] = checkpoint.named_origins(origins, self.data.frames)
             checkpoint.save(self.folder / "best.pt", {"model": state, **about})
         barrier(self.world)
 
+    def _mark_finished(self) -> None:
+        """Has the best weights' file say that training came to its end, which it could not know before.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        best = self.folder / "best.pt"
+        if self.settings.save_checkpoints and self.world.is_main and best.is_file():
+            contents = checkpoint.load(best)
+            if contents.get("finished") is False:  # older files have no such word, and stay as they are
+                checkpoint.save(best, contents | {"finished": True})
+        barrier(self.world)
+
     def _identity(self) -> dict[str, Any]:
-        """What a resumed run must share with the interrupted one."""
+        """Settings that a resumed run must share with the interrupted one."""
         config = self.config.model_dump(by_alias=True, exclude={"run": True, "data": True})
         learning = {"max_steps", "shuffle_labels", "deterministic"}
         config["run"] = self.config.run.model_dump(include=learning)
@@ -530,8 +449,9 @@ class Trainer:
         return {"config": config, "fingerprint": self.fingerprint, "processes": self.world.size}
 
     def _save(self, *logs: SummaryWriter | None) -> None:
-        """A checkpoint of this moment; scalars logged so far reach the disk first."""
-        self._refuse_non_finite()
+        """Saves a checkpoint. Scalars logged so far are written to the disk before it."""
+        self._saved_step = self.progress.step
+        self._steps.check(self.progress)
         everyone = gather_objects(self.world, self.progress.bad_frames)
         self.progress.bad_frames = sorted({index for part in everyone for index in part})
         if not self.settings.save_checkpoints:
@@ -545,42 +465,79 @@ class Trainer:
                 "identity": self._identity(),
                 "progress": asdict(self.progress),
                 "model": self.detector.state_dict(),
+                "origins": self.detector.origins(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
                 "scaler": self.scaler.state_dict(),
                 "average": self.average.state_dict() if self.average else None,
                 "rng": states,
             }
+            if self.history is not None:
+                contents |= {"tensors_sha256": tensors_sha256(contents["model"]), "history": self.history}
             checkpoint.save_step(self.folder / "checkpoints", self.progress.step, contents, self.settings.keep)
         barrier(self.world)
 
-    def _resume(self) -> None:
-        found = checkpoint.stored(self.folder / "checkpoints")
-        if not found:
-            return
+    def resume(self) -> None:
+        """Takes up the state of the run folder's newest checkpoint, if there is one; once.
+
+        Raises:
+            UserError: The checkpoint was made with other settings, all of them are damaged, or `run.resume` is off.
+        """
+        if not self._resumed and checkpoint.stored(self.folder / "checkpoints"):
+            self._go_on()
+        self._resumed = True
+
+    def _go_on(self) -> None:
         if not self.settings.resume:
             raise UserError(
-                f"{self.folder}: holds a run already and run.resume is off; remove it, or name another run.out"
+                f"{self.folder}: already holds a run, and run.resume is off; remove the folder, or set another run.out"
             )
-        saved = checkpoint.load(found[-1])
+        path, saved, faults = checkpoint.load_newest(self.folder / "checkpoints")
         differing = checkpoint.differing_keys(self._identity(), saved["identity"])
         if differing:
             raise UserError(
-                f"{found[-1]}: made by a run that differs from this one:\n  " + "\n  ".join(differing) + "\n"
-                "run with the same values to go on, or name another run.out to start anew"
+                f"{path}: saved by a run with other settings:\n  " + "\n  ".join(differing) + "\n"
+                "set the same values to go on, or set another run.out to start a new run"
             )
+        try:
+            self._restore(saved)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}: does not fit this run ({type(error).__name__}: {str(error)[:300]}); remove it to go on from "
+                "the one before, or set another run.out"
+            ) from error
+        for fault in faults if self.world.is_main else ():
+            print(f"note: {fault}; the run goes on from {path.name}, the one before", file=sys.stderr)
+        if self.world.is_main:
+            print(f"goes on from {path}: epoch {self.progress.epoch + 1}, step {self.progress.step}")
+
+    def _restore(self, saved: dict[str, Any]) -> None:
         self.detector.load_state_dict(saved["model"])
+        self.detector.set_origins(saved.get("origins") or {})  # older checkpoints have none
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
         self.scaler.load_state_dict(saved["scaler"])
         if self.average:
             self.average.load_state_dict(saved["average"])
         self.progress = Progress(**saved["progress"])
+        self._saved_step = self.progress.step
         checkpoint.set_rng_state(saved["rng"][self.world.rank], self.world.device)
 
     def load_best(self) -> None:
-        """Puts the selected epoch's weights into the detector."""
+        """Loads the selected epoch's weights into the detector.
+
+        Raises:
+            UserError: best.pt is missing, damaged, or of another detector.
+        """
         if self.best_state is not None:
             self.detector.load_state_dict(self.best_state)
-        else:
-            self.detector.load_state_dict(checkpoint.load(self.folder / "best.pt")["model"])
+            return
+        best = self.folder / "best.pt"
+        if not best.is_file():
+            raise UserError(
+                f"{best}: no such checkpoint, although the run has come to its end; set another run.out to train again"
+            )
+        try:
+            self.detector.load_state_dict(checkpoint.load(best)["model"])
+        except (RuntimeError, TypeError) as error:
+            raise UserError(f"{best}: does not fit this detector ({str(error)[:300]})") from error

@@ -1,35 +1,43 @@
 """What validation and testing share: stores, input and batch size, and the score tables that come out."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from resproto_fd.configs.schema import ProtocolConfig, RunConfig
+from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.schema import DetectorConfig, ProtocolConfig, RunConfig
 from resproto_fd.detectors.base import Detector
 from resproto_fd.trainer.augment.corruptions import corrupted, through_jpeg
 from resproto_fd.trainer.augment.transforms import plain_transform
 from resproto_fd.trainer.data import FrameDataset, Normaliser
-from resproto_fd.trainer.distributed import World
+from resproto_fd.trainer.distributed import World, gather_objects
+from resproto_fd.trainer.encoded import Passing
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scoring import Scored, ScoringOptions, score_frames
+from resproto_fd.trainer.trainer import Trainer
+from resproto_fd.training import provenance
+from resproto_fd.training.encode_once import EncodeOnce, encoded_folder
 from resproto_fd.training.features import features_path, save_features
 from resproto_fd.training.measures.metrics import table_metrics
 from resproto_fd.training.protocols import ResolvedProtocol
-from resproto_fd.training.scores import ScoreTable
+from resproto_fd.training.scores import ScoreTable, table_path
 
 Change = Callable[[np.ndarray, str], np.ndarray] | None
 
 
-def change_of(protocol: ProtocolConfig, corruption: str | None = None, severity: int = 0) -> Change:
+def change_of(protocol: ProtocolConfig, corrupted_by: tuple[str, int] | None = None) -> Change:
     """What is done to each stored frame before anything else; None for nothing.
 
-    The protocol's `recode` makes all frames alike; then the corruption is applied.
+    The protocol's `recode` makes all frames alike; then a corruption of some severity is applied.
     """
+    corruption, severity = corrupted_by or (None, 0)
     if protocol.recode is None and corruption is None:
         return None
     return partial(_change, protocol.recode, corruption, severity)
@@ -38,6 +46,13 @@ def change_of(protocol: ProtocolConfig, corruption: str | None = None, severity:
 def _change(quality: int | None, corruption: str | None, severity: int, image: np.ndarray, frame: str) -> np.ndarray:
     image = image if quality is None else through_jpeg(image, quality)
     return image if corruption is None else corrupted(image, corruption, severity, frame)
+
+
+def normaliser_of(config: DetectorConfig, device: torch.device) -> Normaliser:
+    """Makes a detector's input of pictures: its mean and deviation, on its device and in its precision."""
+    dtype = torch.float64 if config.train.precision == "fp64" else torch.float32
+    given, channels_last = config.input, config.train.channels_last
+    return Normaliser(given.channel_mean(), given.channel_std(), device, dtype, channels_last)
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Job:
         path: The score table's file; None if it is not kept.
         title: Shown by the progress bar.
         keep_features: Whether the detector's features are kept too.
-        change: What is done to each stored frame first; None for what the protocol does.
+        corruption: Name and severity of the corruption that the frames get after what the protocol does; None for none.
     """
 
     dataset: str
@@ -58,7 +73,7 @@ class Job:
     path: Path | None
     title: str
     keep_features: bool = False
-    change: Change = None
+    corruption: tuple[str, int] | None = None
 
 
 class Bench:
@@ -72,10 +87,13 @@ class Bench:
     def __init__(self, config: RunConfig, resolved: ResolvedProtocol, world: World, folder: Path):
         self.config, self.resolved, self.world, self.folder = config, resolved, world, folder
         self.seconds, self.frames = 0.0, 0
-        dtype = torch.float64 if config.detector.train.precision == "fp64" else torch.float32
-        given = config.detector.input
-        channels_last = config.detector.train.channels_last
-        self.normalise = Normaliser(given.channel_mean(), given.channel_std(), world.device, dtype, channels_last)
+        self.normalise = normaliser_of(config.detector, world.device)
+        place = encoded_folder(config)
+        self.encodings = EncodeOnce(place, config, world) if place else None
+
+    def placed(self, detector: Detector) -> Detector:
+        """The detector on this process's device, in the precision in which it was trained if that is fp64."""
+        return detector.to(self.world.device, self.normalise.dtype)
 
     def validate(self, detector: Detector) -> dict[str, float | None]:
         """The protocol's metrics on the split that checkpoints are selected on."""
@@ -95,7 +113,7 @@ class Bench:
         """
         keep, tables = self.config.run.save_features, {}
         for name, frames in self.resolved.tests.items():
-            job = Job(name, frames, self.folder / "scores" / f"{name}.npz", f"testing {name}", keep)
+            job = Job(name, frames, table_path(self.folder, name), f"testing {name}", keep)
             tables[name] = self._kept_table(detector, job, sha, count=True)
         return tables
 
@@ -104,9 +122,9 @@ class Bench:
         for name, frames in self.resolved.tests.items():
             for corruption, severities in self.config.protocol.corruptions.items():
                 for severity in severities:
-                    path = self.folder / "scores_corrupted" / f"{name}@{corruption}-{severity}.npz"
-                    change = change_of(self.config.protocol, corruption, severity)
-                    job = Job(name, frames, path, f"testing {name}, {corruption} {severity}", change=change)
+                    path = table_path(self.folder, name, "scores_corrupted", f"@{corruption}-{severity}")
+                    title = f"testing {name}, {corruption} {severity}"
+                    job = Job(name, frames, path, title, corruption=(corruption, severity))
                     yield name, corruption, severity, self._kept_table(detector, job, sha)
 
     def selection_table(self, detector: Detector, sha: str | None) -> ScoreTable | None:
@@ -114,40 +132,71 @@ class Bench:
         frames, chosen = self.resolved.selection, self.config.protocol.selection
         if frames is None or chosen.dataset is None:
             return None
-        path = self.folder / "scores_selection" / f"{chosen.dataset}.npz"
-        job = Job(chosen.dataset, frames, path, f"scoring {chosen.dataset} {chosen.split}")
+        path = table_path(self.folder, chosen.dataset, "scores_selection")
+        keep = self.config.run.save_features
+        job = Job(chosen.dataset, frames, path, f"scoring {chosen.dataset} {chosen.split}", keep)
         return self._kept_table(detector, job, sha)
 
     def _kept_table(self, detector: Detector, job: Job, sha: str | None, count: bool = False) -> ScoreTable:
-        if (table := self._finished(job, sha)) is not None:
-            return table
+        parts = self._parts(detector, job, sha)
+        if self._is_finished(job, parts):
+            return ScoreTable.load(job.path)
+        files = provenance.identity_of(job.frames, self.resolved.stores)  # before the frames are read
         began = time.perf_counter()
         scored = self._score(detector, job)
         if count:
             self.seconds += time.perf_counter() - began
             self.frames += len(scored.index)
-        table = self._table(job, scored, sha)
+        parts["pixels"] = provenance.pixels_part(scored.checksums)
+        table = self._table(job, scored, sha, made_from=parts, checksums=scored.checksums, files=files)
         if self.world.is_main:
             if scored.features is not None:
-                save_features(features_path(self.folder, job.dataset), scored.features, table)
+                save_features(features_path(job.path), scored.features, table)
             table.save(job.path)
         return table
 
-    def _finished(self, job: Job, sha: str | None) -> ScoreTable | None:
-        """The score table of these weights on these frames, when an earlier run got that far."""
-        if sha is None or not job.path.is_file():
+    def _parts(self, detector: Detector, job: Job, sha: str | None) -> dict[str, Any]:
+        """All that the scores of a job are made from, but for the pixels."""
+        of_detector = provenance.detector_parts(self.config.detector, detector, sha, self.config.run.test_batch_size)
+        of_frames = provenance.frame_parts(job.frames, self.resolved.people)
+        return of_detector | of_frames | self._change_parts(job.corruption)
+
+    def _is_finished(self, job: Job, parts: dict[str, Any]) -> bool:
+        """Whether the job's scores are kept, of exactly these parts. Says what differs if they are of others."""
+        found = self._differences(job, parts) if self.world.is_main else None
+        found = gather_objects(self.world, found)[0]  # files may have other times on another machine
+        if found and self.world.is_main:
+            print(f"note: {job.path}: scored again, since {'; '.join(found)}", file=sys.stderr)
+        return found == []
+
+    def _differences(self, job: Job, parts: dict[str, Any]) -> list[str] | None:
+        """What differs from the kept scores; None if there are none, or weights that are no file made them."""
+        if parts["weights"] is None or not job.path.is_file():
             return None
-        if job.keep_features and not features_path(self.folder, job.dataset).is_file():
+        if job.keep_features and not features_path(job.path).is_file():
             return None
-        table = ScoreTable.load(job.path)
-        same = table.checkpoint == sha and len(table) + table.skipped >= len(job.frames)
-        return table if same else None
+        run, stores, skip = self.config.run, self.resolved.stores, self.config.data.on_bad_frame == "skip"
+        try:
+            table = ScoreTable.load(job.path)
+        except UserError as error:
+            return [str(error)]
+        if table.skipped and not skip:
+            return [f"{table.skipped} unreadable frames were left out"]
+        files = provenance.identity_of(job.frames, stores)
+
+        def checksums() -> np.ndarray:
+            return provenance.stored_checksums(job.frames, stores, run.workers, run.progress)
+
+        return provenance.differences(table, parts, job.frames, self.resolved.people, files, checksums)
 
     def _score(self, detector: Detector, job: Job) -> Scored:
         run = self.config.run
         transform = plain_transform(self.config.detector.input)
-        change = job.change or change_of(self.config.protocol)
-        dataset = FrameDataset(job.frames, self.resolved.stores, transform, change=change)
+        change = change_of(self.config.protocol, job.corruption)
+        kept = job.path is not None
+        dataset = FrameDataset(job.frames, self.resolved.stores, transform, change=change, checksums=kept)
+        if self.encodings:
+            dataset = self._encoded(dataset, detector, job)
         options = ScoringOptions(
             batch_size=run.test_batch_size,
             workers=run.workers,
@@ -158,14 +207,33 @@ class Bench:
         )
         return score_frames(detector, dataset, self.normalise, self.world, options)
 
-    def _table(self, job: Job, scored: Scored, sha: str | None) -> ScoreTable:
+    def _encoded(self, dataset: FrameDataset, detector: Detector, job: Job) -> FrameDataset:
+        change = self._change_parts(job.corruption)
+        precision = "fp64" if self.normalise.dtype == torch.float64 else "fp32"
+        return self.encodings.of(dataset, detector, Passing(self.normalise, change, precision=precision))
+
+    def trained_on(self, dataset: FrameDataset, trainer: Trainer) -> FrameDataset:
+        """What a trainer reads its batches from: its data set or, where `run.encode_once` allows it, its features."""
+        if not self.encodings:
+            return dataset
+        passing = Passing(
+            trainer.normalise, self._change_parts(), trainer.autocast, self.config.detector.train.precision
+        )
+        return self.encodings.of(dataset, trainer.detector, passing)
+
+    def _change_parts(self, corruption: tuple[str, int] | None = None) -> dict[str, Any]:
+        return {"recode": self.config.protocol.recode, "corruption": corruption and list(corruption)}
+
+    def _table(self, job: Job, scored: Scored, sha: str | None, **made) -> ScoreTable:
         return ScoreTable.of_frames(
             job.dataset,
             job.frames,
             scored.scores,
             index=scored.index,
             variants=scored.variants,
+            people=self.resolved.people,
             detector=self.config.detector.name,
             checkpoint=sha,
             skipped=len(scored.skipped) + self.resolved.left_out.get(job.dataset, 0),
+            **made,
         )

@@ -18,7 +18,8 @@ def git_state(file: str | Path = __file__) -> tuple[str | None, bool | None]:
     file = Path(file).resolve()
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(file.parent), *arguments]
+        # A checkout's own settings could name a program to run here.
+        command = ["git", "-c", "core.fsmonitor=false", "-C", str(file.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:

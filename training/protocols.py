@@ -6,17 +6,21 @@ table only if theirs are equal.
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import DataConfig, DatasetConfig, ProtocolConfig
-from resproto_fd.preprocessing.manifest import read_manifest
-from resproto_fd.preprocessing.side_file import side_path
+from resproto_fd.configs.suggestions import nearest
+from resproto_fd.preprocessing.manifest import Manifest, read_manifest
+from resproto_fd.preprocessing.side_file import read_side, side_path
 from resproto_fd.preprocessing.store.frame_store import FrameStore, open_store
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
-from resproto_fd.preprocessing.video import Video
+from resproto_fd.preprocessing.video import COMPRESSIONS, Video
 from resproto_fd.trainer.augment.corruptions import check_corruption
 from resproto_fd.trainer.frame_list import FrameList
 
@@ -30,13 +34,15 @@ class ResolvedProtocol:
         train: Training frames of all training sets; None if only tests were asked for and a training set is absent.
         selection: Frames that the checkpoint is selected on; None if the last epoch is taken, or as for `train`.
         tests: Frames of each test set, by name.
-        stores: Frame store of each data set, by name.
+        stores: Frame store of each data set, by name; empty if only lists were asked for.
         sides: Where the side file of each data set would lie, by name.
         fingerprint: SHA-256 in hexadecimal.
-        tested_in_selection: How many of the selection's frames each test set has; only sets with such frames. A
-            checkpoint chosen on them is an oracle.
+        people: The person recorded and the person whose face is seen of test videos, by video id, as side files tell.
+        tested_in_selection: How many of the selection's frames are of videos that each test set has; only sets with
+            such frames. A checkpoint chosen on them is an oracle.
         left_out: Frames that manifests name and stores lack, by data set (only with data.on_bad_frame=skip).
         notes: What a reader of the manifests should know: videos without frames, entries named twice.
+        data: Where this machine keeps the data.
     """
 
     config: ProtocolConfig
@@ -48,16 +54,21 @@ class ResolvedProtocol:
     fingerprint: str
     left_out: dict[str, int]
     notes: list[str]
+    people: dict[str, tuple[str, str]] = field(default_factory=dict)
     tested_in_selection: dict[str, int] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
 
 
-def resolve(protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = False) -> ResolvedProtocol:
+def resolve(
+    protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = False, lists_only: bool = False
+) -> ResolvedProtocol:
     """Reads manifests, opens stores, and checks that every frame is there, before any computing.
 
     Args:
         protocol: The protocol.
         data: Where this machine keeps the data.
         tests_only: Training and selection sets may be absent.
+        lists_only: The frames themselves may be absent; no store is opened.
 
     Raises:
         UserError: A data set, folder, split or label is unknown or missing; or a store lacks frames that its manifest
@@ -67,50 +78,99 @@ def resolve(protocol: ProtocolConfig, data: DataConfig, *, tests_only: bool = Fa
         for severity in severities:
             check_corruption(name, severity)
     folders = loading.data_folders(data)
-    reader = _Reader(folders, data)
+    reader = _Reader(folders, data, lists_only)
     train = None
     if protocol.train:
-        train = reader.frames(protocol.train, "train", protocol.frames.train, optional=tests_only)
-        train = train and train.thinned(protocol.share)
+        train = reader.frames(protocol.train, protocol.train_splits, protocol.frames.train, optional=tests_only)
     chosen = protocol.selection
     selection = None
     if chosen.rule == "best":
         wanted = getattr(protocol.frames, chosen.split)
-        selection = reader.frames([chosen.dataset], chosen.split, wanted, optional=tests_only)
-    tests = {name: reader.frames([name], "test", protocol.frames.test) for name in protocol.test}
+        selection = reader.frames([chosen.dataset], [chosen.split], wanted, optional=tests_only)
+    tests = {name: reader.frames([name], ["test"], protocol.frames.test) for name in protocol.test}
+    if train:
+        if "val" in protocol.train_splits:
+            train = reader.without_tested(train, tests)
+        train = _thinned(train, protocol.share)
     left_out = reader.check_frames([frames for frames in (train, selection, *tests.values()) if frames])
     if left_out:
         train, selection = (frames and frames.without(reader.missing) for frames in (train, selection))
         tests = {name: frames.without(reader.missing) for name, frames in tests.items()}
     fingerprint = _fingerprint(protocol, train, selection, tests)
-    shared = _shared_frames(selection, tests, reader.stores)
-    for name, count in shared.items():
-        reader.notes.append(
-            f"the checkpoint is selected on {count} frames that {name} tests: its row is an oracle, not ranked"
-        )
+    shared = {} if selection is None else _shared_frames(selection, tests)
+    if not tests_only:  # else the tested weights were chosen elsewhere
+        reader.notes += oracle_notes(shared)
     return ResolvedProtocol(
-        protocol, train, selection, tests, reader.stores, reader.sides, fingerprint, left_out, reader.notes, shared
+        protocol,
+        train,
+        selection,
+        tests,
+        reader.stores,
+        reader.sides,
+        fingerprint,
+        left_out,
+        reader.notes,
+        people=reader.people(protocol.test),
+        tested_in_selection=shared,
+        data=data,
     )
 
 
-def _shared_frames(
-    selection: FrameList | None, tests: dict[str, FrameList], stores: dict[str, FrameStore]
-) -> dict[str, int]:
-    """How many of the selection's frames each test set has, by name; only sets that have some."""
-    if selection is None:
-        return {}
+def _thinned(train: FrameList, share: float) -> FrameList:
+    """A share of the training frames.
 
-    def named(frames: FrameList) -> set[tuple[str, str]]:
-        owners = [str(stores[video.dataset]) for video in frames.videos]
-        return {(owners[owner], path) for path, owner in zip(frames.paths, frames.video_index, strict=True)}
+    Raises:
+        UserError: It is so small that none is left.
+    """
+    left = train.thinned(share)
+    if not len(left):
+        raise UserError(f"protocol.share={share:g} leaves none of the {len(train)} training frames; set a larger one")
+    return left
 
-    chosen = named(selection)
-    counts = {name: len(chosen & named(frames)) for name, frames in tests.items()}
-    return {name: count for name, count in counts.items() if count}
+
+def _shared_frames(selection: FrameList, tests: dict[str, FrameList]) -> dict[str, int]:
+    """How many of the selection's frames are of videos that each test set has, by name; only sets that have some.
+
+    A video is known by its frames' paths, whatever set lists it and whichever of its frames are taken.
+    """
+    counts = {}
+    for name, frames in tests.items():
+        tested = {path for video in frames.videos for path in video.frames}
+        seen = [not tested.isdisjoint(video.frames) for video in selection.videos]
+        if count := sum(seen[owner] for owner in selection.video_index.tolist()):
+            counts[name] = count
+    return counts
+
+
+def tested_in_split(dataset: str, split: str, resolved: ResolvedProtocol) -> dict[str, int] | None:
+    """How many frames of a split are of videos that each test set of a protocol has; only sets that have some.
+
+    Returns:
+        None if this machine has no manifest of the data set, or none that can be read.
+    """
+    chosen = resolved.config.selection
+    if resolved.selection is not None and (chosen.dataset, chosen.split) == (dataset, split):
+        return resolved.tested_in_selection
+    try:
+        reader = _Reader(loading.data_folders(resolved.data), resolved.data, lists_only=True)
+        frames = reader.frames([dataset], [split], None, optional=True)
+    except UserError:
+        return None
+    return None if frames is None else _shared_frames(frames, resolved.tests)
+
+
+def oracle_notes(shared: dict[str, int]) -> list[str]:
+    """What is said of a checkpoint that was selected on tested videos, see `ResolvedProtocol.tested_in_selection`."""
+    return [
+        f"the checkpoint is selected on {count} frames of videos that {name} tests: its row is an oracle, not ranked"
+        for name, count in shared.items()
+    ]
 
 
 def dataset_config(name: str, json_dir: Path) -> DatasetConfig:
     """The configuration of a data set's name: a YAML of this package, or NAME.yaml or NAME.json in `json_dir`.
+
+    NAME_c40, NAME_c23 and NAME_raw are levels of a data set that has levels, if nothing else has this name.
 
     Raises:
         UserError: None of these.
@@ -122,21 +182,42 @@ def dataset_config(name: str, json_dir: Path) -> DatasetConfig:
         return loading.load("datasets", str(own.with_suffix(".yaml")))
     if own.is_file():
         return DatasetConfig(name=name, json_file=own.name, store=f"{name}_lmdb")
-    return loading.load("datasets", name)  # raises with the names that there are
+    base, _, level = name.rpartition("_")
+    if level in COMPRESSIONS and base in loading.names("datasets"):
+        found = loading.load("datasets", base)
+        if found.compression is not None:
+            return found.model_copy(update={"name": name, "compression": level})
+    own_names = sorted(
+        {path.stem for path in json_dir.glob("*.json")} | {path.stem for path in json_dir.glob("*.yaml")}
+    )
+    known = sorted({*own_names, *loading.names("datasets")})
+    raise UserError(
+        f"no dataset is called '{name}'{nearest(name, known)}; in {json_dir}: {', '.join(own_names) or 'none'}; known "
+        f"names: {', '.join(loading.names('datasets'))}"
+    )
+
+
+def read_split(path: Path, name: str, split: str, config: DatasetConfig) -> Manifest:
+    """The videos of a data set's split, see `read_manifest`; its configuration tells how its manifest is read."""
+    taxonomy = load_taxonomy().extended(config.labels, f"labels of data set '{name}'") if config.labels else None
+    options = {"compression": config.compression, "key": config.key, "folder": config.folder, "taxonomy": taxonomy}
+    return read_manifest(path, name, split=split, **options)
 
 
 class _Reader:
-    def __init__(self, folders: dict[str, Path | None], data: DataConfig):
-        self.folders, self.data = folders, data
+    def __init__(self, folders: dict[str, Path | None], data: DataConfig, lists_only: bool):
+        self.folders, self.data, self.lists_only = folders, data, lists_only
         self.stores: dict[str, FrameStore] = {}
         self.sides: dict[str, Path] = {}
         self.missing: set[str] = set()
         self.notes: list[str] = []
 
-    def frames(self, names: list[str], split: str, per_video: int | None, optional: bool = False) -> FrameList | None:
-        """The frames of one split of some data sets; None when `optional` and a data set is not on this machine."""
-        videos: dict[str, Video] = {}
-        for name in names:
+    def frames(
+        self, names: list[str], splits: list[str], per_video: int | None, optional: bool = False
+    ) -> FrameList | None:
+        """The frames of splits of some data sets; None when `optional` and a data set is not on this machine."""
+        videos: dict[str, list[Video]] = {}
+        for name, split in product(names, splits):
             config = dataset_config(name, self.folders["json"])
             path = self.folders["json"] / config.json_file
             if not path.is_file():
@@ -144,26 +225,34 @@ class _Reader:
                     return None
                 known = ", ".join(sorted(p.stem for p in self.folders["json"].glob("*.json"))) or "none"
                 raise UserError(f"data set '{name}': no manifest {path}; manifests there: {known}")
-            found = read_manifest(
-                path,
-                name,
-                split=split,
-                compression=config.compression,
-                key=config.key,
-                folder=config.folder,
-                taxonomy=load_taxonomy().extended(config.labels, f"labels of data set '{name}'")
-                if config.labels
-                else None,
-            )
+            found = read_split(path, name, split, config)
             for what, which in (("without frames", found.empty), ("named twice, taken once", found.repeated)):
                 if which:
                     self.notes.append(f"{path}, {split}: {len(which)} videos {what}: {', '.join(which[:3])}")
-            # The FF++ sets share their real videos: a frame that two training sets name is trained on once.
             for video in found:
-                videos.setdefault(video.id, video)
+                videos.setdefault(video.id, []).append(video)
             self.sides[name] = side_path(path)
-            self.stores.setdefault(name, open_store(self._store_path(name, config)))
-        return FrameList.of(list(videos.values()), per_video)
+            if not self.lists_only:
+                self.stores.setdefault(name, open_store(self._store_path(name, config)))
+        return FrameList.of(_one_owner(videos.values()), per_video)
+
+    def without_tested(self, train: FrameList, tests: dict[str, FrameList]) -> FrameList:
+        """Training frames without those of videos that are tested; their number is noted."""
+        tested = {video.id for frames in tests.values() for video in frames.videos}
+        owners = (train.videos[owner].id for owner in train.video_index)
+        shared = {path for path, owner in zip(train.paths, owners, strict=True) if owner in tested}
+        if shared:
+            self.notes.append(f"{len(shared)} frames of the training sets' validation splits are tested and left out")
+        return train.without(shared)
+
+    def people(self, names: list[str]) -> dict[str, tuple[str, str]]:
+        """The people of the data sets' videos that side files name; see `SideRecord.roles`."""
+        found = {}
+        for path in {self.sides[name] for name in names}:
+            if path.is_file():
+                records = read_side(path).records
+                found |= {key: record.roles for key, record in records.items() if any(record.roles)}
+        return found
 
     def _store_path(self, name: str, config: DatasetConfig) -> Path:
         lmdb, rgb = self.folders["lmdb"], self.folders["rgb"]
@@ -179,6 +268,8 @@ class _Reader:
 
     def check_frames(self, lists: list[FrameList]) -> dict[str, int]:
         """Counts the frames that stores lack, by data set, and remembers them."""
+        if self.lists_only:
+            return {}
         wanted: dict[str, set[str]] = {}
         for frames in lists:
             for path, owner in zip(frames.paths, frames.video_index, strict=True):
@@ -198,6 +289,21 @@ class _Reader:
         return counts
 
 
+def _one_owner(shared: Iterable[list[Video]]) -> list[Video]:
+    """Takes each video once, as the video of one of the data sets that name it.
+
+    The FF++ sets share their real videos. Those of each class are spread evenly over the sets that share them: if the
+    first set had all the reals, a frame's data set would tell its label.
+    """
+    turns: Counter[tuple] = Counter()
+    chosen = []
+    for same in shared:
+        sharers = (same[0].label, *(video.dataset for video in same))
+        chosen.append(same[turns[sharers] % len(same)])
+        turns[sharers] += 1
+    return chosen
+
+
 def _fingerprint(
     protocol: ProtocolConfig, train: FrameList | None, selection: FrameList | None, tests: dict[str, FrameList]
 ) -> str:
@@ -212,6 +318,8 @@ def _fingerprint(
     }
     if protocol.sampling != "proportional":
         content["sampling"] = protocol.sampling
+    if protocol.train_splits != ["train"]:
+        content["train_splits"] = protocol.train_splits
     if protocol.recode is not None:
         content["recode"] = protocol.recode
     if protocol.corruptions:

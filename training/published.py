@@ -3,24 +3,26 @@
 They are never mixed with measured results: a published number has no checkpoint, no frames and no fingerprint.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UnreadableFile, UserError, shown
 from resproto_fd.configs.loading import load_yaml, validated
+from resproto_fd.configs.readers.csv_reader import read_csv
+from resproto_fd.configs.readers.text import is_number
 from resproto_fd.configs.suggestions import nearest
 
 FRACTIONS = ("auc", "ap", "eer", "acc", "hter", "m_eer")
 SIZES = ("parameters_m", "flops_g")  # of the model: millions, billions; no test set
 COUNTS = ("top3_count",)
+LARGEST, MOST_DECIMALS = 10**9, 12  # of a value
 LEVELS = ("frame", "video", "image", "none")  # none: SIZES and COUNTS
 
 
@@ -188,18 +190,12 @@ def count_published(rows: Iterable[PublishedRow]) -> dict[tuple[str, str], tuple
 
 
 def _read_source(path: Path, key: str, source: PublishedSource) -> list[PublishedRow]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.reader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    if not lines or tuple(lines[0]) != COLUMNS:
-        raise UserError(f"{path}: expected the columns {', '.join(COLUMNS)}, got {lines[0] if lines else 'none'}")
+    header, lines = read_csv(path)
+    if tuple(header) != COLUMNS:
+        raise UnreadableFile(f"{path}: expected the columns {', '.join(COLUMNS)}, got {shown(header)}")
     rows, seen = [], {}
-    for number, line in enumerate(lines[1:], start=2):
+    for number, line in lines:
         where = f"{path}: line {number}"
-        if len(line) != len(COLUMNS):
-            raise UserError(f"{where}: expected {len(COLUMNS)} cells, got {len(line)}")
         row = _row(dict(zip(COLUMNS, line)), key, source, where)
         first = seen.setdefault((row.run, row.method_printed, row.test_set, row.level, row.metric), number)
         if first != number:
@@ -211,7 +207,7 @@ def _read_source(path: Path, key: str, source: PublishedSource) -> list[Publishe
 
 def _row(cells: dict[str, str], key: str, source: PublishedSource, where: str) -> PublishedRow:
     def wrong(column: str, wanted: str):
-        return UserError(f"{where}: column '{column}': expected {wanted}, got '{cells[column]}'")
+        return UserError(f"{where}: column '{column}': expected {wanted}, got {shown(cells[column])}")
 
     for column, text in cells.items():
         if text != text.strip():
@@ -232,12 +228,13 @@ def _row(cells: dict[str, str], key: str, source: PublishedSource, where: str) -
         raise wrong("table", f"one that SOURCES.yaml names{nearest(cells['table'], source.tables)}")
     if cells["test_set"].startswith("average") and cells["test_set"] not in source.tables[cells["table"]].averages:
         raise wrong("test_set", f"an average of {cells['table']} that SOURCES.yaml names")
-    try:
-        value = Decimal(cells["value"])
-    except InvalidOperation:
-        raise wrong("value", "a number") from None
-    if not value.is_finite() or value < 0 or (metric in FRACTIONS and value > 1):
-        raise wrong("value", "a fraction in [0, 1]" if metric in FRACTIONS else "a number of at least 0")
+    if not is_number(cells["value"]):
+        raise wrong("value", "a number")
+    value = Decimal(cells["value"])
+    if value < 0 or value > (1 if metric in FRACTIONS else LARGEST):
+        raise wrong("value", "a fraction in [0, 1]" if metric in FRACTIONS else f"a number of 0 to {LARGEST}")
+    if -value.as_tuple().exponent > MOST_DECIMALS:
+        raise wrong("value", f"at most {MOST_DECIMALS} digits after the point")
     return PublishedRow(**cells | {"value": float(value)}, decimals=max(0, -value.as_tuple().exponent))
 
 

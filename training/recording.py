@@ -1,15 +1,20 @@
 """The result of one run, put together from its score tables."""
 
+import sys
 from pathlib import Path
 
 import torch
 
-from resproto_fd.configs.files import sha256_of
+from resproto_fd.configs import loading
+from resproto_fd.configs.files import sha256_of, write_text
 from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.registry import backbone_title
+from resproto_fd.detectors.weights import tensors_sha256
+from resproto_fd.trainer.detector_faults import faults_of
 from resproto_fd.trainer.distributed import barrier
 from resproto_fd.training.bench import Bench
+from resproto_fd.training.domains import in_domain
 from resproto_fd.training.environment import git_state, versions
 from resproto_fd.training.lineage import History
 from resproto_fd.training.measures import shift
@@ -34,7 +39,12 @@ def test_and_record(bench: Bench, detector: Detector, weights: Path, history: Hi
     timing = dict(history.timing)
     if bench.seconds:
         timing |= {"test_seconds": bench.seconds, "test_images_per_second": bench.frames / bench.seconds}
+    if bench.encodings and bench.encodings.used:  # rates of kept features are not those of the detector
+        timing = {name: value for name, value in timing.items() if not name.endswith("images_per_second")}
+    if bench.world.device.type == "cuda":  # what the run takes of a card that it shares with another
+        timing["card_peak_gib"] = torch.cuda.max_memory_reserved(bench.world.device) / 2**30
     result = _result(bench, detector, history, tables, sha)
+    _add_notes(result, detector, tables)
     result.timing = {name: round(value, 3) for name, value in timing.items()}
     result.robustness = robustness
     result.pooled_auc, result.cross_auc = shift.pooled_auc(tables), shift.cross_aucs(tables)
@@ -42,7 +52,11 @@ def test_and_record(bench: Bench, detector: Detector, weights: Path, history: Hi
     for rule, threshold in (shift.thresholds(source) if source is not None else {}).items():
         for name, table in tables.items():
             fpr, tpr = shift.transferred(table, threshold)
-            result.tests[name].transfer[rule] = Transfer(threshold=threshold, fpr=fpr, tpr=tpr)
+            acc = shift.transferred_acc(table, threshold)
+            result.tests[name].transfer[rule] = Transfer(threshold=threshold, fpr=fpr, tpr=tpr, acc=acc)
+    config = bench.folder / "config.yaml"
+    if not (config.is_file() and (bench.folder / "best.pt").is_file()):  # a trained run's is not a test's to rewrite
+        write_text(config, loading.dump(bench.config))
     result.save(bench.folder / "result.json")
     return result
 
@@ -56,7 +70,7 @@ def _result(
     config = bench.config
     commit, dirty = git_state()
     trained = [] if history.selection.rule == "none" else history.trained_on
-    seen = {name: None if trained is None else name in trained for name in tables}
+    seen = in_domain(trained, tables, config.data)
     return RunResult(
         **_who(config),
         overrides=overrides_of(config) + history.trained_under,
@@ -68,6 +82,7 @@ def _result(
         dirty=dirty,
         versions=versions(),
         checkpoint_sha256=sha,
+        tensors_sha256=sha and tensors_sha256(detector.state_dict()),
         selected_on=history.selection,
         tests={name: test_result(table, in_domain=seen[name]) for name, table in tables.items()},
         parameters=sum(p.numel() for p in detector.parameters()),
@@ -76,6 +91,19 @@ def _result(
         trained_on=trained,
         note=history.note,
     )
+
+
+def _add_notes(result: RunResult, detector: Detector, tables: dict[str, ScoreTable]) -> None:
+    """Prints what a reader of the scores must know.
+
+    The result keeps what is true of the weights. What is true of a score table stands on the board, which finds it
+    there.
+    """
+    with faults_of(detector, "giving its notes"):
+        notes = list(detector.notes())
+    for note in [*notes, *filter(None, map(shift.one_sided, tables.values()))]:
+        print(f"note: {result.detector}: {note}", file=sys.stderr)
+    result.note = "; ".join(filter(None, [result.note, *(note for note in notes if note not in result.note)]))
 
 
 def _who(config: RunConfig) -> dict:
@@ -99,7 +127,7 @@ def _compute(bench: Bench, detector: Detector) -> Compute:
     image = bench.normalise(torch.full((1, 3, size, size), 128, dtype=torch.uint8))
     was_training = detector.training
     detector.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), faults_of(detector, "counting its operations"), FlopCounterMode(display=False) as counter:
         detector(image)
     detector.train(was_training)
     gflops = round(counter.get_total_flops() / 1e9, 3)

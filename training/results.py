@@ -9,15 +9,18 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError, model_validator
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import MissingFile, UnreadableFile, cut, shown
 from resproto_fd.configs.files import atomic_file
+from resproto_fd.configs.readers.json_reader import read_json
+from resproto_fd.configs.readers.text import LARGEST_NUMBER
 from resproto_fd.training.measures.intervals import table_intervals
 from resproto_fd.training.measures.metrics import method_metrics, table_metrics
 from resproto_fd.training.scores import ScoreTable
 
 SCHEMA_VERSION = 1
+LONGEST_NAME = 240  # bytes of a test set's name
 Rate = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=LARGEST_NUMBER)]
 Seconds = Annotated[float, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -42,6 +45,7 @@ class Transfer(Record):
     threshold: Rate
     fpr: Rate | None
     tpr: Rate | None
+    acc: Rate | None = None  # share of right answers; None in older files
 
 
 class Compute(Record):
@@ -103,8 +107,11 @@ class TestResult(Metrics):
     variants: dict[str, Metrics] = {}  # other scores of the same frames, e.g. "clip" and "grp" of ResProto-FD
     transfer: dict[str, Transfer] = {}  # by rule, see `shift.RULES`; empty without a selection split
     intervals: dict[str, Estimate] = {}  # "frame_auc", "video_tpr_at_fpr_1_in_100", ...; empty in older files
+    answered: Rate | None = None  # share of the frames that got a score; the others count as 0.5. None: all did
+    over_answered: Metrics | None = None  # metrics of these frames alone; None where all or none were answered
     skipped: Count = 0  # frames that could not be read and are in no number
     frames_hash: Sha256
+    made_from: Sha256 | None = None  # of all that the scores were made from, see `provenance`; None: not known
     in_domain: bool | None = None  # the detector was trained on this data set's training split; None: not known
 
 
@@ -149,7 +156,7 @@ class RunResult(Record):
     """One detector, one protocol, one seed."""
 
     schema_version: int = SCHEMA_VERSION
-    source: Literal["measured", "submitted"] = "measured"
+    source: Literal["measured", "submitted", "callable"] = "measured"  # the last two: not a detector of this package
     role: Literal["detector", "control"] = "detector"
     sees_faces: bool = True
     detector: str  # preset, as on the command line
@@ -165,6 +172,7 @@ class RunResult(Record):
     dirty: bool | None = None  # the working tree had changes that the commit lacks
     versions: dict[str, str] = {}
     checkpoint_sha256: Sha256 | None = None
+    tensors_sha256: Sha256 | None = None  # of the weights' names and values, whatever file they are saved in
     selected_on: Selection
     tests: dict[str, TestResult]
     compute: Compute = Compute()
@@ -185,9 +193,20 @@ class RunResult(Record):
         return self._folder
 
     @model_validator(mode="after")
-    def _has_a_test_set(self):
+    def _has_test_sets_alone(self):
         if not self.tests:
             raise ValueError("no test set")
+        for name in self.tests:  # it is the name of a score table's file
+            if not name or "\0" in name or len(name.encode(errors="replace")) > LONGEST_NAME:
+                raise ValueError(
+                    f"tests: expected a data set's name of at most {LONGEST_NAME} bytes, got {shown(name)}"
+                )
+        sets = {*self.robustness, *self.cross_auc, *(name for by_set in self.cross_auc.values() for name in by_set)}
+        if unknown := sorted(sets - set(self.tests)):
+            raise ValueError(f"robustness or cross_auc: {shown(unknown[0])} is none of the test sets")
+        found = {level for by in self.robustness.values() for levels in by.values() for level in levels}
+        if unknown := sorted(found - set("12345")):
+            raise ValueError(f"robustness: expected severities 1 to 5, got {shown(unknown[0])}")
         return self
 
     def unseen(self) -> list[str]:
@@ -216,28 +235,31 @@ class RunResult(Record):
         """Read and check a result file.
 
         Raises:
-            UserError: No such file, not JSON or cut short, NaN, a missing or unknown key, a wrong type, a number
+            UnreadableFile: No such file, not JSON or cut short, NaN, a missing or unknown key, a wrong type, a number
                 outside its range, or a file that a newer version wrote. The message names the file and each key.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such result file") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not a readable result file: {error}") from None
+            data = read_json(path, "test again")
+        except MissingFile:
+            raise MissingFile(f"{path}: no such result file") from None
+        except UnreadableFile as error:
+            raise UnreadableFile(str(error).replace(f"{path}: ", f"{path}: not a readable result file: ", 1)) from error
         if not isinstance(data, dict):
-            raise UserError(f"{path}: not a result file: a {type(data).__name__}; expected an object of keys")
+            raise UnreadableFile(f"{path}: not a result file: a {type(data).__name__}; expected an object of keys")
         version = data.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise UserError(f"{path}: result schema {version} is newer than this version's {SCHEMA_VERSION}; upgrade")
+            raise UnreadableFile(
+                f"{path}: result schema {version} is newer than this version's {SCHEMA_VERSION}; upgrade"
+            )
         try:
             result = cls.model_validate(data)
             result._folder = Path(path).parent
             return result
         except ValidationError as error:
-            faults = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+            found = error.errors(include_url=False, include_context=False, include_input=False)
+            faults = [f"{cut('.'.join(map(str, e['loc']))) or 'file'}: {cut(e['msg'])}" for e in found]
             more = "" if len(faults) <= 5 else f"; and {len(faults) - 5} more"
-            raise UserError(f"{path}: not a valid result file: {'; '.join(faults[:5])}{more}") from None
+            raise UnreadableFile(f"{path}: not a valid result file: {'; '.join(faults[:5])}{more}") from None
 
 
 def test_result(table: ScoreTable, in_domain: bool | None = None) -> TestResult:
@@ -248,6 +270,7 @@ def test_result(table: ScoreTable, in_domain: bool | None = None) -> TestResult:
         in_domain: Whether the detector was trained on this data set; leaderboard means do not count such sets.
     """
     types = dict(zip(table.video_method.tolist(), table.video_type.tolist()))
+    answered = table.over_answered()
     return TestResult(
         **table_metrics(table),
         per_method={
@@ -255,11 +278,19 @@ def test_result(table: ScoreTable, in_domain: bool | None = None) -> TestResult:
             for method, values in method_metrics(table).items()
         },
         variants={name: Metrics(**table_metrics(table, name)) for name in sorted(table.variants)},
-        intervals={name: Estimate(**_estimate(found)) for name, found in table_intervals(table).items()},
+        intervals=interval_estimates(table),
+        answered=None if table.answered is None else float(table.answered.mean()),
+        over_answered=answered and Metrics(**table_metrics(answered)),
         skipped=table.skipped,
         frames_hash=table.frames_hash(),
+        made_from=table.made_from_hash(),
         in_domain=in_domain,
     )
+
+
+def interval_estimates(table: ScoreTable) -> dict[str, Estimate]:
+    """Every metric of a table with its 95 % interval, as a result file holds them."""
+    return {name: Estimate(**_estimate(found)) for name, found in table_intervals(table).items()}
 
 
 def _estimate(found) -> dict[str, float | None]:
@@ -269,7 +300,3 @@ def _estimate(found) -> dict[str, float | None]:
 
 
 test_result.__test__ = False  # pytest: not a test
-
-
-def _refuse_constant(name: str):
-    raise ValueError(f"{name} is not a number of a result; undefined is null")

@@ -4,28 +4,33 @@ A run folder holds `config.yaml`, `checkpoints/`, `best.pt`, `tb/` (TensorBoard)
 """
 
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from resproto_fd.configs import loading
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UserError, cut
+from resproto_fd.configs.file_names import refuse_twin
 from resproto_fd.configs.files import write_text
 from resproto_fd.configs.schema import DetectorConfig, RunConfig
+from resproto_fd.configs.schema import Selection as SelectionRule
 from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.registry import build_detector, check_model
-from resproto_fd.detectors.weights import load_all, read_state_dict, without_pretrained
+from resproto_fd.detectors.weights import is_head_alone, load_all, read_state_dict, without_pretrained
 from resproto_fd.trainer import checkpoint
-from resproto_fd.trainer.augment.transforms import train_transform
+from resproto_fd.trainer.augment.transforms import check_augment, train_transform
 from resproto_fd.trainer.blended_pairs import BlendedPairs
 from resproto_fd.trainer.companions import find_companions
 from resproto_fd.trainer.data import FrameDataset
+from resproto_fd.trainer.detector_faults import faults_of
 from resproto_fd.trainer.distributed import World, joined
 from resproto_fd.trainer.fields import batch_fields
 from resproto_fd.trainer.frame_list import FrameList
-from resproto_fd.trainer.trainer import Trainer, exclusive
+from resproto_fd.trainer.run_folder import exclusive
+from resproto_fd.trainer.trainer import Trainer
 from resproto_fd.training import lineage, protocols
 from resproto_fd.training.bench import Bench, change_of
 from resproto_fd.training.lineage import History
@@ -33,6 +38,18 @@ from resproto_fd.training.protocols import ResolvedProtocol
 from resproto_fd.training.recording import test_and_record
 from resproto_fd.training.results import RunResult, Selection
 from resproto_fd.training.settings import as_deepfakebench_fed, folder_of, with_keywords, with_methods
+
+FAULTS_OF_SETTINGS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What settings that do not fit each other raise in a detector's constructor or pass."""
 
 
 def train(config: RunConfig) -> RunResult | None:
@@ -48,7 +65,9 @@ def train(config: RunConfig) -> RunResult | None:
         Interrupted: A stop signal came; the same command goes on.
     """
     config, folder = _checked(config)
-    with joined(config.run.device) as world, exclusive(folder, world):
+    named = config.detector
+    check_augment(named.train.augment, named.input, config.run.augment_on, named.trusts("train.augment"))
+    with joined(config.run.device) as world:
         _prepare(config)
         _refuse_no_training(config)
         resolved = protocols.resolve(config.protocol, config.data)
@@ -56,18 +75,26 @@ def train(config: RunConfig) -> RunResult | None:
         if config.detector.train.samples == "frames":
             _refuse_one_class(resolved.train)
         _print_notes(world, resolved)
-        detector, _ = _create(config.detector)
-        if world.is_main:
-            write_text(folder / "config.yaml", loading.dump(config))
+        detector, _ = create(config.detector)
+        trains = any(p.requires_grad for p in detector.parameters())
+        if trains:
+            _refuse_undefined_choice(config.protocol.selection, resolved.selection)
+            _refuse_no_epochs(config.detector)
         bench, weights = Bench(config, resolved, world, folder), folder / "best.pt"
-        trained_on = list(config.protocol.train)
-        if not any(p.requires_grad for p in detector.parameters()):
-            history = History(Selection(rule="none"), trained_on)
-            return test_and_record(bench, detector.to(world.device), weights, history)
-        trainer = _trainer(detector, bench)
-        history = _history(trainer.fit(), config, resolved)
-        trainer.load_best()
-        return test_and_record(bench, trainer.detector, weights, history)
+        trainer = _trainer(detector, bench) if trains else None
+        with exclusive(folder, world):  # not before: a run that is refused leaves no folder
+            lineage.refuse_another_run(folder, config, trains)
+            if trainer is None:
+                history = History(Selection(rule="none"), list(config.protocol.train))
+                return test_and_record(bench, bench.placed(detector), weights, history)
+            trainer.resume()
+            trainer.data = bench.trained_on(trainer.data, trainer)
+            encoding = bench.encodings.seconds if bench.encodings else 0.0
+            if world.is_main:
+                write_text(folder / "config.yaml", loading.dump(config))
+            history = _history(trainer.fit(), config, resolved, trainer.detector, encoding)
+            trainer.load_best()
+            return test_and_record(bench, trainer.detector, weights, history)
 
 
 def test(config: RunConfig, weights: Path | None) -> RunResult | None:
@@ -79,29 +106,32 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
         UserError: See `check_model` and `protocols.resolve`; or the weights do not fit the detector; or the folder
             belongs to other weights.
     """
-    known = lineage.run_that_made(weights, config.run.out) if weights else None
+    known = lineage.origin_of(weights, config.run.out) if weights else None
     asked = config
     config, folder = _checked(lineage.with_recipe_of(known, config))
-    with joined(config.run.device) as world, exclusive(folder, world):
+    with joined(config.run.device) as world:
         _prepare(config)
         resolved = protocols.resolve(config.protocol, config.data, tests_only=True)
         _print_notes(world, resolved)
         if asked.detector.train != config.detector.train and world.is_main:
             print(f"note: the recipe is that of the run that made {weights}, not the one asked for", file=sys.stderr)
-        detector, loaded = _create(config.detector, weights)
+        lineage.refuse_to_overwrite(folder, weights, config)
+        detector, loaded = create(config.detector, weights)
         if loaded:
             config = as_deepfakebench_fed(config)
         if loaded and world.is_main:
             print(f"note: {loaded}", file=sys.stderr)
         if weights is None and any(p.requires_grad for p in detector.parameters()):
             raise UserError(f"{config.detector.name} has weights to learn: name them with --weights FILE or --run DIR")
-        lineage.refuse_other_weights(folder, weights)
-        if world.is_main:
-            write_text(folder / "config.yaml", loading.dump(config))
-        history = lineage.history_of(weights, known, config.protocol)
+        if known and known.state and world.is_main:
+            print(f"note: {weights}: {known.state}", file=sys.stderr)
+        history = lineage.history_of(weights, known, config.protocol, resolved.train)
         history.note = loaded or history.note
+        history.selection = _marked(history.selection, resolved, world)
         bench = Bench(config, resolved, world, folder)
-        return test_and_record(bench, detector.to(world.device), weights or folder / "best.pt", history)
+        with exclusive(folder, world):
+            lineage.refuse_to_overwrite(folder, weights, config)  # again: another test may have ended meanwhile
+            return test_and_record(bench, bench.placed(detector), weights or folder / "best.pt", history)
 
 
 def _checked(config: RunConfig) -> tuple[RunConfig, Path]:
@@ -111,7 +141,9 @@ def _checked(config: RunConfig) -> tuple[RunConfig, Path]:
     """
     config = with_keywords(config)
     check_model(config.detector)
-    return config, folder_of(config)
+    folder = folder_of(config)
+    refuse_twin(folder, levels=3)
+    return config, folder
 
 
 def _trainer(detector: Detector, bench: Bench) -> Trainer:
@@ -124,7 +156,7 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
         pairs = BlendedPairs.of(samples, resolved.train, resolved.sides, resolved.stores)
         frames = pairs.frames
     if config.run.shuffle_labels:
-        frames = frames.with_labels(np.random.default_rng(config.seed).permutation(frames.labels))
+        frames = frames.shuffled(np.random.default_rng(config.seed).permutation(len(frames)))
     skip = config.data.on_bad_frame == "skip"
     augment = train_transform(config.detector.train.augment, config.detector.input, config.run.augment_on)
     fields = batch_fields(detector, frames, resolved.sides)
@@ -144,25 +176,43 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
         pairs=pairs,
     )
     validate = bench.validate if resolved.selection else None
-    return Trainer(detector, data, config, world, bench.folder, validate, resolved.fingerprint)
+    record = lineage.record_for(config, _selection(config, resolved), resolved)
+    return Trainer(detector, data, config, world, bench.folder, validate, resolved.fingerprint, record)
 
 
-def _history(progress, config: RunConfig, resolved: ResolvedProtocol) -> History:
-    """The history of weights that this run has just fitted."""
+def _history(progress, config: RunConfig, resolved: ResolvedProtocol, detector: Detector, encoding: float) -> History:
+    """The history of weights that this run has just fitted, after so many seconds of encoding its frames."""
+    chosen = {"epoch": progress.best_epoch, "value": progress.best_value}
+    selection = _selection(config, resolved).model_copy(update=chosen)
+    images = progress.step * config.detector.train.batch_size
+    seconds = progress.seconds + encoding
+    timing = {"train_seconds": seconds}
+    if seconds:
+        timing["train_images_per_second"] = images / seconds
+    notes = [f"{len(progress.bad_frames)} unreadable training frames were replaced"] if progress.bad_frames else []
+    if config.run.split_batch > 1:
+        normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in detector.modules())
+        apart = "; batch norm saw each part by itself" if normed else ""
+        notes.append(f"each batch was computed in {config.run.split_batch} parts for lack of memory{apart}")
+    return History(selection, list(config.protocol.train), timing=timing, train_images=images, note="; ".join(notes))
+
+
+def _selection(config: RunConfig, resolved: ResolvedProtocol) -> Selection:
+    """How the run chooses its checkpoint."""
     chosen, validated = config.protocol.selection, resolved.selection is not None
-    selection = Selection(
+    return Selection(
         rule=chosen.rule,
         **({"dataset": chosen.dataset, "split": chosen.split, "metric": chosen.metric} if validated else {}),
         oracle=chosen.oracle or bool(resolved.tested_in_selection),
-        epoch=progress.best_epoch,
-        value=progress.best_value,
     )
-    images = progress.step * config.detector.train.batch_size
-    timing = {"train_seconds": progress.seconds}
-    if progress.seconds:
-        timing["train_images_per_second"] = images / progress.seconds
-    note = f"{len(progress.bad_frames)} unreadable training frames were replaced" if progress.bad_frames else ""
-    return History(selection, list(config.protocol.train), timing=timing, train_images=images, note=note)
+
+
+def _marked(selection: Selection, resolved: ResolvedProtocol, world: World) -> Selection:
+    """The choice of weights that were chosen elsewhere, marked as an oracle if it looked at videos tested here."""
+    found, notes = lineage.choice_here(selection, resolved)
+    for note in notes if world.is_main else ():
+        print(f"note: {note}", file=sys.stderr)
+    return found
 
 
 def _prepare(config: RunConfig) -> None:
@@ -172,27 +222,53 @@ def _prepare(config: RunConfig) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def _create(config: DetectorConfig, weights: Path | None = None) -> tuple[Detector, str]:
+def create(config: DetectorConfig, weights: Path | None = None) -> tuple[Detector, str]:
     """The configured detector, and a note on given weights.
 
-    With weights to be loaded into it, none are fetched for its backbone.
+    With weights to be loaded into it, none are fetched for its backbone, unless they are of a classifier alone. Where
+    none are given, those it is made with depend on torch's seed, see `checkpoint.seed_everything`.
+
+    Raises:
+        UserError: The settings or the weights do not fit the detector.
     """
-    with without_pretrained() if weights else nullcontext():
-        detector = build_detector(config)
-    return detector, _load(detector, weights) if weights else ""
+    state = read_state_dict(weights) if weights else None
+    try:
+        with nullcontext() if state is None or is_head_alone(state) else without_pretrained():
+            detector = build_detector(config)
+        _try_out(detector, config.input.size)
+    except FAULTS_OF_SETTINGS as error:
+        name, size = config.name or config.detector, config.input.size
+        raise UserError(
+            f"detector '{name}' cannot score a picture of {size} x {size} pixels with these settings "
+            f"({type(error).__name__}: {cut(str(error))}); correct model.* or input.size"
+        ) from error
+    if config.train.precision == "fp64":  # before weights are loaded, which would be rounded
+        detector = detector.double()
+    return detector, "" if state is None else _load(detector, state, weights)
 
 
-def _load(detector: Detector, weights: Path) -> str:
-    """Loads our own weights, or a DeepfakeBench checkpoint: the names of its tensors tell which."""
-    state = read_state_dict(weights)
+def _try_out(detector: Detector, size: int) -> None:
+    """Scores a black picture, so that settings which do not fit each other are found before any work."""
+    was_training = detector.training
+    picture, trial = torch.zeros(1, 3, size, size), faults_of(detector, "scoring a black picture", FAULTS_OF_SETTINGS)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), trial, suppress(UserError):
+        detector.eval()(picture)
+    detector.train(was_training)
+
+
+def _load(detector: Detector, state: dict[str, Tensor], weights: Path) -> str:
+    """Loads our own weights, or those of DeepfakeBench or the method's authors: the names of the tensors tell which."""
     try:
         load_all(detector, state, str(weights))
     except UserError as error:
         try:
-            detector.load_deepfakebench(state)
+            what = detector.load_foreign(state)
         except UserError as other:
+            faults = [str(each).partition(": ")[2] for each in (error, other)]
+            if faults[0] == faults[1]:
+                raise UserError(f"{error}. The same holds for it as a DeepfakeBench checkpoint") from other
             raise UserError(f"{error}. It does not fit as a DeepfakeBench checkpoint either: {other}") from other
-        return f"{weights.name} is a DeepfakeBench checkpoint"
+        return f"{weights.name} is a {what}"
     return ""
 
 
@@ -209,6 +285,26 @@ def _refuse_no_training(config: RunConfig) -> None:
         raise UserError(
             f"protocol {config.protocol.name} is for tests alone (train: []); test given weights: "
             "resproto test --weights FILE"
+        )
+
+
+def _refuse_undefined_choice(chosen: SelectionRule, frames: FrameList | None) -> None:
+    """Refuses a selection by a metric that its frames leave undefined, before any training."""
+    if frames is None or chosen.metric.endswith("_acc") or all(frames.class_counts()):
+        return
+    real, fake = frames.class_counts()
+    raise UserError(
+        f"checkpoints are selected by {chosen.metric} on {chosen.dataset} {chosen.split}, which has {real} real and "
+        f"{fake} fake frames; expected both classes. Set protocol.selection.dataset=, or "
+        "protocol.selection.rule=last to take the last epoch"
+    )
+
+
+def _refuse_no_epochs(config: DetectorConfig) -> None:
+    if config.train.epochs == 0:
+        raise UserError(
+            f"train.epochs: expected 1 or more, got 0: {config.name} has weights to learn; set train.epochs=1 "
+            "or test given weights: resproto test --weights FILE"
         )
 
 

@@ -5,18 +5,39 @@ score tables alone. In shapes, N is the number of frames and V of videos.
 """
 
 import hashlib
-import zipfile
-import zlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import MissingFile, UnreadableFile, UserError, shown
+from resproto_fd.configs.file_names import plain_name
 from resproto_fd.configs.files import atomic_file
+from resproto_fd.configs.readers.json_reader import parse_json
+from resproto_fd.configs.readers.npz_reader import Kind, read_npz
+from resproto_fd.configs.readers.text import LARGEST_NUMBER
 from resproto_fd.trainer.frame_list import FrameList
 
 FORMAT = 1
+
+
+def table_path(folder: Path, test_set: str, kind: str = "scores", mark: str = "") -> Path:
+    """The file of a test set's score table in a run folder.
+
+    Args:
+        folder: The run folder.
+        test_set: Name of the test set.
+        kind: The folder in it: "scores", "scores_selection" or "scores_corrupted".
+        mark: Added to the name, for tables of changed frames.
+
+    Raises:
+        UserError: The test set's name cannot be that of a file.
+    """
+    return folder / kind / f"{plain_name(test_set, 'name of the test set')}{mark}.npz"
+
+
 ROUNDING = 1e-6  # a float32 softmax or a sum of its parts may leave [0, 1] by this much; it is put back
 
 
@@ -36,9 +57,15 @@ class ScoreTable:
         score: P(fake), in [0, 1], [N]. float64 stays so, everything else becomes float32.
         forgery_type: "face swap", "reenactment", ...; [N]. Unknown if not given.
         variants: Other scores of the same frames by name ({"clip": ..., "grp": ...}), each in [0, 1], [N].
+        answered: Whether the detector gave each frame a score, [N]; all if not given. A frame without an answer has the
+            score 0.5.
+        people: The person recorded and the person whose face is seen, by video id; "" or absent if not known.
         detector: Who scored.
         checkpoint: SHA-256 of the weights, None when there was no file.
         skipped: Frames of the test set that could not be read and are not in the table.
+        made_from: What the scores were made from, in parts that JSON can hold (see `provenance`); None if not known.
+        checksums: CRC-32 of each stored frame (see `checksum_of`), uint32 [N]; None if not known.
+        files: Identity of the stored files that were read (see `FrameStore.identity`); None if not known.
 
     Raises:
         UserError: Columns of different lengths, no frame at all, a frame listed twice, a label that is not 0 or 1,
@@ -57,9 +84,14 @@ class ScoreTable:
         *,
         forgery_type: Sequence[str] | np.ndarray | None = None,
         variants: Mapping[str, np.ndarray] | None = None,
+        answered: np.ndarray | None = None,
+        people: Mapping[str, tuple[str, str]] | None = None,
         detector: str = "",
         checkpoint: str | None = None,
         skipped: int = 0,
+        made_from: Mapping[str, Any] | None = None,
+        checksums: np.ndarray | None = None,
+        files: str | None = None,
     ):
         if forgery_type is None:
             forgery_type = ["unknown"] * len(video)
@@ -67,6 +99,7 @@ class ScoreTable:
         _same_lengths(dataset, columns | {"forgery_type": forgery_type})
         videos, index = factorize(video)
         labels = _integers(dataset, "label", label)
+        known = [(people or {}).get(name, ("", "")) for name in videos.tolist()]
         self._set(
             dataset=str(dataset),
             videos=videos,
@@ -74,9 +107,14 @@ class ScoreTable:
             frame=_integers(dataset, "frame", frame),
             score=score,
             variants=variants or {},
+            answered=answered,
+            video_people=_text(known) if any(map(any, known)) else None,
             detector=str(detector),
             checkpoint=checkpoint,
             skipped=int(skipped),
+            made_from=made_from,
+            checksums=checksums,
+            files=files,
             video_label=_one_per_video(dataset, "label", labels, videos, index),
             video_method=_one_per_video(dataset, "method", _text(method), videos, index),
             video_type=_one_per_video(dataset, "forgery type", _text(forgery_type), videos, index),
@@ -93,7 +131,8 @@ class ScoreTable:
             frames: The frames.
             scores: P(fake), [N].
             index: Which of the frames have the scores, [N]; all if not given.
-            others: `variants`, `detector`, `checkpoint` and `skipped`, see `ScoreTable`.
+            others: `variants`, `answered`, `people`, `detector`, `checkpoint`, `skipped`, `made_from`, `checksums` and
+                `files`, see `ScoreTable`.
         """
         index = slice(None) if index is None else index
         owners = [frames.videos[i] for i in frames.video_index[index]]
@@ -116,6 +155,9 @@ class ScoreTable:
         self.videos: np.ndarray = fields["videos"]  # ids [V], in order of first appearance
         self.video_method: np.ndarray = fields["video_method"]  # [V]
         self.video_type: np.ndarray = fields["video_type"]  # [V]
+        self.video_people: np.ndarray | None = fields["video_people"]  # recorded and seen [V, 2]; None: not known
+        if self.video_people is not None and self.video_people.shape != (len(self.videos), 2):
+            raise UserError(f"score table of {self.dataset}: expected two people of each video; score it again")
         self.video_index: np.ndarray = fields["video_index"].astype(np.int32, copy=False)  # each frame's video, [N]
         self.frame: np.ndarray = fields["frame"].astype(np.int64, copy=False)  # [N]
         if len(self.video_index) == 0:
@@ -129,6 +171,10 @@ class ScoreTable:
             str(name): self._checked_scores(f"score variant {name!r}", values)
             for name, values in fields["variants"].items()
         }
+        self.answered: np.ndarray | None = self._checked_answers(fields["answered"])  # bool [N]; None: all
+        self.made_from: dict[str, Any] | None = fields["made_from"] and dict(fields["made_from"])
+        self.checksums: np.ndarray | None = self._checked_column("checksums", fields["checksums"], np.uint32)
+        self.files: str | None = fields["files"]
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -156,15 +202,47 @@ class ScoreTable:
         """Forgery type of each frame, [N]."""
         return self.video_type[self.video_index]
 
+    def over_answered(self) -> "ScoreTable | None":
+        """The table of the frames that were answered; None if all were, or none."""
+        if self.answered is None or not self.answered.any():
+            return None
+        kept = self.answered
+        return ScoreTable(
+            self.dataset,
+            self.video[kept],
+            self.frame[kept],
+            self.label[kept],
+            self.method[kept],
+            self.score[kept],
+            forgery_type=self.forgery_type[kept],
+            people=self.people(),
+            detector=self.detector,
+            checkpoint=self.checkpoint,
+        )
+
+    def people(self) -> dict[str, tuple[str, str]]:
+        """The person recorded and the person whose face is seen, by video id, as they were given."""
+        if self.video_people is None:
+            return {}
+        return {
+            video: (recorded, seen) for video, (recorded, seen) in zip(self.videos.tolist(), self.video_people.tolist())
+        }
+
     def frames_hash(self) -> str:
         """SHA-256 of which frames were scored and with which labels: equal for every detector that saw the same
         frames, in whatever order."""
         rank = np.argsort(np.argsort(self.videos, kind="stable"), kind="stable")[self.video_index]
-        order = np.lexsort((self.frame, rank))
+        order = self._order(rank)
         digest = hashlib.sha256("\n".join(sorted(self.videos.tolist())).encode())
         for column in (rank, self.frame, self.label):
             digest.update(np.ascontiguousarray(column[order], dtype="<i8"))
         return digest.hexdigest()
+
+    def made_from_hash(self) -> str | None:
+        """SHA-256 of all that the scores were made from; None if it is not known."""
+        if self.made_from is None:
+            return None
+        return hashlib.sha256(json.dumps(self.made_from, sort_keys=True).encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
         """Write the table as one .npz without pickled objects; the file appears whole or not at all."""
@@ -183,6 +261,12 @@ class ScoreTable:
             "score": self.score,
         }
         arrays |= {f"variant/{name}": values for name, values in self.variants.items()}
+        further = {"answered": self.answered, "video_people": self.video_people, "checksums": self.checksums}
+        if self.made_from is not None:
+            further["made_from"] = np.array(json.dumps(self.made_from, sort_keys=True))
+        if self.files is not None:
+            further["files"] = np.array(self.files)
+        arrays |= {name: values for name, values in further.items() if values is not None}
         with atomic_file(path) as file:
             np.savez_compressed(file, **arrays)
 
@@ -191,22 +275,23 @@ class ScoreTable:
         """Read a table that `save` wrote, and check it like a new one.
 
         Raises:
-            UserError: No such file, not a score table, damaged, or written by a newer version.
+            UnreadableFile: No such file, not a score table, damaged, or written by a newer version.
         """
         path = Path(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such score table") from None
-        except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{path}: not a readable score table ({error}); score the test set again") from None
+            arrays = read_npz(path, MEMBERS, "score the test set again")
+        except MissingFile:
+            raise MissingFile(f"{path}: no such score table") from None
+        except UnreadableFile as error:
+            raise UnreadableFile(str(error).replace(f"{path}: ", f"{path}: not a readable score table: ", 1)) from error
         try:
-            if int(arrays["format"]) > FORMAT:
-                raise UserError(f"{path}: score table format {arrays['format']}, this version reads up to {FORMAT}")
+            if arrays["format"] > FORMAT:
+                raise UserError(f"score table format {arrays['format']}, this version reads up to {FORMAT}")
+            if not 0 <= arrays["skipped"] <= LARGEST_NUMBER or (arrays["frame"] > LARGEST_NUMBER).any():
+                raise UserError("skipped frames or frame numbers that do not fit 64 bits; score the test set again")
             index, videos = arrays["video_index"], arrays["videos"]
             if index.size and (index.min() < 0 or index.max() >= len(videos)):
-                raise UserError(f"{path}: damaged: frames of videos that the table does not list")
+                raise UserError("damaged: frames of videos that the table does not list; score the test set again")
             _same_lengths(path, {name: arrays[name] for name in _FRAME_ARRAYS})
             _same_lengths(
                 path, {name: arrays[name] for name in ("videos", "video_label", "video_method", "video_type")}
@@ -218,12 +303,15 @@ class ScoreTable:
                 detector=str(arrays["detector"]),
                 checkpoint=str(arrays["checkpoint"]) or None,
                 skipped=int(arrays["skipped"]),
+                answered=arrays.get("answered"),
+                video_people=arrays.get("video_people"),
+                made_from=_parts(path, arrays.get("made_from")),
+                checksums=arrays.get("checksums"),
+                files=str(arrays["files"]) if "files" in arrays else None,
                 variants={n.removeprefix("variant/"): v for n, v in arrays.items() if n.startswith("variant/")},
             )
-        except KeyError as error:
-            raise UserError(f"{path}: not a score table: it lacks {error}") from None
         except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+            raise UnreadableFile(f"{path}: {error}") from None
         return table
 
     def _checked_scores(self, what: str, values) -> np.ndarray:
@@ -236,8 +324,34 @@ class ScoreTable:
         self._refuse(bad, values, what, "a number in [0, 1]")
         return np.clip(values, 0, 1)
 
+    def _checked_answers(self, answered) -> np.ndarray | None:
+        answered = self._checked_column("answered", answered, np.bool_)
+        if answered is None:
+            return None
+        self._refuse(~answered & (self.score != 0.5), self.score, "score of a frame without an answer", "0.5")
+        return None if answered.all() else answered
+
+    def _checked_column(self, what: str, values, kind: type) -> np.ndarray | None:
+        """A column of exactly this type with a value for each frame; None if there is none."""
+        if values is None:
+            return None
+        values = np.asarray(values)
+        if values.shape != self.frame.shape or values.dtype != kind:
+            raise UserError(
+                f"score table of {self.dataset}: {what}: expected {np.dtype(kind)} [{len(self)}], got {values.dtype} "
+                f"{list(values.shape)}; score it again"
+            )
+        return values
+
+    def _order(self, owner: np.ndarray) -> np.ndarray:
+        """What sorts the frames by a number of their video [N], then by their own, [N]."""
+        width = int(self.frame.max()) + 1
+        if self.frame.min() < 0 or width > 2**62 // (len(self.videos) + 1):
+            return np.lexsort((self.frame, owner))
+        return np.argsort(owner.astype(np.int64) * width + self.frame)  # one key sorts several times faster than two
+
     def _refuse_repeated_frames(self) -> None:
-        order = np.lexsort((self.frame, self.video_index))
+        order = self._order(self.video_index)
         same = (np.diff(self.video_index[order]) == 0) & (np.diff(self.frame[order]) == 0)
         repeated = np.zeros(len(self), bool)
         repeated[order[1:][same]] = True
@@ -256,6 +370,20 @@ class ScoreTable:
 
 
 _FRAME_ARRAYS = ("video_index", "frame", "score")
+MEMBERS = {
+    **dict.fromkeys(("dataset", "detector", "checkpoint"), Kind("U", 0)),
+    **dict.fromkeys(("format", "skipped"), Kind("iu", 0)),
+    **dict.fromkeys(("videos", "video_method", "video_type"), Kind("U", 1)),
+    **dict.fromkeys(("video_label", "video_index", "frame"), Kind("iu", 1)),
+    "score": Kind("f", 1),
+    "variant/": Kind("f", 1),
+    "answered": Kind("b", 1, needed=False),
+    "video_people": Kind("U", 2, needed=False),
+    "made_from": Kind("U", 0, needed=False),
+    "files": Kind("U", 0, needed=False),
+    "checksums": Kind("u", 1, needed=False),
+}
+"""Arrays of a stored score table."""
 _STORED_ARRAYS = ("videos", "video_label", "video_method", "video_type", *_FRAME_ARRAYS)
 
 
@@ -279,6 +407,17 @@ def _same_lengths(where: str | Path, columns: Mapping) -> None:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(f"score table of {where}: columns of different lengths: {lengths}")
+
+
+def _parts(path: Path, stored: np.ndarray | None) -> dict[str, Any] | None:
+    """What a stored table was made from; None for an older table."""
+    if stored is None:
+        return None
+    remedy = "score the test set again"
+    parts = parse_json(str(stored), f"{path}: made_from", remedy)
+    if not isinstance(parts, dict):
+        raise UnreadableFile(f"{path}: made_from: expected an object as JSON, got {shown(parts)}; {remedy}")
+    return parts
 
 
 def _integers(dataset: str, what: str, values) -> np.ndarray:

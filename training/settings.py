@@ -4,15 +4,26 @@ from pathlib import Path
 from typing import Any
 
 from resproto_fd.configs import loading
+from resproto_fd.configs.file_names import plain_name
 from resproto_fd.configs.schema import DetectorConfig, RunConfig
 from resproto_fd.detectors.registry import class_names, defaults_of, detector_class
 from resproto_fd.trainer.frame_list import FrameList
 
 
 def folder_of(config: RunConfig) -> Path:
-    """The run folder of a configuration: out/protocol/detector[_task]/seedN."""
+    """The run folder of a configuration, see `run_folder`; the task is a part of the detector's name."""
     task = f"_{config.run.task}" if config.run.task else ""
-    return Path(config.run.out) / config.protocol.name / f"{config.detector.name}{task}" / f"seed{config.seed}"
+    return run_folder(config.run.out, config.protocol.name, f"{config.detector.name}{task}", config.seed)
+
+
+def run_folder(out: str | Path, protocol: str, detector: str, seed: int) -> Path:
+    """The run folder out/protocol/detector/seedN.
+
+    Raises:
+        UserError: A part is no name that a folder can have, so that the run would lie elsewhere.
+    """
+    parts = {"protocol": protocol, "detector (with run.task)": detector, "seed": f"seed{seed}"}
+    return Path(out, *(plain_name(name, f"name of the {what}") for what, name in parts.items()))
 
 
 def with_keywords(config: RunConfig) -> RunConfig:

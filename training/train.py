@@ -2,7 +2,10 @@
 
 import argparse
 import sys
+from pathlib import Path
 
+from resproto_fd.configs.errors import Interrupted, UserError, cut
+from resproto_fd.configs.schema import RunConfig
 from resproto_fd.training.commands import arguments
 
 
@@ -24,7 +27,23 @@ def run(args: argparse.Namespace) -> int:
     result = runs.train(config)
     if result is not None:
         arguments.print_result(result, folder_of(config))
+        _calibrate(config, result.folder)
     return 0
+
+
+def _calibrate(config: RunConfig, folder: Path) -> None:
+    """Fits what the scores mean, which `predict` needs; whatever is wrong with that is no fault of the training."""
+    from resproto_fd.training.answers.calibrating import calibrate
+
+    if config.protocol.selection.rule != "best":
+        return
+    try:
+        calibrate(config, folder, config.run.device)
+    except Interrupted:
+        raise
+    except Exception as error:
+        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {cut(str(error))}"
+        print(f"note: the run is not calibrated: {told}; try again: resproto calibrate {folder}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
 Legend: B batch, C classes, D embedding size, H and W pixels.
 """
 
-import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
+import timm
 import torch
 from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict
 from open_clip.modified_resnet import ModifiedResNet
@@ -19,12 +19,17 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UnreadableFile, UserError, shown
+from resproto_fd.configs.readers.json_reader import read_json_object
 from resproto_fd.configs.suggestions import nearest
+from resproto_fd.detectors.parts.deepfakebench_names import transformers_clip
 from resproto_fd.detectors.weights import fetch, load_all, pretrained_skipped, read_state_dict
 
 Backbone = str | dict[str, Any]
 """Name of an open_clip model, path of an open_clip JSON, or the layout {embed_dim, vision_cfg, text_cfg} itself."""
+
+Prompts = dict[Literal["real", "forged"], list[str]]
+"""Texts of the two classes; a class that is not given takes those of Table 1 of the ResProto-FD paper."""
 
 REAL_PROMPTS = [
     "This is an example of a real face",
@@ -92,13 +97,33 @@ class Clip(nn.Module):
         if isinstance(self.visual, ModifiedResNet):
             found = self.visual.forward_intermediates(images)
             return [maps.mean(dim=(2, 3)) for maps in found["image_intermediates"]], found["image_features"]
-        raise UserError(f"the layers of {type(self.visual).__name__} are not known; use a ViT or ResNet of open_clip")
+        kind = type(self.visual).__name__
+        raise UserError(f"expected a ViT or ResNet of open_clip, got {kind}; set model.backbone")
 
     @torch.no_grad()
     def text_features(self, prompts: Iterable[Sequence[str]]) -> Tensor:
         """One unit vector for each class, [C, D]: the L2-normalised mean of its prompts' raw embeddings."""
         self.text.eval()
         return F.normalize(torch.stack([self.text(self.tokenizer(list(p))).mean(dim=0) for p in prompts]), dim=-1)
+
+    def class_features(self, prompts: Prompts | None = None) -> Tensor:
+        """`text_features` of real and forged faces, [2, D]; see `Prompts`."""
+        texts = {"real": REAL_PROMPTS, "forged": FORGED_PROMPTS, **(prompts or {})}
+        return self.text_features([texts["real"], texts["forged"]])
+
+    def require_vit(self, name: str) -> VisionTransformer:
+        """The image tower, for a detector that works on its blocks.
+
+        Args:
+            name: Name of the detector, for the message.
+
+        Raises:
+            UserError: It is not a ViT of open_clip.
+        """
+        if not isinstance(self.visual, VisionTransformer):
+            kind = type(self.visual).__name__
+            raise UserError(f"{name}: expected a ViT of open_clip, got {kind}; set model.backbone")
+        return self.visual
 
     def drop_text(self) -> None:
         """Remove the text tower when it is no longer needed."""
@@ -128,9 +153,10 @@ def load_clip(backbone: Backbone, pretrained: str | None = "openai", quick_gelu:
     Args:
         backbone: See `Backbone`.
         pretrained: "openai" or another tag that open_clip knows for this backbone; a file (OpenAI's .pt, open_clip's
-            .bin, .pt or .safetensors); None for random weights, drawn from the global generator.
+            .bin, .pt or .safetensors, or that of transformers' CLIPModel); None for random weights, drawn from the
+            global generator.
         quick_gelu: The activation. None takes it from the tag, from OpenAI's file, from an `open_clip_config.json`
-            beside the file, or else from the backbone's layout.
+            (transformers: `config.json`) beside the file, or else from the backbone's layout.
 
     Raises:
         UserError: The backbone or tag is unknown, open_clip refuses the layout, or weights are missing or do not fit.
@@ -162,10 +188,12 @@ def _layout(backbone: Backbone) -> dict[str, Any]:
         layout = deepcopy(backbone)
     elif backbone.endswith(".json"):
         try:
-            layout = json.loads(Path(backbone).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"backbone {backbone}: cannot be read: {error}") from error
+            layout = read_json_object(backbone)
+        except UnreadableFile as error:
+            raise UserError(f"backbone {error}") from error
         layout = layout.get("model_cfg", layout)
+        if not isinstance(layout, dict):
+            raise UserError(f"backbone {backbone}: model_cfg: expected a CLIP layout, got {shown(layout)}")
     else:
         known = open_clip.list_models()
         if backbone not in known:
@@ -176,11 +204,23 @@ def _layout(backbone: Backbone) -> dict[str, Any]:
             raise UserError(
                 f"backbone: expected a CLIP layout with embed_dim, vision_cfg and text_cfg; {key} is missing or wrong"
             )
+    if not isinstance(backbone, str) or backbone.endswith(".json"):
+        _refuse_fetching(layout)
     if "multimodal_cfg" in layout:
         raise UserError(f"backbone {_title(backbone)}: expected a CLIP model, got a captioner (CoCa)")
     for key in ("custom_text", "init_logit_bias"):  # of open_clip's factory, of SigLIP's loss
         layout.pop(key, None)
     return layout
+
+
+def _refuse_fetching(layout: dict[str, Any]) -> None:
+    """Refuses a layout of the user's own that open_clip would complete with files of others, some of them code."""
+    fetched = sorted(key for key in layout["text_cfg"] if key.startswith("hf_") or key == "tokenizer_kwargs")
+    tower = layout["vision_cfg"].get("timm_model_name")
+    if fetched:
+        raise UserError(f"backbone: text_cfg: {', '.join(fetched)}: only with a model that open_clip names itself")
+    if tower is not None and not (isinstance(tower, str) and timm.is_model(tower)):
+        raise UserError(f"backbone: vision_cfg.timm_model_name: timm has no model {tower!r}")
 
 
 def _build(layout: dict[str, Any], backbone: Backbone) -> CustomTextCLIP:
@@ -244,15 +284,25 @@ def _fetch(backbone: str, tag: str, source: dict[str, Any]) -> Path:
 def _activation_of_file(path: Path, state: dict[str, Tensor]) -> bool | None:
     if any(mark in state for mark in OPENAI_MARKS):
         return True
+    if "vision_model.embeddings.class_embedding" in state:
+        layout = path.with_name("config.json")
+        if not layout.is_file():
+            return None
+        layout = read_json_object(layout)
+        vision = layout.get("vision_config") or layout
+        return isinstance(vision, dict) and vision.get("hidden_act", "quick_gelu") == "quick_gelu"
     beside = path.with_name("open_clip_config.json")
     if beside.is_file():
-        layout = json.loads(beside.read_text(encoding="utf-8"))
-        return bool(layout.get("model_cfg", layout).get("quick_gelu", False))
+        layout = read_json_object(beside)
+        layout = layout.get("model_cfg", layout)
+        return isinstance(layout, dict) and bool(layout.get("quick_gelu", False))
     return None
 
 
 def _as_custom_text(state: dict[str, Tensor]) -> dict[str, Tensor]:
     # Masks are constants, stored as attributes in OpenAI's archive; a logit bias belongs to SigLIP's loss.
     dropped = (*OPENAI_MARKS, "logit_bias")
-    state = {k: v for k, v in state.items() if k not in dropped and not k.endswith("attn_mask")}
+    state = {k: v for k, v in state.items() if k not in dropped and not k.endswith(("attn_mask", "position_ids"))}
+    if any(key.startswith("vision_model.") for key in state):
+        return transformers_clip(state)
     return convert_to_custom_text_state_dict(state)

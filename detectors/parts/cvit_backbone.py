@@ -15,9 +15,12 @@ CONVOLUTIONS = (3, 3, 3, 4, 4)
 
 
 def transformer(width: int, depth: int, heads: int, hidden: int) -> nn.TransformerEncoder:
-    """Pre-norm blocks with GELU, without dropout; [B, T, width] -> the same."""
-    block = nn.TransformerEncoderLayer(width, heads, hidden, 0.0, "gelu", batch_first=True, norm_first=True)
-    return nn.TransformerEncoder(block, depth, enable_nested_tensor=False)
+    """Pre-norm blocks with GELU, without dropout and without a norm after the last; [B, T, width] -> the same."""
+    settings = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+    blocks = [nn.TransformerEncoderLayer(width, heads, hidden, **settings) for _ in range(depth)]
+    found = nn.TransformerEncoder(blocks[0], depth, enable_nested_tensor=False)
+    found.layers = nn.ModuleList(blocks)  # it would clone one block, weights included
+    return found
 
 
 class ClassTokenTransformer(nn.Module):
@@ -53,15 +56,7 @@ class CViTBackbone(nn.Module):
         UserError: The size is not a multiple of 32.
     """
 
-    def __init__(
-        self,
-        size: int = 224,
-        width: int = 1024,
-        channels: Sequence[int] = (32, 64, 128, 256, 512),
-        depth: int = 6,
-        heads: int = 8,
-        hidden: int = 2048,
-    ):
+    def __init__(self, size: int, width: int, channels: Sequence[int], depth: int, heads: int, hidden: int):
         super().__init__()
         if size % 32:
             raise UserError(f"CViT: expected model.size to be a multiple of 32, got {size}")

@@ -20,7 +20,10 @@ _WITHOUT_EXPANSION = {
     "_project_conv": "conv_pw", "_bn2": "bn2",
 }  # fmt: skip
 _STEM_AND_HEAD = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+_TRANSFORMERS_PARTS = ("vision_model.", "text_model.", "visual_projection.", "text_projection.")
 _CLIP = (
+    (r"embeddings\.token_embedding\.", "token_embedding."),
+    (r"final_layer_norm\.", "ln_final."),
     (r"embeddings\.class_embedding$", "class_embedding"),
     (r"embeddings\.patch_embedding\.", "conv1."),
     (r"embeddings\.position_embedding\.weight$", "positional_embedding"),
@@ -94,6 +97,20 @@ def clip_vit(state: dict, prefix: str = "backbone.") -> dict:
         if set(parts) == {"q", "k", "v"}:
             name = f"transformer.resblocks.{layer}.attn.in_proj_{tensor}"
             found[name] = torch.cat([parts[part] for part in "qkv"])
+    return found
+
+
+def transformers_clip(state: dict) -> dict:
+    """Tensors of transformers' CLIPModel under the names of open_clip's CustomTextCLIP."""
+    found = {key: value for key, value in state.items() if not key.startswith(_TRANSFORMERS_PARTS)}
+    found |= {f"visual.{key}": value for key, value in clip_vit(state, "vision_model.").items()}
+    found |= {f"text.{key}": value for key, value in clip_vit(state, "text_model.").items()}
+    for theirs, ours in (
+        ("visual_projection.weight", "visual.proj"),
+        ("text_projection.weight", "text.text_projection"),
+    ):
+        if theirs in state:
+            found[ours] = state[theirs].T
     return found
 
 

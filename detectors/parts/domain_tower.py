@@ -85,12 +85,12 @@ class TowerOutput:
     second_order: list[Tensor]
 
 
-def condition_on_domain(visual: nn.Module, size: int, conv_stem: bool = False) -> None:
+def condition_on_domain(visual: nn.Module, size: int | None, conv_stem: bool = False) -> None:
     """Replace the second layer norm of each block by a `DomainNorm`.
 
     Args:
         visual: A ViT of open_clip; changed in place.
-        size: K.
+        size: K; None keeps the layer norms.
         conv_stem: Replace the patch embedding by convolutions (Xiao et al., Early Convolutions Help Transformers See
             Better, NeurIPS 2021), which learn from fewer images than a patch embedding.
 
@@ -99,8 +99,9 @@ def condition_on_domain(visual: nn.Module, size: int, conv_stem: bool = False) -
     """
     if not isinstance(visual, VisionTransformer):
         raise UserError(f"expected a ViT of open_clip, got {type(visual).__name__}; set model.backbone")
-    for block in visual.transformer.resblocks:
-        block.ln_2 = DomainNorm(block.ln_2, size)
+    if size is not None:
+        for block in visual.transformer.resblocks:
+            block.ln_2 = DomainNorm(block.ln_2, size)
     if conv_stem:
         visual.conv1 = _conv_stem(visual.conv1.out_channels, visual.patch_size[0])
 
@@ -108,7 +109,7 @@ def condition_on_domain(visual: nn.Module, size: int, conv_stem: bool = False) -
 def run_tower(
     visual: VisionTransformer,
     images: Tensor,
-    domain: Tensor,
+    domain: Tensor | None,
     second_order: Sequence[int] = (),
     hidden: tuple[Tensor, Tensor] | None = None,
     norm: Literal["pre", "post"] = "pre",
@@ -118,7 +119,7 @@ def run_tower(
     Args:
         visual: See `condition_on_domain`.
         images: Normalised, [B, 3, H, W].
-        domain: c, [B, K].
+        domain: c, [B, K]; None if the tower kept its layer norms.
         second_order: Layers, counted from 1, whose MLP's output the class token of the next block attends to
             (equation 7, with that block's attention weights and its value and output matrices, without biases).
         hidden: Which patches are hidden, bool [B, P], and the token [W] that stands for them.
@@ -131,37 +132,41 @@ def run_tower(
         x = torch.where(mask[:, :, None], token.to(x.dtype), x)
     cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
     x = visual.ln_pre(torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype))
-    found, said = [], None
+    found, written = [], None
     for number, block in enumerate(visual.transformer.resblocks, start=1):
         given = block.ln_1(x) if norm == "pre" else x
         if number - 1 in second_order:
             attended, weights = block.attn(given, given, given, need_weights=True, average_attn_weights=False)
-            found.append(propagated(block.attn, weights[:, :, 0], said))
+            found.append(propagated(block.attn, weights[:, :, 0], written))
         else:
             attended = block.attn(given, given, given, need_weights=False)[0]
         if norm == "pre":
             x = x + attended
-            said = block.mlp(block.ln_2(x, domain))
-            x = x + said
+            written = block.mlp(_normed(block.ln_2, x, domain))
+            x = x + written
         else:
             x = block.ln_1(x + attended)
-            said = block.mlp(x)
-            x = x + block.ln_2(said, domain)
+            written = block.mlp(x)
+            x = x + _normed(block.ln_2, written, domain)
     return TowerOutput(x[:, 0], x[:, 1:], found)
 
 
-def propagated(attention: nn.MultiheadAttention, weights: Tensor, said: Tensor) -> Tensor:
+def _normed(norm: nn.Module, x: Tensor, domain: Tensor | None) -> Tensor:
+    return norm(x) if domain is None else norm(x, domain)
+
+
+def propagated(attention: nn.MultiheadAttention, weights: Tensor, written: Tensor) -> Tensor:
     """Delta_so, equation 7: sum over heads and tokens of a_hi W_VO^h m_i.
 
     Args:
         attention: Attention of the next block.
         weights: a, its class token's attention weights, [B, H, T].
-        said: m, the MLP's output of each token, [B, T, W].
+        written: m, the MLP's output of each token, [B, T, W].
 
     Returns:
         [B, W]
     """
-    values = said @ attention.in_proj_weight.chunk(3)[2].T
+    values = written @ attention.in_proj_weight.chunk(3)[2].T
     values = values.unflatten(-1, (attention.num_heads, -1))
     return torch.einsum("bht,bthd->bhd", weights, values).flatten(1) @ attention.out_proj.weight.T
 

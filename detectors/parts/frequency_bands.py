@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resproto_fd.detectors.parts.spectrum import band, dct_matrix, without_autocast
+from resproto_fd.detectors.parts.spectrum import band, dct_matrix
 from resproto_fd.detectors.parts.texture import GREY
+from resproto_fd.losses.precision import without_autocast
 
 
 class FrequencyBands(nn.Module):
@@ -53,7 +54,7 @@ class LocalStatistics(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, count, H / 2 + 1, W / 2 + 1]"""
         with without_autocast(images):
-            grey = sum(weight * images[:, [i]] for i, weight in enumerate(GREY)).to(self.waves.dtype)
+            grey = sum(weight * images[:, i : i + 1] for i, weight in enumerate(GREY)).to(self.waves.dtype)
             found = F.conv2d(grey, self.waves, stride=self.stride, padding=self.padding).abs()
             shares = (self.base + torch.tanh(self.learnt / 2)).abs()
             return torch.log10(F.conv2d(found, shares[:, :, None, None]) + 1e-6)

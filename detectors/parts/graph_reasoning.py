@@ -36,7 +36,7 @@ class GraphReasoning(nn.Module):
         return self.reproject(torch.sigmoid(torch.cat(found, dim=1)))
 
     def _below(self, x: Tensor, a: Tensor, name: str, finer: Tensor) -> Tensor:
-        """Weighed mean of the embedded places of a finer map below each place, gated: [B, 256, n, n]."""
+        """Weighted mean of the embedded places of a finer map below each place, gated: [B, 256, n, n]."""
         embedding, gate, reweight = (
             getattr(self, f"{part}{name}{end}")
             for part, end in (("v", "_embedding"), ("va_gated_", ""), ("reweight_a", ""))

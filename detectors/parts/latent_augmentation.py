@@ -31,7 +31,7 @@ def within_method(maps: Tensor, channel_maps: bool = False) -> Tensor:
     """
     points = maps.flatten(0, 1).flatten(1) if channel_maps else maps.flatten(1)
     mean = points.mean(dim=0)
-    hard = points[(points - mean).square().sum(dim=1).argmax()]
+    hard = points[(points - mean).square().sum(dim=1).argmax(dim=0, keepdim=True)]
     share, scale = torch.rand(2, len(points), 1, device=maps.device, dtype=maps.dtype)
     last = points[:1] - points[1:2] if channel_maps else _turned(maps).flatten(1) - points
     moves = torch.stack([hard - points, points - mean, scale * torch.randn_like(points), last.expand_as(points)])
@@ -56,15 +56,15 @@ def across_methods(maps: Tensor, methods: Tensor) -> Tensor:
         return maps
     keys = torch.rand(other.shape, device=maps.device) + 2 * other + torch.eye(len(maps), device=maps.device)
     shape = torch.empty((), device=maps.device).uniform_(*SHAPES)
-    weight = torch.distributions.Beta(shape, shape).sample((len(maps), 1, 1, 1)).to(maps)
+    # Checking the arguments would wait for the device.
+    weight = torch.distributions.Beta(shape, shape, validate_args=False).sample((len(maps), 1, 1, 1)).to(maps)
     return weight * maps + (1 - weight) * maps[keys.argmax(dim=1)]
 
 
 def _turned(maps: Tensor) -> Tensor:
     """Maps rotated and scaled about their centre, at random for each sample; places outside are 0."""
-    angle, zoom = (2 * torch.rand(2, len(maps), device=maps.device) - 1) * torch.tensor([[ANGLE], [ZOOM]]).to(
-        maps.device
-    )
+    angle, zoom = 2 * torch.rand(2, len(maps), device=maps.device) - 1
+    angle, zoom = ANGLE * angle, ZOOM * zoom
     cosine, sine = (1 + zoom) * angle.cos(), (1 + zoom) * angle.sin()
     zero = torch.zeros_like(angle)
     matrix = torch.stack([torch.stack([cosine, -sine, zero], 1), torch.stack([sine, cosine, zero], 1)], 1)

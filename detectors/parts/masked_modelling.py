@@ -5,6 +5,7 @@ Legend: B batch, P patches, S side of a patch, W width of the tower, V visual to
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class MaskedModelling(nn.Module):
         patch: S.
         tokens: V.
         share: Share of the patches that are hidden.
+        strategy: Hide patches at random, or "minimum": those of the least variance, which leaves the edges visible.
         hidden: Width within the autoencoder.
         temperature: Temperature of the Gumbel-softmax.
         pixels: Whether pixels are predicted too ("direct pixel-level predictions").
@@ -36,9 +38,10 @@ class MaskedModelling(nn.Module):
         hidden: int = 256,
         temperature: float = 1.0,
         pixels: bool = True,
+        strategy: Literal["random", "minimum"] = "random",
     ):
         super().__init__()
-        self.patch, self.share, self.temperature = patch, share, temperature
+        self.patch, self.share, self.temperature, self.strategy = patch, share, temperature, strategy
         size = 3 * patch * patch
         self.token = nn.Parameter(torch.randn(width) * 0.02)
         self.encoder = nn.Sequential(nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, tokens))
@@ -59,7 +62,7 @@ class MaskedModelling(nn.Module):
         """
         patches = F.unfold(images, self.patch, stride=self.patch).transpose(1, 2)
         logits = self.encoder(patches)
-        mask = torch.rand(patches.shape[:2], device=images.device) < self.share
+        mask = self._hidden(patches)
         found = tower((mask, self.token))
         losses = {
             "mim": masked_mean(token_loss(self.classifier(found), logits.argmax(dim=-1)), mask),
@@ -68,6 +71,13 @@ class MaskedModelling(nn.Module):
         if self.pixels is not None:
             losses["pixels"] = masked_mean((self.pixels(found) - patches).square().mean(dim=-1), mask)
         return losses
+
+    def _hidden(self, patches: Tensor) -> Tensor:
+        """Which patches of [B, P, 3 S S] are hidden, bool [B, P]."""
+        if self.strategy == "random":
+            return torch.rand(patches.shape[:2], device=patches.device) < self.share
+        least = patches.var(dim=-1).topk(round(self.share * patches.shape[1]), largest=False).indices
+        return torch.zeros(patches.shape[:2], dtype=torch.bool, device=patches.device).scatter(1, least, True)
 
     def _autoencoder(self, patches: Tensor, logits: Tensor) -> Tensor:
         """Squared error of the reconstruction, plus the divergence of the use of tokens from a uniform one."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resproto_fd.detectors.base import Detector, Output, check_size, two_class_output
-from resproto_fd.detectors.weights import load_all, pretrained_skipped, read_state_dict
+from resproto_fd.detectors.weights import load_pretrained
 
 
 class MesoNet(Detector):
@@ -35,8 +35,7 @@ class MesoNet(Detector):
         self.paper, self.size, self.dropout = paper, size, nn.Dropout(dropout)
         self._build()
         self.fc1, self.fc2 = nn.Linear(16 * (size // 32) ** 2, 16), nn.Linear(16, 2)
-        if pretrained and not pretrained_skipped():
-            load_all(self, read_state_dict(pretrained), pretrained)
+        load_pretrained(self, pretrained)
 
     def _build(self) -> None:
         raise NotImplementedError

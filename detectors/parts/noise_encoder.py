@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from resproto_fd.detectors.parts.cvit_backbone import ClassTokenTransformer, transformer
-from resproto_fd.detectors.parts.texture import SrmFilters, grey_levels, richest_patch
+from resproto_fd.detectors.parts.texture import GreyLevels, SrmFilters, richest_patch
 
 
 class NoiseEncoder(nn.Module):
@@ -15,14 +15,13 @@ class NoiseEncoder(nn.Module):
         side: S.
         depth: B.
         heads, hidden: Sizes of the blocks; the paper gives neither.
-        mean, std: Normalisation of the images; homogeneity is computed on grey levels.
+        normalisation: See `GreyLevels`; homogeneity is computed on grey levels.
     """
 
-    def __init__(self, width: int, side: int, depth: int, heads: int, hidden: int, mean: list, std: list):
+    def __init__(self, width: int, side: int, depth: int, heads: int, hidden: int, normalisation: str):
         super().__init__()
         self.side = side
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.grey_levels = GreyLevels(normalisation)
         self.srm = SrmFilters()
         layers: list[nn.Module] = []
         for before, after in ((3, 16), (16, 32), (32, 64)):
@@ -33,8 +32,9 @@ class NoiseEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """N_n: normalised images [B, 3, H, W] -> [B, D]."""
-        patch = richest_patch(images, grey_levels(images, self.mean, self.std), self.side)
-        return self.transformer(self.embed(self.convolutions(self.srm(patch)).flatten(1)))
+        # Filtered before it is cut, so that a patch's border has its true neighbours.
+        noise = richest_patch(self.srm(images), self.grey_levels(images), self.side)
+        return self.transformer(self.embed(self.convolutions(noise).flatten(1)))
 
 
 class LanguageEncoder(nn.Module):

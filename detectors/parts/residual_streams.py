@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resproto_fd.detectors.base import onto
 from resproto_fd.detectors.parts.texture import SRM, SRM_DIVISORS
 
 
@@ -99,5 +100,5 @@ def filters() -> Tensor:
 
 def colour_residuals(images: Tensor) -> Tensor:
     """Response of each filter, summed over the colours and clamped to [-3, 3]: [B, 3, H, W] -> the same."""
-    kernel = filters().to(images)[:, None].expand(3, images.shape[1], 5, 5)
+    kernel = onto(filters(), images).to(images.dtype)[:, None].expand(3, images.shape[1], 5, 5)
     return F.conv2d(images, kernel, padding=2).clamp(-3, 3)

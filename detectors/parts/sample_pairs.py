@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.losses.precision import at_least_float32, without_autocast
 
 FIRST_TEMPERATURE = 0.07
 
@@ -47,7 +48,7 @@ class SamplePairContrast(nn.Module):
         Raises:
             UserError: The batch is larger than A.
         """
-        similar = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
+        similar, _ = self.cosines(images, texts)
         weights = self._weights(len(similar), similar)
         losses = []
         for matrix in (similar, similar.T):
@@ -57,6 +58,13 @@ class SamplePairContrast(nn.Module):
                 chances = (matrix / self.log_temperature.exp()).log_softmax(dim=-1) + weights.log()
             losses.append(-chances.diagonal().mean())
         return sum(losses) / 2
+
+    def cosines(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines of images and texts [B, D], and the same times sigma(A), [B, B] each."""
+        images, texts = (F.normalize(at_least_float32(given), dim=-1) for given in (images, texts))
+        with without_autocast(images):
+            similar = images @ texts.T
+        return similar, similar * self._weights(len(similar), similar)
 
     def _weights(self, count: int, like: Tensor) -> Tensor:
         if self.weights is None:

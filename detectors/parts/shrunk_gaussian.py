@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from resproto_fd.losses.global_batch import gather_rows
+from resproto_fd.losses.precision import without_autocast
 
 
 class ShrunkGaussian(nn.Module):
@@ -44,11 +45,14 @@ class ShrunkGaussian(nn.Module):
 
     @torch.no_grad()
     def fit(self) -> None:
-        """Fit to the samples that all processes added, then clear the sums; with fewer than two samples do nothing."""
+        """Fit to the samples that all processes added, then clear the sums; with fewer than two samples do nothing.
+
+        Samples whose shrunk covariance has no inverse, such as equal ones, leave mean and precision as they were. The
+        device decides both, so that the host need not wait for it.
+        """
         sums = (self.count, self.first, self.second, self.third, self.fourth)
         count, first, second, third, fourth = (gather_rows(value[None].double()).sum(dim=0) for value in sums)
-        if count < 2:
-            return
+        enough = count >= 2
         mean = first / count
         covariance = second / count - torch.outer(mean, mean)
         # The sum of |x - mean|^4, from sums of powers of x.
@@ -67,15 +71,21 @@ class ShrunkGaussian(nn.Module):
         error = (fourth / count - spread) / count
         away = spread - size * scale**2
         share = (error.clamp(min=0) / away.clamp(min=1e-300)).clamp(max=1.0)
-        covariance = (1 - share) * covariance + share * scale * torch.eye(size).to(covariance)
-        self.mean.copy_(mean)
-        self.precision.copy_(torch.linalg.pinv(covariance, hermitian=True))
-        self.fitted.fill_(True)
+        covariance = (1 - share) * covariance + share * scale * torch.eye(
+            size, dtype=covariance.dtype, device=covariance.device
+        )
+        factor, failure = torch.linalg.cholesky_ex(covariance)
+        precision = torch.cholesky_inverse(factor)
+        usable = enough & (failure == 0) & precision.isfinite().all()
+        self.mean.copy_(torch.where(usable, mean, self.mean))
+        self.precision.copy_(torch.where(usable, precision, self.precision))
+        self.fitted.logical_or_(usable)
         for value in sums:
-            value.zero_()
+            value.mul_(~enough)
 
     @torch.no_grad()
     def distance(self, samples: Tensor) -> Tensor:
         """Mahalanobis distance of samples [..., D], [...]."""
         apart = samples.float() - self.mean.float()
-        return ((apart @ self.precision.float()) * apart).sum(dim=-1).clamp(min=0).sqrt()
+        with without_autocast(apart):
+            return ((apart @ self.precision.float()) * apart).sum(dim=-1).clamp(min=0).sqrt()

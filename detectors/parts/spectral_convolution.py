@@ -7,20 +7,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resproto_fd.losses.precision import at_least_float32
+from resproto_fd.losses.precision import at_least_float32, without_autocast
 
 MARGIN = 1e-3
-"""Phases so close to -pi count as pi."""
+"""Phases as close to -pi as this count as pi."""
 
 
 def high_pass(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """HFRI and HFRF: x without its low frequencies, rectified; those are the half of the band around nought.
+    """Remove the low frequencies of x, the half of the band around 0, and rectify the rest (HFRI and HFRF).
 
-    Of n frequencies along an axis, those from -n/4 to below n/4 are low; of several axes, all must be.
+    Along an axis with n frequencies, those from -n/4 to below n/4 are low. With several axes, a frequency must be low
+    along each of them.
 
     Args:
         x: [B, C, H, W].
-        axes: Over which the spectrum is taken: `PLACES` or `CHANNELS`.
+        axes: Axes of the spectrum: `PLACES` or `CHANNELS` of `freqnet`.
     """
     low = torch.ones((), dtype=torch.bool, device=x.device)
     for axis in axes:
@@ -34,12 +35,12 @@ def high_pass(x: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 class SpectralConvolution(nn.Module):
-    """FCL: 1 x 1 convolutions of an image's two spectra, the result back among pixels, rectified.
+    """Convolve the two spectra of maps with 1 x 1 kernels, transform back and rectify (FCL).
 
     Args:
         channels: C.
-        spectra: "real and imaginary", as the authors' code does; "amplitude and phase", as their paper says: of
-            frequencies that hardly occur the phase is rounding noise, and the convolution spreads it.
+        spectra: "real and imaginary", as in the authors' code, or "amplitude and phase", as in their paper. The phase
+            of a frequency that hardly occurs is rounding noise, and the convolution spreads this noise.
     """
 
     def __init__(self, channels: int, spectra: str):
@@ -48,7 +49,7 @@ class SpectralConvolution(nn.Module):
         self.first, self.second = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # there is no Fourier transform in bfloat16
+        with without_autocast(x):  # there is no Fourier transform in bfloat16
             spectrum = torch.fft.fft2(at_least_float32(x), norm="ortho")
             if self.spectra == "real and imaginary":
                 changed = torch.complex(self.first(spectrum.real), self.second(spectrum.imag))
@@ -61,7 +62,7 @@ class SpectralConvolution(nn.Module):
 def _phase(spectrum: Tensor) -> Tensor:
     """Angle from just above -pi to pi.
 
-    A map with one place that is not nought has many negative real frequencies. Rounding, which differs with the batch
+    A map with one place that is not 0 has many negative real frequencies. Rounding, which differs with the batch
     size, would make their phase pi or minus pi.
     """
     angle = spectrum.angle()

@@ -1,7 +1,6 @@
 """The discrete cosine transform of a picture, and bands of it."""
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -19,8 +18,3 @@ def band(size: int, low: float, high: float) -> Tensor:
     place = torch.arange(size)
     total = place[:, None] + place
     return ((total >= low) & (total <= high)).float()
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager:
-    """Context in which matrix products keep the precision of x: sums over a whole side need float32."""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resproto_fd.configs.schema import NORMALISATIONS
+from resproto_fd.detectors.base import onto
+
 GREY = (0.299, 0.587, 0.114)
 DIRECTIONS = ((0, 1), (1, 1), (1, 0), (1, -1))
 """Neighbours (down, right) at 0, 45, 90 and 135 degrees, each pair once."""
@@ -34,8 +37,24 @@ def grey_levels(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         In the images' type, [B, H, W].
     """
     pixels = images * std.view(3, 1, 1) + mean.view(3, 1, 1)
-    weights = torch.tensor(GREY, dtype=images.dtype, device=images.device).view(3, 1, 1)
+    weights = onto(torch.tensor(GREY, dtype=images.dtype), images).view(3, 1, 1)
     return (255 * (pixels * weights).sum(dim=1)).round().clamp(0, 255)
+
+
+class GreyLevels(nn.Module):
+    """`grey_levels` of images of a known normalisation: [B, 3, H, W] -> [B, H, W].
+
+    Args:
+        normalisation: Name of the images' normalisation (`input.mean`).
+    """
+
+    def __init__(self, normalisation: str):
+        super().__init__()
+        for name, values in zip(("mean", "std"), NORMALISATIONS[normalisation], strict=True):
+            self.register_buffer(name, torch.tensor(values), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return grey_levels(images, self.mean, self.std)
 
 
 def homogeneity(grey: Tensor) -> Tensor:
@@ -73,20 +92,21 @@ def _steps(grey: Tensor) -> Iterator[Tensor]:
         yield one - grey[..., down:, max(right, 0) : width + min(right, 0)]
 
 
-def richest_patch(images: Tensor, grey: Tensor, side: int) -> Tensor:
-    """The patch of least homogeneity of each image, among those that tile it; the first of equals.
+def richest_patch(maps: Tensor, grey: Tensor, side: int) -> Tensor:
+    """The least homogeneous of the patches that tile each image, cut out of its maps; the first one of several equal.
 
     Args:
-        images: [B, 3, H, W]; a remainder at the right and below that holds no whole patch is ignored.
-        grey: Its grey levels, [B, H, W].
+        maps: The images or maps of them, [B, 3, H, W]; a remainder at the right and below that holds no whole patch is
+            ignored.
+        grey: The images' grey levels, [B, H, W].
         side: S.
 
     Returns:
         [B, 3, S, S]
     """
-    patches = images.unfold(2, side, side).unfold(3, side, side).flatten(2, 3)
+    patches = maps.unfold(2, side, side).unfold(3, side, side).flatten(2, 3)
     chosen = homogeneity(grey.unfold(1, side, side).unfold(2, side, side)).flatten(1).argmin(dim=1)
-    return patches[torch.arange(len(images), device=images.device), :, chosen]
+    return patches[torch.arange(len(maps), device=maps.device), :, chosen]
 
 
 def srm_bank() -> Tensor:
@@ -113,6 +133,8 @@ def srm_bank() -> Tensor:
 class SrmFilters(nn.Module):
     """Residuals of SRM filters, each summed over the channels: [B, 3, H, W] -> [B, 3 or 30, H, W].
 
+    The image is mirrored at its border: beside zeros, the border's residuals would be larger than those of the picture.
+
     Args:
         all_filters: Use the 30 filters of `srm_bank` instead of the three of `SRM`.
     """
@@ -124,4 +146,4 @@ class SrmFilters(nn.Module):
         self.register_buffer("filters", filters[:, None].repeat(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.conv2d(images, self.filters.to(images.dtype), padding=2)
+        return F.conv2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), self.filters.to(images.dtype))

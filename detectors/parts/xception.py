@@ -1,7 +1,5 @@
 """Parts of Xception, for detectors that use its maps or extend it."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from resproto_fd.detectors.base import Output
@@ -16,15 +14,15 @@ class MaskTaught(TimmClassifier):
     """Xception with a further loss on its maps after block 7, if the batch has masks.
 
     Args:
-        pretrained, dropout, options: See `TimmClassifier`.
         weight: Weight of that loss; with 0 no masks are required.
+        timm: `pretrained`, `dropout` and `options`, see `TimmClassifier`.
     """
 
     term: str
     """Name of the further loss."""
 
-    def __init__(self, pretrained: bool | str | None, dropout: float, options: dict[str, Any] | None, weight: float):
-        super().__init__(XCEPTION, pretrained, dropout, options)
+    def __init__(self, weight: float, **timm):
+        super().__init__(XCEPTION, **timm)
         self.weight = weight
         self.requires = frozenset({"mask"} if weight else ())
 
@@ -38,8 +36,7 @@ class MaskTaught(TimmClassifier):
         middle = through_middle(self.backbone, images)
         output = self.head(after_middle(self.backbone, middle), labels)
         if mask is not None and labels is not None and self.weight:
-            loss = self.mask_loss(middle, at_least_float32(mask))
-            output.losses |= {self.term: loss, "total": output.losses["total"] + self.weight * loss}
+            output.add_loss(self.term, self.mask_loss(middle, at_least_float32(mask)), self.weight)
         return output
 
     def mask_loss(self, middle: Tensor, mask: Tensor) -> Tensor:

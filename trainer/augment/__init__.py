@@ -1,1 +1,1 @@
-"""What is done to a frame between the store and the detector."""
+"""Changes of a frame between the store and the detector."""

@@ -1,12 +1,12 @@
-"""Forgeries made from real frames while training: a face blended into a frame, and the frame it is to be told from.
+"""Forgeries made from real frames in training: a face is blended into a frame, and paired with the real frame.
 
 self_blended    Shiohara and Yamasaki, Detecting Deepfakes with Self-Blended Images, CVPR 2022, section 3
 cross_blended   Li et al., Face X-ray for More General Face Forgery Detection, CVPR 2020, section 3.3
 i2g             Zhao et al., Learning Self-Consistency for Deepfake Detection, ICCV 2021: the same forgeries
 warped          Li and Lyu, Exposing DeepFake Videos by Detecting Face Warping Artifacts, CVPR Workshops 2019, section 3
 
-Each is a function of pictures, landmarks and a random generator. Lengths in pixels are of a crop of 256, and grow with
-the frame. What the papers leave open is a constant here.
+Each is a function of pictures, landmarks and a random generator. Lengths in pixels are for a crop of 256 and grow with
+the frame. Constants here fix what the papers leave open.
 """
 
 from typing import NamedTuple
@@ -25,9 +25,9 @@ OUTLINE = np.array(
     ],
     dtype=float,
 )  # fmt: skip
-"""Brows, temples, jaw and chin of a face whose five points are `ARCFACE_TEMPLATE`: for frames with those alone."""
+"""Brows, temples, jaw and chin of a face whose five points are `ARCFACE_TEMPLATE`, for frames with five landmarks."""
 WITHOUT_FOREHEAD = 68
-"""The first so many of 81 landmarks; the others are of the forehead."""
+"""Landmarks, the first of 81, that are not on the forehead."""
 
 FOREHEAD_LEFT_OUT = 0.25
 RATIOS = (0.25, 0.5, 0.75, 1, 1, 1)
@@ -38,14 +38,14 @@ RGB, HSV, BRIGHTNESS, CONTRAST = 20.0, (6.0, 20.0, 20.0), 0.1, 0.1
 COARSENINGS = (2, 4)
 SHARPENING = (0.2, 0.5)
 KERNELS = (5, 25)
-"""Of Gaussian blurs that soften a mask, in pixels."""
+"""Range of the kernels of Gaussian blurs that soften a mask, in pixels."""
 WAVES, WAVE_HEIGHT = 16, 0.005
 """Self-blending: how a mask's edge is bent, as cells over the frame and deviation in sides of the frame."""
 BENDS, BEND_HEIGHT = 4, 0.02
 """The same for cross-blending and warping."""
 SHRINKING = (0.2, 0.8)
 MARGIN = 0.15
-"""Warping: by how much of its size the rectangle round the landmarks is grown at most, each way."""
+"""Warping: largest share of its size by which the rectangle around the landmarks grows on each side."""
 
 
 class Blend(NamedTuple):
@@ -53,8 +53,8 @@ class Blend(NamedTuple):
 
     Attributes:
         real: uint8 [H, W, 3].
-        fake: The same but for what was blended in, uint8 [H, W, 3].
-        mask: What a detector is given of it, float32 [H, W] in [0, 1].
+        fake: The real picture with the blended face, uint8 [H, W, 3].
+        mask: The mask that a detector gets, float32 [H, W] in [0, 1].
     """
 
     real: np.ndarray
@@ -63,14 +63,14 @@ class Blend(NamedTuple):
 
 
 def self_blended(image: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) -> Blend:
-    """A face blended with itself: one of two copies in other colours and sharper or coarser, the inner one moved.
+    """Blends a face with itself. One of two copies gets other colours and is sharper or coarser; the inner copy moves.
 
-    Where it is the outer copy that was altered, the real picture of the pair is altered alike.
+    If the outer copy was altered, the real picture of the pair is altered in the same way.
 
     Args:
         image: RGB uint8, [H, W, 3].
         landmarks: (x, y), of 5 points or of 68 or more, [K, 2].
-        rng: Decides everything else.
+        rng: Draws everything else.
 
     Returns:
         The pair; its mask is the share of the inner copy.
@@ -103,14 +103,14 @@ def cross_blended(
     other_landmarks: np.ndarray,
     rng: np.random.Generator,
 ) -> Blend:
-    """Another real face blended in, its colours matched.
+    """Blends in another real face with matched colours.
 
     Args:
         image: Background, RGB uint8, [H, W, 3].
         landmarks: (x, y), of 5 points or of 68 or more, [K, 2].
         other: Foreground, RGB uint8, of any size.
         other_landmarks: The same points in it, [K, 2].
-        rng: Decides the mask's form.
+        rng: Draws the mask's form.
 
     Returns:
         The pair; its mask is the boundary, B = 4 m (1 - m) of the share m of the foreground (equation 2).
@@ -129,7 +129,7 @@ def i2g(
     other_landmarks: np.ndarray,
     rng: np.random.Generator,
 ) -> Blend:
-    """As `cross_blended`, but the mask is the share of the foreground itself."""
+    """Blends as `cross_blended`, but the mask is the share of the foreground itself."""
     height, width = image.shape[:2]
     move = similarity_transform(other_landmarks, landmarks)
     moved = cv2.warpAffine(other, move, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
@@ -139,15 +139,15 @@ def i2g(
 
 
 def warped(image: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) -> Blend:
-    """The face as it is after it was made small, blurred and fitted back, in a rectangle or in the face's form.
+    """Makes the face small, blurs it and fits it back, in a rectangle or in the face's form.
 
     Args:
         image: RGB uint8, [H, W, 3].
         landmarks: (x, y), of 5 points or of 68 or more, [K, 2].
-        rng: Decides size and form.
+        rng: Draws size and form.
 
     Returns:
-        The pair; its mask is the share of what was fitted back.
+        The pair; its mask is the share of the face that was fitted back.
 
     Raises:
         ValueError: The landmarks span no part of the picture.
@@ -172,14 +172,14 @@ def warped(image: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) -
 
 
 def face_points(landmarks: np.ndarray) -> np.ndarray:
-    """Points whose hull is the face: the landmarks; where there are only five, those and an average face's outline."""
+    """Returns points whose hull is the face: the landmarks. Five landmarks get the outline of an average face too."""
     if len(landmarks) != len(ARCFACE_TEMPLATE):
         return np.asarray(landmarks, dtype=float)
     return np.vstack([landmarks, move_points(similarity_transform(ARCFACE_TEMPLATE, landmarks), OUTLINE)])
 
 
 def _hull(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The inside of the points' convex hull, float32 0 or 1."""
+    """Mask of the points' convex hull, float32 0 or 1."""
     mask = np.zeros((height, width), np.float32)
     corners = np.round(np.clip(points, -4 * SIDE, 4 * SIDE)).astype(np.int32)
     cv2.fillConvexPoly(mask, cv2.convexHull(corners), 1.0)
@@ -189,7 +189,7 @@ def _hull(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _bent(mask: np.ndarray, cells: int, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """A mask moved hither and thither: by normal displacements on a grid, smooth between its points."""
+    """Bends a mask by normal displacements on a grid, which are smooth between the grid's points."""
     height, width = mask.shape
     displacements = rng.normal(0, strength, (cells + 1, cells + 1, 2)).astype(np.float32) * np.float32([width, height])
     displacements = cv2.resize(displacements, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -198,8 +198,8 @@ def _bent(mask: np.ndarray, cells: int, strength: float, rng: np.random.Generato
 
 
 def _eroded(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What is nowhere near the edge; the mask itself where that is nothing. With `_softened` after it the edge lies
-    within the mask or beyond it, as the two kernels happen to be."""
+    """Keeps what is far from the mask's edge; the mask itself if that is nothing. After `_softened` the edge is inside
+    or outside the mask, as the two kernels were drawn."""
     inside = (_softened(mask, rng) > 0.999).astype(np.float32)
     return inside if inside.any() else mask
 
@@ -215,7 +215,7 @@ def _mixed(inner: np.ndarray, outer: np.ndarray, mask: np.ndarray) -> np.ndarray
 
 
 def _restyled(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Other colours, and coarser or sharper."""
+    """Changes the colours, and makes the picture coarser or sharper."""
     changes = rng.random(3) < RECOLOURING_PROBABILITY
     shift = rng.uniform(-RGB, RGB, 3) * changes[0]
     contrast, brightness = 1 + rng.uniform(-CONTRAST, CONTRAST) * changes[1], rng.uniform(-BRIGHTNESS, BRIGHTNESS)
@@ -236,7 +236,7 @@ def _restyled(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _colours_matched(patch: np.ndarray, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A patch with the mean and deviation that an image has within a mask, in Lab (Reinhard et al., Color Transfer
+    """Gives a patch the mean and deviation that an image has within a mask, in Lab (Reinhard et al., Color Transfer
     between Images, 2001)."""
     inside = (mask > 0.5).astype(np.uint8)
     ours, theirs = (cv2.cvtColor(part.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for part in (patch, image))

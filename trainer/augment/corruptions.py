@@ -1,4 +1,4 @@
-"""Corruptions of stored frames at five severities, for testing how far scores hold.
+"""Corruptions of stored frames at five severities, to test how robust scores are.
 
 The first seven are those of DeeperForensics-1.0 (Jiang et al., CVPR 2020; parameters and definitions from its public
 perturbation code, which MFCLIP and GM-DF use); JPEG quality and resizing are added here. A frame's noise and blocks are
@@ -27,38 +27,40 @@ PARAMETERS: dict[str, tuple[float, ...]] = {
     "jpeg": (90, 70, 50, 30, 10),
     "resize": (0.8, 0.6, 0.4, 0.3, 0.2),
 }
-"""Of severities 1 to 5: factor of the chroma; factor of the pixels; grey 8 x 8 blocks for each 256 pixels of the
-shorter side; variance of Gaussian noise in YCbCr; side of the Gaussian kernel, its deviation a sixth of it; factor of
-down- and upsampling; constant rate factor of H.264; JPEG quality; factor of down- and upsampling, area and cubic."""
+"""Parameter at severities 1 to 5. In the order above: factor of the chroma; factor of the pixels; number of grey 8 x 8
+blocks for each 256 pixels of the shorter side; variance of Gaussian noise in YCbCr; side of the Gaussian kernel, whose
+deviation is a sixth of it; factor of down- and upsampling; constant rate factor of H.264; JPEG quality; factor of
+down- and upsampling, area and cubic."""
 
 DEEPER_FORENSICS = ("saturation", "contrast", "block", "noise", "blur", "pixelation", "video")
 BLOCK = 8
 GREY = 128
 NOISE_GAIN = (255 * 255 / 219, 255 * 255 / 224, 255 * 255 / 224)
-"""What a deviation of 1 is in full-range Y, Cr and Cb: the noise is added to limited-range YCbCr scaled to [0, 1]."""
+"""Size of a deviation of 1 in full-range Y, Cr and Cb. The noise is defined in limited-range YCbCr in [0, 1]."""
 
 
 def check_corruption(name: str, severity: int) -> None:
-    """
+    """Checks a corruption's name and severity.
+
     Raises:
-        UserError: There is no such corruption or severity.
+        UserError: There is no such corruption or severity, or its library is not installed.
     """
     if name not in PARAMETERS:
         raise UserError(f"no corruption is called '{name}'{nearest(name, PARAMETERS)}; known: {', '.join(PARAMETERS)}")
     if severity not in SEVERITIES:
-        raise UserError(f"corruption '{name}': severity {severity} is not one of 1 to 5")
+        raise UserError(f"corruption '{name}': expected a severity from 1 to 5, got {severity}")
     if name == "video":
         _av()
 
 
 def corrupted(image: np.ndarray, name: str, severity: int, frame: str) -> np.ndarray:
-    """A corrupted copy of a stored frame.
+    """Returns a corrupted copy of a stored frame.
 
     Args:
         image: RGB uint8, [H, W, 3].
         name: See `PARAMETERS`.
         severity: 1 to 5.
-        frame: The frame's canonical path: its noise and blocks depend on it, and on nothing else.
+        frame: The frame's canonical path, which alone fixes noise and blocks.
 
     Returns:
         RGB uint8, [H, W, 3].
@@ -108,7 +110,7 @@ def _pixelation(image: np.ndarray, factor: float, rng) -> np.ndarray:
 
 
 def _video(image: np.ndarray, rate_factor: float, rng) -> np.ndarray:
-    """One frame as H.264 codes it by itself; within a video most frames are predicted from others."""
+    """Codes one frame by itself as H.264. (Within a video, most frames are predicted from others.)"""
     av = _av()
     height, width = image.shape[:2]
     even = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
@@ -131,7 +133,7 @@ def _jpeg(image: np.ndarray, quality: float, rng) -> np.ndarray:
 
 
 def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """A picture, RGB uint8 [H, W, 3], coded as JPEG of a quality, 1 to 100, and decoded."""
+    """Codes a picture, RGB uint8 [H, W, 3], as JPEG of a quality, 1 to 100, and decodes it."""
     coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return np.ascontiguousarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1])
 

@@ -1,8 +1,8 @@
-"""Augmentation on the device, in batches: the views that the host draws, carried out by matrix products.
+"""Augmentation on the device, in batches: the host draws the views, and matrix products carry them out.
 
-Resizing and cutting out are linear in the rows and in the columns, so that a sample's part of it is two matrices of
-cubic weights. After each step the values are rounded to bytes as OpenCV does, and the result is the host's but for
-rounding. A sample's result does not depend on the rest of its batch.
+Resizing and cropping are linear in the rows and in the columns, so two matrices of cubic weights do both for a sample.
+After each step the values are rounded to bytes, as OpenCV does. The result equals the host's up to rounding. A sample's
+result does not depend on the rest of its batch.
 """
 
 from collections.abc import Sequence
@@ -15,45 +15,45 @@ from torch.nn import functional as F
 from resproto_fd.trainer.augment.views import View, Viewing
 
 STORED_SIDE = 256
-"""Usual side of a stored face crop; larger ones only travel more slowly between processes."""
+"""Usual side of a stored face crop. Larger ones work too; they only take longer between processes."""
 COLUMNS = (*View._fields, "stored_height", "stored_width")
 CUBIC = -0.75
-"""The free parameter of the cubic, as OpenCV has it."""
+"""Free parameter of the cubic, with OpenCV's value."""
 
 
 @dataclass(frozen=True)
 class OnDevice:
-    """A transform that is drawn on the host and carried out on the device.
+    """Transform that is drawn on the host and carried out on the device.
 
     Args:
-        viewing: What draws.
+        viewing: Draws the views.
     """
 
     viewing: Viewing
 
     @property
     def side(self) -> int:
-        """Of the pictures that the host hands on, in pixels."""
+        """Side of the pictures that the host sends, in pixels."""
         return STORED_SIDE
 
     def draw(self, seed: int, height: int, width: int) -> tuple[float, ...]:
-        """The view of a stored frame of a size, and that size."""
+        """Draws the view of a stored frame of a size; returns it and that size."""
         return (*self.viewing.draw(seed, height, width), height, width)
 
     def batch(self, images: Tensor, drawn: Sequence[tuple[float, ...]]) -> "Unaugmented":
-        """What the host hands on: stored frames, uint8 [B, 3, H, W], and what was drawn for each."""
+        """Makes what the host sends: stored frames, uint8 [B, 3, H, W], and what was drawn for each."""
         views = torch.tensor([[float(value) for value in view] for view in drawn])
         return Unaugmented(images, views, self.viewing.config.size, self.viewing.resized)
 
 
 @dataclass(frozen=True)
 class Unaugmented:
-    """A batch of stored frames, and how each is to be looked at.
+    """Batch of stored frames, and the view of each.
 
     Attributes:
-        images: uint8 [B, 3, H, W], each in the upper left corner; what is beside a smaller one is undefined.
+        images: uint8 [B, 3, H, W], each in the upper left corner. Pixels beside a smaller one are undefined.
         views: Fields of its `View`, then height and width of the stored frame, [B, 13].
-        size: Side S of the square that comes out.
+        size: Side S of the resulting square.
         resized: `View.resized` of all.
     """
 
@@ -66,18 +66,18 @@ class Unaugmented:
         return len(self.images)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Unaugmented":
-        """The same on a device."""
+        """Moves it to a device."""
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("images", "views")}
         return replace(self, **moved)
 
     def pin_memory(self) -> "Unaugmented":
-        """The same in memory from which a GPU is fed without waiting."""
+        """Copies it to pinned memory, from which a GPU is fed without waiting."""
         return replace(self, images=self.images.pin_memory(), views=self.views.pin_memory())
 
     @torch.no_grad()
     def augmented(self) -> Tensor:
-        """The pictures seen through their views: uint8 [B, 3, S, S]."""
-        # Whatever precision the caller works in, bytes need eight bits and more.
+        """Carries out the views: uint8 [B, 3, S, S]."""
+        # Bytes need more bits than bf16 has, whatever precision the caller uses.
         with torch.autocast(self.images.device.type, enabled=False):
             views = {name: self.views[:, i, None] for i, name in enumerate(COLUMNS)}
             images = self.images.float()
@@ -99,12 +99,12 @@ def _bytes(values: Tensor) -> Tensor:
 
 
 def _cubic(first: Tensor, length: Tensor, wanted: int, available: int) -> Tensor:
-    """Weights that resize a stretch of a line: [B, 1, wanted, available].
+    """Weights that resize a part of a line: [B, 1, wanted, available].
 
     Args:
-        first, length: Of the stretch, in samples of the line, [B, 1]. Nothing beyond it is looked at.
-        wanted: Samples to make of it.
-        available: Samples that the line has.
+        first, length: First sample and length of the part, [B, 1]. Samples outside it have no weight.
+        wanted: Samples of the result.
+        available: Samples of the line.
     """
     places = torch.arange(wanted, device=first.device)
     position = first + (places + 0.5) * (length / wanted) - 0.5
@@ -123,7 +123,7 @@ def _cubic(first: Tensor, length: Tensor, wanted: int, available: int) -> Tensor
 
 
 def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
-    """A 3 x 3 Gaussian of each picture's own deviation ([B, 1]; 0 for none), mirrored at the edges as OpenCV does."""
+    """Blurs each picture by a 3 x 3 Gaussian of its own deviation ([B, 1]; 0 for none), mirrored at the edges."""
     side = torch.exp(-0.5 / sigma.clamp_min(1e-3).square())[..., None, None]
     centre = 1 / (1 + 2 * side)
     side = side * centre
@@ -134,7 +134,7 @@ def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _erased(views: dict[str, Tensor], size: int) -> Tensor:
-    """Where each picture is black: [B, 1, S, S]."""
+    """Mask of the part of each picture that is set to black: [B, 1, S, S]."""
     places = torch.arange(size, device=views["top"].device)
 
     def within(first: Tensor, length: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""How a stored frame is looked at: what is drawn (`View`), and what is done with it.
+"""Views of stored frames: drawing one (`View`), and carrying it out.
 
-The two are apart so that the same draw can be carried out here, picture by picture, or on the device in batches
+The two are separate, so that the same draw can be carried out here, picture by picture, or on the device in batches
 (`device_transforms`).
 """
 
@@ -14,22 +14,22 @@ from resproto_fd.configs.schema import InputConfig
 
 
 class Transform(Protocol):
-    """From a stored frame to the detector's square, as one seed decides."""
+    """Turns a stored frame into the detector's square; one seed fixes how."""
 
     def __call__(self, image: np.ndarray, seed: int) -> np.ndarray:
         """(image uint8 [H, W, 3] RGB, seed) -> image uint8 [S, S, 3]"""
 
     def geometry(self, seed: int, height: int, width: int) -> np.ndarray:
-        """Where a frame of a size goes: the affine map, [2, 3], from its pixels (x, y) to those of the square. What is
-        done to values alone (blur, colour, a part set to black) is no part of it."""
+        """Affine map, [2, 3], from the pixels (x, y) of a frame of a size to those of the square. Changes of values
+        alone (blur, colour, a part set to black) are not part of it."""
 
 
 class View(NamedTuple):
-    """How a stored frame is looked at, in this order.
+    """Steps from a stored frame to the detector's square, in this order.
 
     Attributes:
         resized: Side of the square that the whole frame is resized to first; 0 leaves it as it is.
-        top, left, height, width: The part that is cut out, and resized to the detector's square.
+        top, left, height, width: The part that is cropped and resized to the detector's square.
         flipped: Left and right exchanged.
         sigma: Deviation of a 3 x 3 Gaussian blur, in pixels; 0 for none.
         erased_top, erased_left, erased_height, erased_width: The part set to black.
@@ -50,7 +50,7 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Viewing:
-    """A transform that looks at each frame through a `View`; of this class, a plain one: no randomness.
+    """Transform that shows each frame through a `View`. This class has the plain view, without randomness.
 
     Args:
         config: The detector's input.
@@ -60,20 +60,20 @@ class Viewing:
 
     @property
     def side(self) -> int:
-        """Of the square that comes out, in pixels."""
+        """Side of the resulting square, in pixels."""
         return self.config.size
 
     @property
     def resized(self) -> int:
-        """`View.resized` of every view that is drawn."""
+        """Field `resized` of every view that is drawn."""
         return 0
 
     def draw(self, seed: int, height: int, width: int) -> View:
-        """The view of a frame of a size: the whole face, or its centre.
+        """Draws the view of a frame: the whole face, or its centre.
 
         Args:
-            seed: The sample's.
-            height, width: Of the stored frame.
+            seed: The sample's seed.
+            height, width: Size of the stored frame.
         """
         size = self.config.size
         if self.config.fit == "crop" and min(height, width) >= size:
@@ -97,27 +97,27 @@ class Viewing:
 
 
 def _stretched(x: float, y: float) -> np.ndarray:
-    """Resizing by two factors, [3, 3]; whole numbers are the pixels' centres."""
+    """Matrix that resizes by two factors, [3, 3]; pixels' centres have whole numbers."""
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 
 
 def mirrored(width: int) -> np.ndarray:
-    """Left and right of a picture exchanged, [3, 3]."""
+    """Matrix that exchanges left and right of a picture, [3, 3]."""
     return np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]])
 
 
 def uniforms(seed: int, count: int) -> list[float]:
-    """Numbers in [0, 1), a function of the seed alone: NumPy keeps its bit streams from version to version."""
+    """Draws numbers in [0, 1) that depend on the seed alone. NumPy keeps its bit streams from version to version."""
     return ((np.random.PCG64(seed).random_raw(count) >> 11) * 2.0**-53).tolist()
 
 
 def look(image: np.ndarray, view: View, size: int) -> np.ndarray:
-    """A frame through a view. It is not written to, and may be what is returned.
+    """Shows a frame through a view. The frame itself is not changed, and may be returned.
 
     Args:
         image: RGB uint8, [H, W, 3].
         view: Drawn for its height and width.
-        size: Side S of the square that comes out.
+        size: Side S of the resulting square.
 
     Returns:
         uint8 [S, S, 3], not always contiguous.

@@ -1,19 +1,18 @@
 """Arguments that `train` and `test` share, and the configuration they make; some are DeepfakeBench's flags."""
 
 import argparse
-import hashlib
-import json
 import os
-import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from resproto_fd.configs import deepfakebench, loading
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.schema import DetectorConfig, ProtocolConfig, RunConfig, RunSettings
-from resproto_fd.detectors.registry import class_names
+from resproto_fd.configs.schema import DetectorConfig, RunConfig, RunSettings
+from resproto_fd.training.overriding import configuration, detector_called, own_protocol
 
+Content = TypeVar("Content")
 DEFAULT_PROTOCOL = "ffpp_c23_cross"
 
 
@@ -27,9 +26,12 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
         "--train_dataset", nargs="+", metavar="SET", help="train on these sets instead of the protocol's"
     )
     parser.add_argument("--test_dataset", nargs="+", metavar="SET", help="test on these sets instead of the protocol's")
-    parser.add_argument("--task_target", metavar="WORD", help="added to the run folder's name")
+    parser.add_argument("--task_target", metavar="WORD", help="a word added to the run folder's name")
     parser.add_argument("--seed", type=int, help="seed of everything random (default: 0)")
     parser.add_argument("--out", metavar="DIR", help="folder of runs (default: runs)")
+    add_trust(parser)
+    # It saves no features there either.
+    parser.add_argument("--save_feat", action=argparse.BooleanOptionalAction, help=argparse.SUPPRESS)
     parser.add_argument("--ddp", action="store_true", help=argparse.SUPPRESS)  # torchrun's environment tells
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
@@ -40,6 +42,49 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def readable(sources: Mapping[str, Path], read: Callable[[Path], Content]) -> dict[str, Content]:
+    """What can be read of some files or folders, by name. Those that cannot be read are named and left out.
+
+    Raises:
+        UserError: None can be read.
+    """
+    found, faults = {}, []
+    for name, path in sources.items():
+        try:
+            found[name] = read(path)
+        except UserError as error:
+            faults.append(str(error))
+    if not found:
+        raise UserError("\n".join(faults))
+    for fault in faults:
+        print(f"left out: {fault}")
+    return found
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag of every command that builds a detector of a YAML, a sweep or a run folder."""
+    parser.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="import the Python code that a detector's YAML, a sweep or a run folder names (model.target of "
+        "deepfakebench_class), and open the files that its augmentation names; only for files that you trust like a "
+        "program",
+    )
+
+
+def with_trust(config: RunConfig, trusted: bool, typed: dict[str, Any] | None = None) -> RunConfig:
+    """The configuration; its detector may use the code and the files that it names if that is trusted, or was typed.
+
+    Args:
+        config: Of a run.
+        trusted: Whether --trust-code is set.
+        typed: The words of the command line, as `parse_overrides` gives them.
+    """
+    typed = typed or {}
+    keywords = [*(typed.get("model") or ()), *(f"train.{key}" for key in typed.get("train") or ())]
+    return config.model_copy(update={"detector": config.detector.trusting(None if trusted else keywords)})
+
+
 def run_config(args: argparse.Namespace) -> RunConfig:
     """The resolved configuration of the shared arguments.
 
@@ -48,8 +93,8 @@ def run_config(args: argparse.Namespace) -> RunConfig:
     Raises:
         UserError: No detector is named; or a named thing does not exist or does not fit the schema.
     """
-    changes = _settings(args)
-    name = args.detector or args.detector_path
+    changes = typed = _settings(args)
+    name, file = args.detector or args.detector_path, ""
     if not name:
         raise UserError("name a detector: --detector NAME (see: resproto list detectors)")
     if args.detector_path and args.detector_path.endswith((".yaml", ".yml")):
@@ -57,22 +102,31 @@ def run_config(args: argparse.Namespace) -> RunConfig:
         # Many of DeepfakeBench's YAMLs have a key twice; ours are read again, strictly.
         values = loading.load_yaml(path, lenient=True)
         if deepfakebench.is_deepfakebench(values):
-            name, given, unused = deepfakebench.translate(values, str(path))
+            trains = not hasattr(args, "weights_path")
+            file = str(path)
+            name, given, notes = deepfakebench.translate(values, file, changes, trains)
             changes = loading.merged(given, changes)
-            note = f"; without effect here: {', '.join(unused)}" if unused else ""
-            print(f"{path}: read as DeepfakeBench's, detector '{name}'{note}", file=sys.stderr)
+            for note in [f"read as DeepfakeBench's, detector '{name}'", *notes]:
+                print(f"{file}: {note}", file=sys.stderr)
     changes = _with_flags(args, changes)
-    detector = _detector(name)
+    detector = detector_called(name)
     if weights := getattr(args, "weights_path", None):
         detector, changes = _as_trained(Path(weights), detector, changes, is_preset=args.detector is not None)
-    protocol = args.protocol or DEFAULT_PROTOCOL
-    return _own_protocol(loading.resolve(detector, protocol, changes), loading.load("protocols", protocol))
+    said = _with_flags(args, typed) if file else None
+    config = configuration(detector, args.protocol or DEFAULT_PROTOCOL, changes, said, file)
+    return with_trust(config, args.trust_code, typed)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """The `key=value` words, also those that argparse put into a list of data sets before them."""
-    lists = (args.settings, args.train_dataset, args.test_dataset)
-    return loading.parse_overrides([word for words in lists for word in words or [] if "=" in word])
+    lists = (args.train_dataset, args.test_dataset)
+    among_sets = [word for words in lists for word in words or [] if "=" in word]
+    return loading.parse_overrides([*args.settings, *among_sets])
+
+
+def typed_changes(args: argparse.Namespace) -> dict[str, Any]:
+    """Changes that the words and flags of `add_shared` make to a configuration."""
+    return _with_flags(args, _settings(args))
 
 
 def _with_flags(args: argparse.Namespace, changes: dict[str, Any]) -> dict[str, Any]:
@@ -88,60 +142,29 @@ def _with_flags(args: argparse.Namespace, changes: dict[str, Any]) -> dict[str, 
     return changes
 
 
-def _detector(name: str) -> str | DetectorConfig:
-    """The name; or the default recipe, for a registered class without a YAML (another package's)."""
-    if name not in loading.names("detectors") and name in class_names():
-        return DetectorConfig(name=name, detector=name)
-    return name
-
-
 def _as_trained(
     weights: Path, detector: str | DetectorConfig, changes: dict[str, Any], is_preset: bool
 ) -> tuple[str | DetectorConfig, dict[str, Any]]:
     """Detector and changes, with the settings and the seed of the run that made the weights as defaults."""
-    from resproto_fd.training.lineage import run_that_made
+    from resproto_fd.training.lineage import origin_of
 
-    known = run_that_made(weights, changes.get("run", {}).get("out", RunSettings().out))
+    known = origin_of(weights, changes.get("run", {}).get("out", RunSettings().out))
     if known is None:
         return detector, changes
     saved = known.config.get("detector")
     name = detector if isinstance(detector, str) else detector.name
     if is_preset and isinstance(saved, dict) and saved.get("name") == name:
-        detector = loading.validated(DetectorConfig, saved, f"{known.folder}/result.json: config.detector")
+        asked = loading.load("detectors", detector) if isinstance(detector, str) else detector
+        if saved.get("detector") != asked.detector:
+            print(
+                f"note: {known.where} gives '{name}' another class than '{asked.detector}'; its settings are not used",
+                file=sys.stderr,
+            )
+            return detector, changes
+        detector = loading.validated(DetectorConfig, saved, f"{known.where}: config.detector")
         if known.overrides:
             print(f"note: {weights} was made with {' '.join(known.overrides)} and is tested so", file=sys.stderr)
     return detector, {"seed": known.seed} | changes
-
-
-def _own_protocol(config: RunConfig, source: ProtocolConfig) -> RunConfig:
-    """Gives a changed protocol a name of its own; selects on a training set if the training sets were changed.
-
-    The new name depends on the content, so that two changes of one protocol have a folder each.
-
-    Args:
-        config: The configuration with all changes.
-        source: The protocol before the changes; used if the package has none of that name.
-    """
-    protocol = config.protocol
-    base = _CUSTOM.sub("", protocol.name)
-    if base in loading.names("protocols"):
-        source = loading.load("protocols", base)
-    elif protocol.name != source.name:  # named on the command line
-        return config
-    if protocol.model_copy(update={"name": source.name}) == source:
-        return config.model_copy(update={"protocol": source})
-    selection, elsewhere = protocol.selection, protocol.train != source.train
-    as_before = selection == source.selection and selection.rule == "best"
-    if elsewhere and as_before and selection.dataset not in protocol.train:
-        selection = selection.model_copy(update={"dataset": protocol.train[0]})
-        protocol = protocol.model_copy(update={"selection": selection})
-    words = {"name", "title", "source", "note"}
-    content = json.dumps(protocol.model_dump(exclude=words, exclude_defaults=True), sort_keys=True)
-    name = f"{base}-custom-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
-    return config.model_copy(update={"protocol": protocol.model_copy(update={"name": name})})
-
-
-_CUSTOM = re.compile(r"-custom(-[0-9a-f]{8})?$")
 
 
 def saved_config(args: argparse.Namespace) -> RunConfig:
@@ -155,13 +178,17 @@ def saved_config(args: argparse.Namespace) -> RunConfig:
     """
     folder = Path(args.run_folder)
     path = folder / "config.yaml"
-    changes = _settings(args)
+    if not path.is_file():
+        raise UserError(f"--run: expected the folder of a run, with config.yaml in it, got {folder}")
+    changes = typed = _settings(args)
     _refuse_with_run(args, changes)
     saved = loading.validated(RunConfig, loading.load_yaml(path), str(path))
     changes = _with_flags(args, changes)
-    config = loading.with_changes(saved.model_dump(by_alias=True), changes)
+    if isinstance(saved.run.encode_once, str):  # a folder that only a file names is not written to
+        saved = saved.model_copy(update={"run": saved.run.model_copy(update={"encode_once": False})})
+    config = with_trust(loading.with_changes(saved.model_dump(by_alias=True), changes), args.trust_code, typed)
     if config.protocol != saved.protocol:
-        config = _own_protocol(config, saved.protocol)
+        config = own_protocol(config, saved.protocol)
     if "out" in changes.get("run", {}):
         return config
     config = config.model_copy(update={"run": config.run.model_copy(update={"out": str(_out_of(folder, saved))})})
@@ -169,6 +196,29 @@ def saved_config(args: argparse.Namespace) -> RunConfig:
     if (ours.model, ours.input) != (theirs.model, theirs.input):
         raise UserError(f"{folder}: other model.* or input.* would overwrite the run's own results; set --out DIR")
     return config
+
+
+def package_config(args: argparse.Namespace) -> tuple[RunConfig, Path]:
+    """The configuration in a package with the command line's changes, and the package's weights.
+
+    Raises:
+        UserError: It is no whole package; or another argument names a detector, or changes its training.
+    """
+    from resproto_fd.training.packages import contents, reading
+
+    named = {"--run": args.run_folder, "--weights": args.weights_path, "--detector": args.detector}
+    named |= {"--detector_path": args.detector_path, "--train_dataset": args.train_dataset, "--seed": args.seed}
+    if words := [word for word, value in named.items() if value is not None]:
+        raise UserError(f"{', '.join(words)}: not with --package, whose configuration has it; remove it")
+    folder = Path(args.package)
+    if not folder.is_dir():
+        raise UserError(f"--package {folder}: no such folder; expected a package that resproto export made")
+    contents.check(folder)
+    saved, typed = reading.read_config(folder), _settings(args)
+    source = loading.load("protocols", args.protocol) if args.protocol else saved.protocol
+    values = saved.model_dump(by_alias=True) | {"protocol": source.model_dump(by_alias=True)}
+    config = own_protocol(loading.with_changes(values, _with_flags(args, typed)), source)
+    return with_trust(config, args.trust_code, typed), folder / contents.WEIGHTS
 
 
 def _refuse_with_run(args: argparse.Namespace, changes: dict[str, Any]) -> None:

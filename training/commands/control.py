@@ -96,7 +96,8 @@ def file_facts(frames, stores) -> np.ndarray:
 
 
 def _facts(value: bytes, shape: tuple[int, ...]) -> list[float]:
-    from resproto_fd.preprocessing.store.image_codec import JPEG_START, PNG_START, is_native
+    from resproto_fd.preprocessing.picture_kinds import JPEG_START, PNG_START
+    from resproto_fd.preprocessing.store.image_codec import is_native
 
     height, width = shape[:2]
     kinds = [value.startswith(JPEG_START), value.startswith(PNG_START), is_native(value)]
@@ -106,4 +107,5 @@ def _facts(value: bytes, shape: tuple[int, ...]) -> list[float]:
 def _quantisation(value: bytes) -> float:
     """Mean of a JPEG's first quantisation table: the larger, the lower its quality; 0 for other files."""
     at = value.find(b"\xff\xdb") if value[:2] == b"\xff\xd8" else -1
-    return float(np.frombuffer(value[at + 5 : at + 69], np.uint8).mean()) if at >= 0 else 0.0
+    table = np.frombuffer(value[at + 5 : at + 69], np.uint8) if at >= 0 else np.zeros(0)
+    return float(table.mean()) if len(table) else 0.0

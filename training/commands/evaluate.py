@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.training.commands.arguments import readable
 
 SHOWN = ("frame_auc", "frame_ap", "frame_eer", "video_auc", "video_eer")
 
@@ -18,24 +19,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         choices=["corrected", "deepfakebench"],
         default="corrected",
-        help="deepfakebench: also its numbers, faults included, each with the reason why it differs",
+        help="deepfakebench: print DeepfakeBench's numbers too, and why each differs (default: %(default)s)",
     )
     parser.add_argument(
         "--video",
         default="mean",
         metavar="HOW",
-        help="a video's score: mean (default), median, or top-5: the mean of its five highest frames",
+        help="how frame scores make a video's score: mean (default), median, or top-5, the mean of the five highest",
     )
-    parser.add_argument("--clusters", choices=["source", "video"], default="source", help="what counts as independent")
-    parser.add_argument("--level", choices=["frame", "video"], default="frame", help="level at which runs are compared")
+    parser.add_argument(
+        "--clusters",
+        choices=["source", "video"],
+        default="source",
+        help="unit that intervals take as independent: people or source video, or each video (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--level",
+        choices=["frame", "video"],
+        default="frame",
+        help="whether runs are compared, and groups made, by scores of frames or of videos (default: %(default)s)",
+    )
+    add_group_arguments(parser)
+
+
+def add_group_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that name facts of videos to make groups by."""
+    parser.add_argument(
+        "--groups",
+        default="",
+        metavar="COLUMNS",
+        help="AUC and EER of groups of videos, and the largest gap between groups: columns of the side files, "
+        "separated by commas (gender,compression,identity)",
+    )
+    parser.add_argument(
+        "--side",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="side files with these columns, or a CSV with a column 'video' (default: beside the runs' manifests)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    tables = read_scores(args.runs)
+    tables, grouped = read_scores(args.runs), read_columns(args)
     for name, by_set in tables.items():
         print(name)
         for test_set, table in by_set.items():
             print(_numbers(test_set, table, args))
+            for column, facts in grouped.items():
+                print(_groups(column, table, facts, args))
             if args.metrics == "deepfakebench":
                 print(_deepfakebench(table))
         print()
@@ -49,13 +81,66 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def group_columns(args: argparse.Namespace) -> list[str]:
+    """The columns that --groups names.
+
+    Raises:
+        UserError: --side is given without --groups.
+    """
+    columns = [name.strip() for name in args.groups.split(",") if name.strip()]
+    if args.side and not columns:
+        raise UserError("--side: expected --groups too, which names the columns to make groups by")
+    return columns
+
+
+def read_columns(args: argparse.Namespace) -> dict[str, dict[str, str]]:
+    """Each video's value of every column that --groups names; see `grouping.read_groups`."""
+    from resproto_fd.training.grouping import read_groups, side_folders
+    from resproto_fd.training.results import RunResult
+
+    if not (columns := group_columns(args)):
+        return {}
+    paths = args.side
+    if not paths:
+        files = [
+            file for path in map(Path, args.runs) for file in ([path] if path.is_file() else path.rglob("result.json"))
+        ]
+        paths = side_folders(RunResult.load(file).config for file in sorted(files))
+    return read_groups(columns, paths)
+
+
+def _groups(column: str, table, facts: dict[str, str], args: argparse.Namespace) -> str:
+    from resproto_fd.training.measures.groups import group_metrics
+
+    found = group_metrics(table, facts, args.level, args.clusters)
+    lines = [f"    groups by {column}, {args.level} scores" + found.all_reals * ", each against all reals"]
+    for group in found.groups:
+        numbers = [
+            f"{name.upper()} {each.value:.4f}" + ("" if each.low is None else f" ({each.low:.4f} to {each.high:.4f})")
+            for name, each in group.estimates.items()
+        ]
+        counts = f"{group.real_videos} real and {group.fake_videos} fake videos"
+        lines.append(f"      {group.name}: {', '.join(numbers) or 'not estimable'}; {counts}")
+    for name, gap in found.gaps.items():
+        lines.append(
+            f"      largest gap of {name.upper()}: {gap.value:.4f} ({gap.low:.4f} to {gap.high:.4f}, p {gap.p:.3g}), "
+            f"{gap.highest} above {gap.lowest}"
+        )
+    if not found.gaps:
+        lines.append("      no gap: fewer than two groups are estimable")
+    if found.unknown:
+        lines.append(f"      {found.unknown} videos have no value of it")
+    return "\n".join(lines)
+
+
 def read_scores(paths: list[str]) -> dict[str, dict]:
     """Score tables of each run: {"protocol/detector/seedN": {test set: ScoreTable}}, runs in order.
 
-    A run's name is the end of its path, as long as needed to tell two runs apart.
+    A run's name is the end of its path, as long as needed to tell two runs apart. A run with a table that cannot be
+    read is left out and named.
 
     Raises:
-        UserError: A path does not exist, or no run with scores lies there.
+        UserError: A path does not exist, or no run with readable scores lies there.
     """
     from resproto_fd.training.scores import ScoreTable
 
@@ -66,10 +151,11 @@ def read_scores(paths: list[str]) -> dict[str, dict]:
         folders += sorted({file.parent.parent for file in path.rglob("scores/*.npz")})
     if not folders:
         raise UserError(f"no scores/*.npz under {', '.join(paths)}: train or test a detector first")
-    return {
-        name: {file.stem: ScoreTable.load(file) for file in sorted((folder / "scores").glob("*.npz"))}
-        for folder, name in _names(folders).items()
-    }
+
+    def tables_in(folder: Path) -> dict:
+        return {file.stem: ScoreTable.load(file) for file in sorted((folder / "scores").glob("*.npz"))}
+
+    return readable({name: folder for folder, name in _names(folders).items()}, tables_in)
 
 
 def _names(folders: list[Path]) -> dict[Path, str]:
@@ -85,7 +171,7 @@ def _names(folders: list[Path]) -> dict[Path, str]:
 
 
 def _numbers(test_set: str, table, args: argparse.Namespace) -> str:
-    from resproto_fd.training.measures.intervals import table_intervals
+    from resproto_fd.training.measures.intervals import estimable, table_intervals
 
     found = table_intervals(table, clusters=args.clusters, aggregation=args.video)
     lines = [f"  {test_set}: {len(table)} frames of {len(table.videos)} videos"]
@@ -93,8 +179,10 @@ def _numbers(test_set: str, table, args: argparse.Namespace) -> str:
         value, low, high = found[name][:3]
         how = f" (video score: {args.video})" if name.startswith("video") and args.video != "mean" else ""
         text = "undefined" if value is None else f"{value:.4f}"
-        if low is not None:
+        if estimable(low, high):
             text += f"  95 % interval {low:.4f} to {high:.4f}"
+        elif value is not None:
+            text += "  95 % interval not estimable"
         lines.append(f"    {name:10} {text}{how}")
     return "\n".join(lines)
 

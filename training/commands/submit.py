@@ -1,42 +1,74 @@
 """`resproto submit`: makes a result of scores from elsewhere; they must cover exactly the protocol's frames.
 
-The file is a CSV with the columns test_set, frame (the canonical path) and score (P(fake) in [0, 1]); `--template FILE`
-writes one of the protocol's frames with empty scores.
+The file is a CSV with the columns test_set, frame (the canonical path) and score (P(fake) in [0, 1], or nan for no
+answer, which counts as 0.5); `--template FILE`
+writes one of the protocol's frames with empty scores. Only the manifests of the data sets are needed, no pictures.
 """
 
 import argparse
-import csv
 import math
+import os
+import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from resproto_fd.configs import loading
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UserError, cut, shown
+from resproto_fd.configs.file_names import plain_name, refuse_twin
 from resproto_fd.configs.files import atomic_file, sha256_of
+from resproto_fd.configs.locks import held
+from resproto_fd.configs.readers.csv_reader import read_csv
+from resproto_fd.configs.readers.text import is_number
 from resproto_fd.preprocessing.video import SPLITS
+from resproto_fd.training.commands.arguments import print_result
 
 COLUMNS = ("test_set", "frame", "score")
+WRONG = ("of no frame of the protocol", "repeated", "no number in [0, 1], nor nan for no answer")
+OF_LOGITS = "scores outside [0, 1] look like logits: give 1 / (1 + exp(-logit)); "
 NAMED = 3  # of each kind of wrong row
+ABOUT = ("name", "title", "paper", "note", "trained_on", "selected", "parameters")
+"""Arguments of `add_about`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scores", nargs="?", metavar="CSV", help="columns test_set, frame, score")
     parser.add_argument("--protocol", required=True, metavar="NAME", help="a protocol's name or YAML")
-    parser.add_argument("--template", metavar="FILE", help="only write the protocol's frames with empty scores")
+    parser.add_argument(
+        "--template", metavar="FILE", help="write the protocol's frames with empty scores to FILE, and end"
+    )
+    add_about(parser)
+    parser.add_argument("--seed", type=int, default=0, help="seed of its training (default: 0)")
+    parser.add_argument("--out", default="runs", metavar="DIR", help="folder of runs (default: runs)")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="data.* settings: where the manifests are")
+
+
+def add_about(parser) -> None:
+    """Adds the arguments that tell of a method from elsewhere: its name, and how it was trained."""
     parser.add_argument("--name", metavar="NAME", help="the method's name: letters, digits, - _ . only")
-    parser.add_argument("--title", default="", help="the name on the leaderboard (default: NAME)")
-    parser.add_argument("--paper", default="", help="authors, title, venue")
-    parser.add_argument("--note", default="", help="how it was trained and its checkpoint chosen, for the reader")
+    parser.add_argument("--title", type=as_text, default="", help="the name on the leaderboard (default: NAME)")
+    parser.add_argument("--paper", type=as_text, default="", help="authors, title, venue")
+    parser.add_argument(
+        "--note", type=as_text, default="", help="for readers: how it was trained and its checkpoint chosen"
+    )
     parser.add_argument("--trained-on", metavar="SETS", help="its training sets, comma-separated; protocol: its own")
     parser.add_argument(
         "--selected", metavar="HOW", help="how its checkpoint was chosen: last, or best/METRIC/SET/SPLIT"
     )
     parser.add_argument("--parameters", type=int, help="number of the model's parameters")
-    parser.add_argument("--seed", type=int, default=0, help="seed of its training (default: 0)")
-    parser.add_argument("--out", default="runs", metavar="DIR", help="folder of runs (default: runs)")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="data.* settings: where the manifests are")
+
+
+def as_text(word: str) -> str:
+    """A word of the command line as text. Python takes it to bits where the locale has no letters beyond ASCII.
+
+    Raises:
+        ArgumentTypeError: The word is not in UTF-8.
+    """
+    try:
+        return word if word.isprintable() else os.fsencode(word).decode()
+    except UnicodeError:
+        raise argparse.ArgumentTypeError("expected a text in UTF-8") from None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,14 +81,23 @@ def run(args: argparse.Namespace) -> int:
 
     from resproto_fd.training import protocols
 
-    resolved = protocols.resolve(protocol, data, tests_only=True)
+    resolved = protocols.resolve(protocol, data, tests_only=True, lists_only=True)
+    if protocol.train and resolved.train is None:
+        print(
+            f"note: the manifests of {', '.join(protocol.train)} are not all here. The fingerprint is then another "
+            "one, and the board shows the submission in a table of its own. Add the manifests to join the others.",
+            file=sys.stderr,
+        )
     if args.template:
         rows = sum(len(frames) for frames in resolved.tests.values())
         write_template(Path(args.template), resolved.tests)
         print(f"{args.template}: {rows} frames of {len(resolved.tests)} test sets; fill the column 'score'")
         return 0
     given = read_scores(Path(args.scores), resolved.tests)
-    print(_save(args, resolved, given))
+    path = _save(args, resolved, given)
+    from resproto_fd.training.results import RunResult
+
+    print_result(RunResult.load(path), path.parent)
     return 0
 
 
@@ -70,7 +111,7 @@ def write_template(path: Path, tests: dict) -> None:
 
 
 def read_scores(path: Path, tests: dict) -> dict[str, list[float]]:
-    """Reads the scores of every frame, by test set, in the order of its frame list.
+    """Reads the scores of every frame, by test set, in the order of its frame list; NaN for a frame without an answer.
 
     Args:
         path: The CSV.
@@ -82,59 +123,45 @@ def read_scores(path: Path, tests: dict) -> dict[str, list[float]]:
     """
     places = {name: {frame: i for i, frame in enumerate(frames.paths)} for name, frames in tests.items()}
     scores: dict[str, list[float | None]] = {name: [None] * len(frames) for name, frames in tests.items()}
-    wrong: dict[str, list[str]] = {"of no frame of the protocol": [], "repeated": [], "no number in [0, 1]": []}
-    for line, row in _rows(path):
-        test_set, frame, text = (row[column] for column in COLUMNS)
-        where = f"line {line}: {test_set}, {frame}"
-        place = places.get(test_set, {}).get(frame)
-        if place is None:
-            wrong["of no frame of the protocol"].append(where)
+    wrong: dict[str, list[str]] = {kind: [] for kind in WRONG}
+    counts, hint = dict.fromkeys(WRONG, 0), ""
+    header, lines = read_csv(path, COLUMNS)
+    columns = [header.index(column) for column in COLUMNS]
+    for line, cells in lines:
+        test_set, frame, text = (cells[column] for column in columns)
+        value, place = _number(text), places.get(test_set, {}).get(frame.replace("\\", "/"))
+        known = place is not None
+        if known and value is not None and scores[test_set][place] is None:
+            scores[test_set][place] = value
             continue
-        if scores[test_set][place] is not None:
-            wrong["repeated"].append(where)
-            continue
-        value = _number(text)
-        if value is None:
-            wrong["no number in [0, 1]"].append(f"{where}: {text!r}")
-        scores[test_set][place] = math.nan if value is None else value
+        kind = WRONG[0] if not known else WRONG[2] if value is None else WRONG[1]
+        counts[kind] += 1
+        if counts[kind] <= NAMED:
+            given = f": {shown(text)}" if kind == WRONG[2] else ""
+            wrong[kind].append(f"line {line}: {cut(test_set)}, {cut(frame)}{given}")
+        if known and value is None:
+            scores[test_set][place] = math.nan
+            hint = OF_LOGITS if is_number(text.strip()) else hint
     missing = [
         f"{name}, {tests[name].paths[i]}" for name, values in scores.items() for i, v in enumerate(values) if v is None
     ]
-    faults = [_counted(len(found), kind, found) for kind, found in [*wrong.items(), ("missing", missing)] if found]
+    faults = [_counted(counts[kind], kind, wrong[kind]) for kind in WRONG if counts[kind]]
+    faults += [_counted(len(missing), "missing", missing)] if missing else []
     if faults:
         raise UserError(
             f"{path}: not exactly the protocol's frames:\n  " + "\n  ".join(faults) + "\n"
-            "nothing was written; --template FILE writes the frames that are expected"
+            f"nothing was written; {hint}--template FILE writes the frames that are expected"
         )
     return scores
 
 
-def _rows(path: Path):
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            lacking = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
-            if lacking:
-                raise UserError(
-                    f"{path}: lacks the column {', '.join(lacking)}; expected {', '.join(COLUMNS)}, "
-                    f"got {', '.join(reader.fieldnames or ['nothing'])}"
-                )
-            for row in reader:
-                if None in row or None in row.values():
-                    raise UserError(f"{path}: line {reader.line_num} has more or fewer fields than the header")
-                yield reader.line_num, row
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a readable CSV: {error}") from error
-
-
 def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if 0 <= value <= 1 else None  # not so NaN
+    """A score, NaN for "no answer", or None for anything else."""
+    text = text.strip()
+    if not is_number(text):
+        return math.nan if text.lower() == "nan" else None
+    value = float(text)
+    return value if 0 <= value <= 1 else None
 
 
 def _counted(count: int, kind: str, found: list[str]) -> str:
@@ -149,9 +176,21 @@ def _quoted(text: str) -> str:
 def _check_words(args: argparse.Namespace) -> None:
     if not args.scores:
         raise UserError("name the CSV of scores (or --template FILE to write one to fill)")
-    name = args.name or ""
-    if not name or name.startswith(".") or not all(letter.isalnum() or letter in "-_." for letter in name):
-        raise UserError(f"--name {name!r}: expected letters, digits, - _ and . only (it names the run folder)")
+    check_about(args)
+
+
+def check_about(args: argparse.Namespace) -> None:
+    """Checks the words of `add_about`.
+
+    Raises:
+        UserError: The name is missing, or a word has another form.
+    """
+    name = args.name
+    if not name:
+        raise UserError("name the method: set --name NAME; expected letters, digits, - _ and . only")
+    if not all(letter.isalnum() or letter in "-_." for letter in name):
+        raise UserError(f"--name {name[:60]!r}: expected letters, digits, - _ and . only (it names the run folder)")
+    plain_name(name, "--name", "it names the run folder")
     _selection(args.selected)
     if args.parameters is not None and args.parameters < 0:
         raise UserError(f"--parameters {args.parameters}: expected the model's number of parameters, 0 or more")
@@ -163,14 +202,31 @@ def _save(args: argparse.Namespace, resolved, given: dict[str, list[float]]) -> 
         given,
         Place(args.out, args.name, args.seed),
         checkpoint=sha256_of(args.scores),
-        title=args.title or args.name,
         source="submitted",
-        paper=args.paper,
-        selected_on=_selection(args.selected),
-        trained_on=_trained_on(args.trained_on, resolved.config.train),
-        parameters=args.parameters,
-        note=args.note,
+        **facts_about(args, resolved),
     )
+
+
+def facts_about(args: argparse.Namespace, resolved) -> dict[str, Any]:
+    """Fields of a result, from the words of `add_about`; prints what a reader must know of the stated choice.
+
+    Args:
+        args: The command line.
+        resolved: The protocol.
+    """
+    from resproto_fd.training.lineage import choice_here
+
+    selection, notes = choice_here(_selection(args.selected), resolved)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return {
+        "title": args.title or args.name,
+        "paper": args.paper,
+        "note": args.note,
+        "parameters": args.parameters,
+        "selected_on": selection,
+        "trained_on": _trained_on(args.trained_on, resolved.config.train),
+    }
 
 
 def _trained_on(words: str | None, of_protocol: list[str]) -> list[str] | None:
@@ -218,7 +274,7 @@ def save_result(
 
     Args:
         resolved: The protocol.
-        given: Scores of each test set's frames, in their order.
+        given: Scores of each test set's frames, in their order; NaN for a frame without an answer.
         place: Where the run folder lies.
         checkpoint: SHA-256 of what the scores came from.
         remedy: Printed if the run folder holds a result already.
@@ -229,50 +285,73 @@ def save_result(
         The result file.
 
     Raises:
-        UserError: The run folder holds a result already.
+        UserError: The run folder holds a result already, or another process works in it.
     """
+    from resproto_fd.training.domains import in_domain
     from resproto_fd.training.environment import versions
     from resproto_fd.training.results import RunResult, test_result
+    from resproto_fd.training.scores import table_path
+    from resproto_fd.training.settings import run_folder
+
+    folder = run_folder(place.out, resolved.config.name, place.name, place.seed)
+    refuse_twin(folder, levels=3)
+    tables = _score_tables(resolved, given, place.name, checkpoint)
+    with held(folder / ".lock", f"{folder}: another process is at work in this run folder; {remedy}"):
+        if (folder / "result.json").exists():
+            _refuse_other(folder, resolved.fingerprint, tables if take_equal else None, remedy)
+            return folder / "result.json"
+        tests, seen = {}, in_domain(fields.get("trained_on"), tables, resolved.data)
+        for test_set, table in tables.items():
+            table.save(table_path(folder, test_set))
+            tests[test_set] = test_result(table, in_domain=seen[test_set])
+        result = RunResult(
+            detector=place.name,
+            protocol=resolved.config.name,
+            fingerprint=resolved.fingerprint,
+            seed=place.seed,
+            config={"protocol": resolved.config.model_dump(mode="json")},
+            versions=versions(),
+            checkpoint_sha256=checkpoint,
+            tests=tests,
+            **fields,
+        )
+        result.save(folder / "result.json")
+        return folder / "result.json"
+
+
+def _refuse_other(folder: Path, fingerprint: str, tables: dict | None, remedy: str) -> None:
+    """Refuses a run folder with a result, unless the result is of these score tables; None refuses any."""
+    if tables is None:
+        raise UserError(f"{folder}: holds a result already; {remedy}")
+    if difference := _difference(folder, fingerprint, tables):
+        raise UserError(f"{folder}: holds a result already, {difference}; {remedy}")
+
+
+def _score_tables(resolved, given: dict[str, list[float]], name: str, checkpoint: str | None) -> dict:
+    """A score table of each test set; a frame without an answer has the score 0.5."""
+    from resproto_fd.training.provenance import frame_parts
     from resproto_fd.training.scores import ScoreTable
 
-    folder = Path(place.out) / resolved.config.name / place.name / f"seed{place.seed}"
-    tables = {
-        test_set: ScoreTable.of_frames(test_set, frames, given[test_set], detector=place.name, checkpoint=checkpoint)
-        for test_set, frames in resolved.tests.items()
-    }
-    if (folder / "result.json").exists():
-        if not take_equal:
-            raise UserError(f"{folder}: holds a result already; {remedy}")
-        if difference := _difference(folder, resolved.fingerprint, tables):
-            raise UserError(f"{folder}: holds a result already, {difference}; {remedy}")
-        return folder / "result.json"
-    tests, trained = {}, fields.get("trained_on")
-    for test_set, table in tables.items():
-        table.save(folder / "scores" / f"{test_set}.npz")
-        tests[test_set] = test_result(table, in_domain=None if trained is None else test_set in trained)
-    result = RunResult(
-        detector=place.name,
-        protocol=resolved.config.name,
-        fingerprint=resolved.fingerprint,
-        seed=place.seed,
-        config={"protocol": resolved.config.model_dump(mode="json")},
-        versions=versions(),
-        checkpoint_sha256=checkpoint,
-        tests=tests,
-        **fields,
-    )
-    result.save(folder / "result.json")
-    return folder / "result.json"
+    tables = {}
+    for test_set, frames in resolved.tests.items():
+        answered = ~np.isnan(given[test_set])
+        scores = np.where(answered, given[test_set], 0.5)
+        # No weights, settings or pixels are known here: the scores' own file stands for them.
+        made_from = {"scores": checkpoint, **frame_parts(frames, resolved.people)}
+        about = {"detector": name, "checkpoint": checkpoint, "people": resolved.people, "made_from": made_from}
+        about["skipped"] = resolved.left_out.get(test_set, 0)
+        tables[test_set] = ScoreTable.of_frames(test_set, frames, scores, answered=answered, **about)
+    return tables
 
 
 def _difference(folder: Path, fingerprint: str, tables: dict) -> str:
     """How a run folder's result differs from these score tables, by test set; empty if it does not."""
     from resproto_fd.training.results import RunResult
-    from resproto_fd.training.scores import ROUNDING, ScoreTable
+    from resproto_fd.training.scores import ROUNDING, ScoreTable, table_path
 
     try:
         result = RunResult.load(folder / "result.json")
-        stored = {test_set: ScoreTable.load(folder / "scores" / f"{test_set}.npz") for test_set in result.tests}
+        stored = {test_set: ScoreTable.load(table_path(folder, test_set)) for test_set in result.tests}
     except UserError as error:
         return f"which cannot be read ({error})"
     if result.fingerprint != fingerprint:
@@ -282,6 +361,13 @@ def _difference(folder: Path, fingerprint: str, tables: dict) -> str:
     for test_set, table in tables.items():
         hashes = stored[test_set].frames_hash(), result.tests[test_set].frames_hash
         # Another machine's sums may differ in the last digits.
-        if set(hashes) != {table.frames_hash()} or not np.allclose(stored[test_set].score, table.score, 0, ROUNDING):
+        same = np.allclose(stored[test_set].score, table.score, 0, ROUNDING)
+        if set(hashes) != {table.frames_hash()} or not same or not _same_answers(stored[test_set], table):
             return f"with other scores of {test_set}"
     return ""
+
+
+def _same_answers(one, other) -> bool:
+    if one.answered is None or other.answered is None:
+        return one.answered is other.answered
+    return np.array_equal(one.answered, other.answered)
