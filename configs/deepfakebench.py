@@ -1,10 +1,12 @@
 """DeepfakeBench's detector YAMLs: read for the keys that mean something here, and written for its scripts."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
 
+from resproto_fd.configs import deepfakebench_keys as keys
+from resproto_fd.configs.deepfakebench_keys import DATA_AUG
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import merged, names
 from resproto_fd.configs.schema import DetectorConfig, OptimizerConfig, TrainConfig
@@ -16,28 +18,14 @@ meso4Inception multi_attention pcl_xception recce resnet34 rfm sbi sia sladd sps
 uia_vit videomae xception xclip
 """
 OWN_NAMES = frozenset(_OWN.split())
-"""What DeepfakeBench's registry holds of its own."""
+"""Names of the detectors in DeepfakeBench's own registry."""
 
 PREFIX = "resproto_"
-"""Before the name that one of our detectors has in DeepfakeBench's registry, where one of its own has that name."""
-
-DATA_AUG = {
-    "flip_prob": 0.5,
-    "rotate_prob": 0.5,
-    "rotate_limit": [-10, 10],
-    "blur_prob": 0.5,
-    "blur_limit": [3, 7],
-    "brightness_prob": 0.5,
-    "brightness_limit": [-0.1, 0.1],
-    "contrast_limit": [-0.1, 0.1],
-    "quality_lower": 40,
-    "quality_upper": 100,
-}
-"""DeepfakeBench's augmentation, as its YAMLs have it; `trainer.deepfakebench_recipe` is the same here."""
+"""Put before the name of one of our detectors if DeepfakeBench has a detector of that name."""
 
 NO_NOTE = {"epochs", "batch_size", "optimizer", "schedule", "augment"}
 NO_NOTE |= {"compile", "channels_last", "checkpoint_activations", "sync_batchnorm"}
-"""Parts of a recipe that are taken over or said otherwise, or change nothing that is learnt."""
+"""Parts of a recipe that get no note of `_notes`: they are translated, or do not change what is learnt."""
 
 THEIR_SAM_RHO = 0.05
 """The radius of DeepfakeBench's `type: sam`, which is over SGD without weight decay."""
@@ -51,44 +39,45 @@ def is_deepfakebench(values: dict[str, Any]) -> bool:
     return "model_name" in values
 
 
-def translate(values: dict[str, Any], where: str) -> tuple[str, dict[str, Any], list[str]]:
-    """Our detector, our settings and the keys left aside, of a DeepfakeBench detector YAML.
+def translate(
+    values: dict[str, Any], where: str, given: Mapping[str, Any] | None = None, trains: bool = True
+) -> tuple[str, dict[str, Any], list[str]]:
+    """Our detector and our settings of a DeepfakeBench detector YAML, and notes.
 
-    `nEpochs: n` becomes n + 1 epochs, which is what DeepfakeBench's loop runs. Its learning-rate schedules never act,
-    so none is set.
+    `nEpochs: n` becomes n + 1 epochs, which is what DeepfakeBench's loop runs. A key that would change results there is
+    obeyed or refused (`deepfakebench_keys`).
 
     Args:
         values: The YAML's mapping.
         where: The file, for messages.
+        given: Settings of the command line, which go before.
+        trains: Whether a detector is trained; a schedule does not matter for a test.
 
     Returns:
-        (detector name, nested settings as `loading.parse_overrides` gives them, keys without effect here)
+        (detector name, nested settings as `loading.parse_overrides` gives them, notes for the user)
 
     Raises:
-        UserError: No detector here goes by that `model_name`.
+        UserError: No detector here goes by that `model_name`; an unknown key; or a value that cannot be obeyed.
     """
-    values = dict(values)
-    model = str(values.pop("model_name"))
-    name = model if model in names("detectors") else model.removeprefix(PREFIX)
-    if name not in names("detectors"):
-        known = names("detectors")
-        raise UserError(
-            f"{where}: model_name '{model}' is no detector here{nearest(name, known)}; known: {', '.join(known)}"
-        )
-    settings: dict[str, Any] = {}
+    given, values = given or {}, dict(values)
+    model = str(values["model_name"])
+    name = _our_name(model, where)
+    keys.check_keys(values, model, where)
+    notes, settings = [], {}
 
     def take(key: str, *path: str, change=lambda value: value) -> None:
-        if (value := values.pop(key, None)) is not None:
+        if (value := values.get(key)) is not None:
             node: Any = change(value)
             for part in reversed(path):
                 node = {part: node}
             nonlocal settings
             settings = merged(settings, node)
 
-    as_list = lambda value: value if isinstance(value, list) else [value]  # noqa: E731
-    take("train_dataset", "protocol", "train", change=as_list)
-    take("test_dataset", "protocol", "test", change=as_list)
-    take("nEpochs", "train", "epochs", change=lambda n: n + 1)
+    level = values.get("compression")
+    as_sets = lambda value: keys.at_compression(value if isinstance(value, list) else [value], level)  # noqa: E731
+    take("train_dataset", "protocol", "train", change=as_sets)
+    take("test_dataset", "protocol", "test", change=as_sets)
+    take("nEpochs", "train", "epochs", change=lambda n: _whole(n, "nEpochs", where) + 1)
     take("train_batchSize", "train", "batch_size")
     take("test_batchSize", "run", "test_batch_size")
     take("workers", "run", "workers")
@@ -98,32 +87,57 @@ def translate(values: dict[str, Any], where: str) -> tuple[str, dict[str, Any], 
     take("resolution", "input", "size")
     take("mean", "input", "mean")
     take("std", "input", "std")
-    take("frame_num", "protocol", "frames", change=lambda n: {s: n[t] for s, t in _SPLITS.items() if t in n})
-    take("use_data_augmentation", "train", "augment", change=lambda on: "deepfakebench" if on else "none")
-    take("rgb_dir", "data", "rgb_dir")
-    take("lmdb_dir", "data", "lmdb_dir")
-    take("dataset_json_folder", "data", "json_dir")
-    take("lmdb", "data", "lmdb")
-    take("optimizer", "train", "optimizer", change=_optimizer)
-    return name, settings, sorted(values)
+    take("frame_num", "protocol", "frames", change=lambda n: _frames(n, where))
+    take("optimizer", "train", "optimizer", change=lambda each: keys.optimizer(each, THEIR_SAM_RHO, where))
+    take("metric_scoring", "protocol", "selection", change=lambda word: _selection(word, where))
+    if trains and "schedule" not in given.get("train", {}):
+        settings = merged(settings, keys.schedule(values, where, notes))
+    if (augment := keys.augmentation(values, where)) is not None:
+        settings = merged(settings, {"train": {"augment": augment}})
+    if given_files := keys.weights(values, name, where, notes):
+        settings = merged({"model": given_files}, settings)
+    if folders := keys.data_folders(values, given.get("data", {}), notes):
+        settings = merged(settings, {"data": folders})
+    return name, settings, notes
+
+
+def _our_name(model: str, where: str) -> str:
+    known = names("detectors")
+    name = model if model in known else model.removeprefix(PREFIX)
+    if model in keys.OF_VIDEOS:
+        raise UserError(
+            f"{where}: model_name '{model}' is a detector of videos: it reads several frames at once, and such "
+            "detectors are not included here; choose one of images: resproto list detectors"
+        )
+    if name not in known:
+        raise UserError(
+            f"{where}: model_name '{model}' is no detector here{nearest(name, known)}; known: {', '.join(known)}"
+        )
+    return name
+
+
+def _whole(value: Any, key: str, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(f"{where}: {key}: expected a whole number, got {value!r}")
+    return value
+
+
+def _frames(given: Any, where: str) -> dict[str, int]:
+    if not isinstance(given, dict) or set(given) - {"train", "val", "test"}:
+        raise UserError(f"{where}: frame_num: expected {{train: n, test: n}}, got {given}")
+    return {split: given[theirs] for split, theirs in _SPLITS.items() if theirs in given}
+
+
+def _selection(word: Any, where: str) -> dict[str, str]:
+    known = keys.METRICS
+    if word not in known:
+        raise UserError(
+            f"{where}: metric_scoring: expected {', '.join(known)}, got {word!r}{nearest(str(word), known)}"
+        )
+    return {} if word == "auc" else {"metric": keys.METRICS[word]}
 
 
 _SPLITS = {"train": "train", "val": "test", "test": "test"}
-
-
-def _optimizer(values: dict[str, Any]) -> dict[str, Any]:
-    kind = values.get("type", "adam")
-    given = values.get(kind, {})
-    # What a preset has of SAM must not stay behind another optimiser.
-    ours: dict[str, Any] = {"name": kind, "sam_rho": 0.0}
-    if kind == "sam":
-        ours = {"name": "sgd", "sam_rho": THEIR_SAM_RHO}
-    for key in ("lr", "weight_decay", "momentum"):
-        if key in given and (kind, key) != ("sam", "weight_decay"):
-            ours[key] = float(given[key])
-    if "beta1" in given:
-        ours["betas"] = [float(given["beta1"]), float(given.get("beta2", 0.999))]
-    return ours
 
 
 def name_there(name: str) -> str:
@@ -135,17 +149,18 @@ def name_there(name: str) -> str:
     return PREFIX + name if name in OWN_NAMES else name
 
 
-def written(config: DetectorConfig, requires: Collection[str] = ()) -> str:
+def written(config: DetectorConfig, requires: Collection[str] = (), untrainable: str = "") -> str:
     """A preset as a YAML for DeepfakeBench's train.py and test.py (docs/how_to/deepfakebench.md).
 
-    What its loop and its loader cannot do of the recipe is said in comments at the top.
+    Comments at the top name the parts of the recipe that its loop and its loader cannot carry out.
 
     Args:
         config: The preset.
         requires: Fields of a batch that the detector asks for (`Detector.requires`).
+        untrainable: Why its train.py cannot train the detector; empty if it can.
     """
     recipe, given = config.train, config.input
-    lacking = sorted({*requires} - {"mask"})
+    lacking = [] if untrainable else sorted({*requires} - {"mask"})
     values = {
         "model_name": name_there(config.name),
         **({"leave_out": lacking} if lacking else {}),
@@ -174,7 +189,10 @@ def written(config: DetectorConfig, requires: Collection[str] = ()) -> str:
         "cuda": True,
         "cudnn": True,
     }
-    head = [f"{config.title or config.name}, for DeepfakeBench's train.py and test.py.", *_notes(config, lacking)]
+    scripts = "test.py" if untrainable else "train.py and test.py"
+    head = [f"{config.title or config.name}, for DeepfakeBench's {scripts}.", *_notes(config, lacking)]
+    if untrainable:
+        head.insert(1, f"Its train.py cannot train this: {untrainable}. Use `resproto train`.")
     return "".join(f"# {line}\n" for line in head) + yaml.safe_dump(
         values, sort_keys=False, width=120, default_flow_style=None
     )
@@ -195,7 +213,7 @@ def _is_their_sam(config: OptimizerConfig) -> bool:
 
 
 def _notes(config: DetectorConfig, lacking: Collection[str]) -> list[str]:
-    """What DeepfakeBench does otherwise than the recipe says."""
+    """Where DeepfakeBench departs from the recipe, a sentence each."""
     recipe, plain = config.train, TrainConfig()
     optimizer, schedule = recipe.optimizer, recipe.schedule
     notes = {
@@ -211,7 +229,7 @@ def _notes(config: DetectorConfig, lacking: Collection[str]) -> list[str]:
             recipe.augment not in ("none", "deepfakebench")
         ),
         "It resizes the whole face; the recipe crops its centre.": config.input.fit == "crop",
-        f"Its loader gives no {', '.join(lacking)}: what needs them is left out.": bool(lacking),
+        f"Its loader gives no {', '.join(lacking)}; the parts that need them are left out.": bool(lacking),
     }
     for key in sorted(TrainConfig.model_fields.keys() - NO_NOTE):
         value = getattr(recipe, key)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, flushed to the disk, renamed."""
+"""Writes files atomically: into a temporary file, which is flushed to the disk and then renamed."""
 
 import errno
 import hashlib
@@ -15,7 +15,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def atomic_file(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[bytes]]:
-    """Opens a binary file for writing; the file takes its name only when it is whole.
+    """Opens a binary file for writing; it gets its name only when it is complete.
 
     Args:
         path: The file; folders above it are made.
@@ -23,12 +23,12 @@ def atomic_file(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[by
             False is faster, for the many small files that can be made again.
 
     Raises:
-        UserError: No space is left, or the folder cannot be written; what stood at `path` still does.
+        UserError: No space is left, or the folder cannot be written; an earlier file at `path` is unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             yield file
             file.flush()
@@ -46,6 +46,26 @@ def atomic_file(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[by
         kept = f"the {path.name} from before is untouched" if path.exists() else "nothing half-written was left"
         remedy = "free some space and run the same command again" if code in DISK_FULL else "check the folder"
         raise UserError(f"{path}: cannot be written ({os.strerror(code)}); {kept}; {remedy}") from error
+
+
+def make_folder(path: str | os.PathLike) -> Path:
+    """Makes a folder and those above it, if they are missing.
+
+    Raises:
+        UserError: A file is in the way, or nothing may be written there.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        in_the_way = next((place for place in (path, *path.parents) if os.path.lexists(place)), path)
+        in_the_way = None if in_the_way.is_dir() else in_the_way
+        reason = f"{in_the_way} is a file" if in_the_way else error.strerror
+        remedy = "free some space" if error.errno in DISK_FULL else "set another folder, or change its permissions"
+        raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
+    return path
 
 
 def sync_folder(folder: Path) -> None:
@@ -69,7 +89,7 @@ def _os_error_code(error: BaseException | None) -> int | None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes a UTF-8 text file that is whole or not there, see `atomic_file`."""
+    """Writes a UTF-8 text file atomically, see `atomic_file`."""
     with atomic_file(path) as file:
         file.write(text.encode())
 

@@ -1,19 +1,21 @@
 """Reads the YAML files and resolves a run's configuration: defaults < YAML < `key=value`."""
 
+import json
 import os
-import re
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UserError, shown
+from resproto_fd.configs.readers.yaml_reader import load_yaml, parse_yaml
 from resproto_fd.configs.schema import DataConfig, DatasetConfig, DetectorConfig, ProtocolConfig, RunConfig
 from resproto_fd.configs.suggestions import nearest
+from resproto_fd.configs.sweep_schema import SweepConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -21,68 +23,12 @@ KINDS: dict[str, type[BaseModel]] = {
     "detectors": DetectorConfig,
     "datasets": DatasetConfig,
     "protocols": ProtocolConfig,
+    "sweeps": SweepConfig,
 }
 
 
 OF_DETECTOR = ("model", "input", "train")
 """Parts of a detector's configuration that a command line names without `detector.`."""
-
-
-class _Lenient(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """Safe loader that reads `5e-7` as a number (YAML 1.2)."""
-
-
-_Lenient.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
-
-
-class _Loader(_Lenient):
-    """Refuses a key written twice."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def parse_yaml(text: str, where: str, lenient: bool = False) -> Any:
-    """The value of a YAML text.
-
-    Args:
-        text: The text.
-        where: The file or word that holds it, for messages.
-        lenient: If a key stands twice, its last value counts, as for most readers.
-
-    Raises:
-        UserError: The text is not YAML, or a key stands twice in one mapping.
-    """
-    try:
-        return yaml.load(text, Loader=_Lenient if lenient else _Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not readable as YAML: {error}") from error
-
-
-def load_yaml(path: str | os.PathLike, lenient: bool = False) -> dict[str, Any]:
-    """The mapping in a YAML file; `lenient` as for `parse_yaml`.
-
-    Raises:
-        UserError: The file is missing, is not YAML or holds no mapping.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    value = parse_yaml(text, str(path), lenient)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a mapping of keys to values, got {type(value).__name__}")
-    return value
 
 
 def validated(schema: type[Model], values: dict[str, Any], where: str, prefix: str = "") -> Model:
@@ -100,15 +46,19 @@ def validated(schema: type[Model], values: dict[str, Any], where: str, prefix: s
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise _faults(schema, error, where, lambda location: prefix + ".".join(map(str, location))) from error
+        raise _faults(schema, error, lambda _: where, lambda location: prefix + ".".join(map(str, location))) from error
 
 
-def with_changes(values: dict[str, Any], changes: dict[str, Any]) -> RunConfig:
+def with_changes(
+    values: dict[str, Any], changes: dict[str, Any], typed: dict[str, Any] | None = None, file: str = ""
+) -> RunConfig:
     """The configuration of one run, changes of a command line laid over its values.
 
     Args:
         values: As a run's configuration has them.
         changes: As `parse_overrides` gives them; `model.*`, `input.*` and `train.*` belong to the detector.
+        typed: Those of the changes that were typed, if others are from a file.
+        file: That file, for messages.
 
     Raises:
         UserError: An unknown key, a wrong type or value; keys are named as they were typed.
@@ -118,14 +68,30 @@ def with_changes(values: dict[str, Any], changes: dict[str, Any]) -> RunConfig:
         inside = location[0] == "detector" and len(location) > 1 and location[1] in changes
         return ".".join(map(str, location[1:] if inside else location))
 
+    def said_by(location: tuple) -> str:
+        return "command line" if typed is None or _holds(of_run(typed), location) else file
+
     try:
         return RunConfig.model_validate(merged(values, of_run(changes)))
     except ValidationError as error:
-        raise _faults(RunConfig, error, "command line", as_typed) from error
+        raise _faults(RunConfig, error, said_by, as_typed) from error
 
 
-def _faults(schema: type[BaseModel], error: ValidationError, where: str, name_of: Callable[[tuple], str]) -> UserError:
-    return UserError("\n".join(_describe(schema, issue, where, name_of) for issue in error.errors()))
+def _holds(mapping: Any, location: tuple) -> bool:
+    """Whether nested mappings have a value at a place, above it or below it."""
+    for part in location:
+        if not isinstance(mapping, dict):
+            return True
+        if part not in mapping:
+            return False
+        mapping = mapping[part]
+    return True
+
+
+def _faults(
+    schema: type[BaseModel], error: ValidationError, said_by: Callable[[tuple], str], name_of: Callable[[tuple], str]
+) -> UserError:
+    return UserError("\n".join(_describe(schema, issue, said_by(issue["loc"]), name_of) for issue in error.errors()))
 
 
 def _describe(schema: type[BaseModel], issue: dict, where: str, name_of: Callable[[tuple], str]) -> str:
@@ -135,12 +101,29 @@ def _describe(schema: type[BaseModel], issue: dict, where: str, name_of: Callabl
         if schema is RunConfig and len(issue["loc"]) == 1:
             known = [*OF_DETECTOR, *known]
         choices = f"; known here: {', '.join(sorted(known))}" if known else ""
-        return f"{where}: unknown key '{key}'{nearest(str(issue['loc'][-1]), known)}{choices}"
+        last = str(issue["loc"][-1])
+        elsewhere = _places(schema, last)[:3]
+        hint = f"; set {' or '.join(elsewhere)}" if elsewhere else nearest(last, known)
+        return f"{where}: unknown key '{key}'{hint}{choices}"
     if issue["type"] == "missing":
         return f"{where}: key '{key}' is missing"
     message = issue["msg"].removeprefix("Value error, ")
-    given = "" if issue["type"] == "value_error" else f", got {issue['input']!r}"
+    given = "" if issue["type"] == "value_error" else f", got {shown(issue['input'])}"
     return f"{where}: key '{key}': {message}{given}"
+
+
+def _places(schema: type[BaseModel], name: str) -> list[str]:
+    """The keys of a schema whose last part is a name, as they are typed: "train.optimizer.lr" for "lr"."""
+    found = []
+    for key, field in schema.model_fields.items():
+        typed = field.alias or key
+        found += [typed] if typed == name else []
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                places = _places(inner, name)
+                own = [schema is RunConfig and place.partition(".")[0] in OF_DETECTOR for place in places]
+                found += [place if bare else f"{typed}.{place}" for place, bare in zip(places, own)]
+    return found
 
 
 def _fields_at(schema: type[BaseModel], location: tuple) -> list[str]:
@@ -155,7 +138,7 @@ def _fields_at(schema: type[BaseModel], location: tuple) -> list[str]:
 
 @cache
 def names(kind: str) -> tuple[str, ...]:
-    """Names of the YAML files of a kind ('detectors', 'datasets', 'protocols'), sorted."""
+    """Names of the YAML files of a kind ('detectors', 'datasets', 'protocols', 'sweeps'), sorted."""
     folder = files("resproto_fd.configs") / kind
     return tuple(sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
@@ -220,6 +203,24 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     return tree
 
 
+def as_word(key: str, value: Any) -> str:
+    """A `key=value` word that `parse_overrides` reads back to this value.
+
+    Raises:
+        UserError: There is none, as for a value that is not of YAML.
+
+    >>> as_word("train.epochs", 3), as_word("data.root", "a: b"), as_word("model.loss", "ce")
+    ('train.epochs=3', 'data.root="a: b"', 'model.loss=ce')
+    """
+    for text in ([value] if isinstance(value, str) else []) + [json.dumps(value)]:
+        try:
+            if parse_yaml(text, key) == value:
+                return f"{key}={text}"
+        except UserError:
+            continue
+    raise UserError(f"{key}: expected a value that a word can hold, got {shown(value)}")
+
+
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """`base` with `change` laid over it, mapping by mapping; neither is altered.
 
@@ -233,24 +234,32 @@ def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def resolve(detector: str | DetectorConfig, protocol: str, changes: dict[str, Any] | None = None) -> RunConfig:
+def resolve(
+    detector: str | DetectorConfig,
+    protocol: str | ProtocolConfig,
+    changes: dict[str, Any] | None = None,
+    typed: dict[str, Any] | None = None,
+    file: str = "",
+) -> RunConfig:
     """The configuration of one run.
 
     Args:
         detector: Name, YAML path, or what one of these would load.
-        protocol: Name or YAML path.
+        protocol: The same.
         changes: As `parse_overrides` gives them; `model.*`, `input.*` and `train.*` belong to the detector,
             `protocol.*`, `data.*`, `run.*` and `seed` to the run.
+        typed, file: See `with_changes`.
 
     Raises:
         UserError: As `load`, and for changes the schema does not know.
     """
     detector = load("detectors", detector) if isinstance(detector, str) else detector
+    protocol = load("protocols", protocol) if isinstance(protocol, str) else protocol
     values = {
         "detector": detector.model_dump(by_alias=True, exclude_unset=True),
-        "protocol": load("protocols", protocol).model_dump(by_alias=True, exclude_unset=True),
+        "protocol": protocol.model_dump(by_alias=True, exclude_unset=True),
     }
-    return with_changes(values, changes or {})
+    return with_changes(values, changes or {}, typed, file)
 
 
 def of_run(changes: dict[str, Any]) -> dict[str, Any]:
