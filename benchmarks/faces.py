@@ -29,12 +29,13 @@ from resproto_fd.preprocessing.faces.job import sampled_frames
 from resproto_fd.preprocessing.faces.sources import Source, find_sources
 from resproto_fd.preprocessing.faces.video_reader import UnreadableMedia, VideoFile
 
+CLI = Path(__file__).resolve().parents[1] / "training" / "cli.py"
+
 
 def command(args: argparse.Namespace, out: Path, processes: int) -> list[str]:
     """The command line of one run."""
-    code = "import sys; from resproto_fd.training.cli import main; sys.exit(main())"
     options = ["--out", str(out), "--processes", str(processes), "--quiet"]
-    return [sys.executable, "-c", code, "faces", *args.sources, *options]
+    return [sys.executable, str(CLI), "faces", *args.sources, *options]
 
 
 def extract(args: argparse.Namespace, out: Path, processes: int) -> dict:
@@ -53,7 +54,7 @@ def kill_and_go_on(args: argparse.Namespace, out: Path, longest: float) -> int:
             time.sleep(0.01)
         time.sleep(chance.uniform(0, longest))
         run.send_signal(signal.SIGKILL)
-        kills += run.wait() == -signal.SIGKILL
+        kills += run.wait(timeout=300) == -signal.SIGKILL
     extract(args, out, 2)
     return kills
 

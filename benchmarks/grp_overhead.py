@@ -12,6 +12,9 @@ Four steps on the same model and batch, taken in turn in one process:
   second forward and two backwards on the copy, the gradient norm over all parameters, all prompts encoded anew.
 
 Peak memory is that of all tensors alive at once, by the allocator's own count: the same to the byte in each run.
+
+MFU is the share of the device's peak that a step uses: the floating-point operations of a plain step's matrix products
+over the step's time and the peak, which is given, in a table of cards, or else measured by a large matrix product.
 """
 
 import copy
@@ -34,7 +37,16 @@ from resproto_fd.losses.residual import residual_features, similarity_logits, te
 from resproto_fd.trainer.optimizers import make_optimizer
 
 KINDS = ("plain", "residual", "resproto_fd", "released")
-PEAK_BF16_TFLOPS = {"H200": 989, "H100 80GB HBM3": 989, "H100 PCIe": 756, "A100": 312}  # dense, as the maker says
+PEAK_BF16_TFLOPS = {
+    "H200 NVL": 835,
+    "H200": 989,
+    "H100 NVL": 835,
+    "H100 PCIe": 756,
+    "H100 80GB HBM3": 989,
+    "A100": 312,
+    "RTX 4090": 165.2,
+}
+"""Dense, summed in float32, as the maker says. The first name that is part of the card's name counts."""
 
 
 class Subject:
@@ -72,6 +84,11 @@ class Subject:
             "resproto_fd": lambda: self.ours(collects=True),
             "released": self.released,
         }[kind]
+
+    def compile(self) -> None:
+        """Compile what the trainer compiles (train.compile); a tiny model is traced and not built."""
+        backend = "aot_eager" if self.args.tiny else "inductor"
+        self.detector.encode = torch.compile(self.detector.encode, backend=backend)
 
     def held(self, memory: bool) -> int:
         """Bytes that lie there between two steps, with or without the prototypes."""
@@ -154,19 +171,31 @@ def floating_operations(subject: Subject) -> int:
     return counter.get_total_flops()
 
 
-def peak_tflops(args: Namespace) -> float | None:
-    """What the device can do in this precision at most; None where it is not known."""
-    if args.peak_tflops or args.precision != "bf16" or not args.device.startswith("cuda"):
-        return args.peak_tflops
+def measured_tflops(device: str, size: int = 8192, rounds: int = 5, burst: int = 10) -> float:
+    """TFLOP/s of a square matrix product in bf16: the median of some rounds after one that warms up."""
+    left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = in_turn({"product": lambda: torch.mm(left, right)}, rounds, burst, device)
+    return 2 * size**3 / float(median(seconds["product"].wall)) / 1e12
+
+
+def peak_tflops(args: Namespace) -> tuple[float | None, str]:
+    """(TFLOP/s that the device can do in this precision at most, how that is known); None where it is not known."""
+    if args.peak_tflops:
+        return args.peak_tflops, "given"
+    if args.precision != "bf16" or not args.device.startswith("cuda"):
+        return None, "unknown"
     name = torch.cuda.get_device_name(args.device)
-    return next((peak for known, peak in PEAK_BF16_TFLOPS.items() if known in name), None)
+    peak = next((peak for known, peak in PEAK_BF16_TFLOPS.items() if known in name), None)
+    return (peak, "table") if peak else (measured_tflops(args.device), "measured")
 
 
-def measure(args: Namespace, batch: int) -> dict[str, dict[str, float | None]]:
-    """Figures of each kind of step."""
+def measure(args: Namespace, batch: int, peak: float | None) -> tuple[dict[str, dict[str, float | None]], dict | None]:
+    """(Figures of each kind of step, ratios of ResProto-FD's step to that without prototypes if both are asked for)."""
     shared = Subject(args, batch)
     subjects = {kind: Subject(args, batch, True) if kind == "released" else shared for kind in args.kinds}
-    flops, peak = floating_operations(shared), peak_tflops(args)
+    flops = floating_operations(shared)  # before it is compiled: the counter sees single operations
+    if args.compile:
+        shared.compile()
     memory = {kind: peak_memory(subject, kind) for kind, subject in subjects.items()}
     steps = {kind: subject.step(kind) for kind, subject in subjects.items()}
     seconds = in_turn(steps, args.steps, args.burst, args.device)
@@ -182,7 +211,8 @@ def measure(args: Namespace, batch: int) -> dict[str, dict[str, float | None]]:
             "peak_mib": memory[kind],
             "extra_memory": memory[kind] / memory["plain"] - 1,
         }
-    return figures
+    both = {"residual", "resproto_fd"} <= seconds.keys()
+    return figures, seconds["resproto_fd"].ratios(seconds["residual"]) if both else None
 
 
 def main() -> None:
@@ -190,13 +220,17 @@ def main() -> None:
     add_model_arguments(parser)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="plain is always among them")
     parser.add_argument("--peak-tflops", type=float, help="of the device, for the share of it that is used (MFU)")
+    parser.add_argument("--compile", action="store_true", help="compile the image tower, as train.compile does")
     args = parse(parser)
+    if args.compile and "released" in args.kinds:
+        parser.error("--compile: expected --kinds without released, whose copies cannot be compiled; set --kinds")
     args.kinds = ["plain", *(kind for kind in KINDS[1:] if kind in args.kinds)]
 
     results, rows = [], []
+    peak, source = peak_tflops(args)
     for batch in args.batch:
-        kinds = measure(args, batch)
-        results.append({"batch": batch, "kinds": kinds})
+        kinds, prototypes = measure(args, batch, peak)
+        results.append({"batch": batch, "kinds": kinds, "prototypes": prototypes})
         for kind, figures in kinds.items():
             mfu = figures["mfu"]
             rows.append(
@@ -213,12 +247,13 @@ def main() -> None:
                     "extra": f"{figures['extra_memory']:+.2%}",
                 }
             )
-    model = "tiny" if args.tiny else args.model
-    figures = {"benchmark": "grp_overhead", "model": model, "precision": args.precision, "rounds": args.steps}
+    figures = {"benchmark": "grp_overhead", "model": args.model, "precision": args.precision, "rounds": args.steps}
+    figures |= {"burst": args.burst, "compiled": args.compile, "peak_tflops": peak, "peak_from": source}
+    words = f"{', compiled' * args.compile}; peak {f'{peak:.0f} TFLOP/s, ' if peak else ''}{source}"
     report(
-        f"Training step of {model}, {args.precision}, against plain fine-tuning of CLIP",
+        f"Training step of {args.model}, {args.precision}, against plain fine-tuning of CLIP{words}",
         rows,
-        {**figures, "burst": args.burst, "results": results},
+        {**figures, "results": results},
         args,
     )
 

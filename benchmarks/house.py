@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "resproto_fd"
 
 ORDER = (
-    ("configs",),
+    ("configs", "configs.readers"),
     ("preprocessing",),
     ("preprocessing.store", "preprocessing.faces"),
     ("preprocessing.arrangers",),
@@ -30,7 +30,11 @@ ORDER = (
     ("training.bench",),
     ("training.recording",),
     ("training.run",),
+    ("training.packages",),
+    ("training.explaining",),
     ("training.board",),
+    ("training.answers",),
+    ("training.sweeps",),
     ("training.commands",),
     ("training.train", "training.test", "training.cli"),
 )
@@ -50,14 +54,14 @@ STORE_TO_LOSS = (
     "trainer.trainer:Trainer._one_epoch",
     "trainer.trainer:Trainer._step",
     "detectors.base:Detector.training_step",
-    "detectors.resproto_fd:ResProtoFD.encode",
+    "detectors.parts.clip_detector:ClipDetector.encode",
     "detectors.resproto_fd:ResProtoFD.head",
     "losses.residual:ResidualLoss.forward",
 )
 """From a stored frame to the loss of ResProto-FD, in the order in which a reader follows the frame."""
 
 STORE_TO_PAGE = (
-    "preprocessing.store.frame_store:LmdbStore.read_each",
+    "preprocessing.store.frame_store:LmdbStore.read_each_with_checksum",
     "preprocessing.store.image_codec:decode_frame",
     "trainer.data:FrameDataset.__getitems__",
     "trainer.scoring:score_frames",

@@ -24,12 +24,20 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
+CLI = Path(__file__).resolve().parents[1] / "training" / "cli.py"
+PATIENCE = 300
+"""Seconds that a run may take. One that takes longer hangs: it is killed, and the error has what it printed."""
+ATTEMPTS = 20
+"""Runs that may be done before the random moment at which they were to be killed."""
+MOST_RELAYS = 50
+"""Kills after which the run that is killed again and again must be through."""
 PLACES = ("time", "step", "write", "fsync", "rename", "score", "record")
 PRELOADED = ["resproto_fd.training.cli", "resproto_fd.training.run", "resproto_fd.detectors.resproto_fd"]
 PRELOADED += ["sklearn.metrics"]
@@ -118,6 +126,8 @@ class Fuse:
                 fuse.blow()
             record(self, data)
 
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_parent=lambda: fuse.tick("fork"))
         trainer.Trainer._step = tick_before_step
         os.fsync, os.replace = tick_before_fsync, replace_then_tick
         scoring.watched, RecordWriter.write = watched_and_ticking, half_a_record
@@ -209,7 +219,7 @@ class Run:
             self.process = context.Process(target=run_here, args=(argv, fuse, str(log), environment, file_limit))
             self.process.start()
             return
-        command = [sys.executable, "-m", "resproto_fd.training.cli"]
+        command = [sys.executable, str(CLI)]
         if fuse is not None:
             command = [sys.executable, __file__, "--fuse", json.dumps([fuse, str(log)])]
         with open(log, "wb") as output:
@@ -225,11 +235,23 @@ class Run:
         return (self.process.exitcode if self.forked else self.process.poll()) is not None
 
     def wait(self) -> int:
-        """Exit status; minus the signal's number when one killed it."""
-        if not self.forked:
-            return self.process.wait()
-        self.process.join()
-        return self.process.exitcode
+        """Exit status; minus the signal's number when one killed it. It may raise what `wait_for` raises."""
+        self.wait_for(lambda: False)
+        return self.process.exitcode if self.forked else self.process.returncode
+
+    def wait_for(self, there: Callable[[], bool]) -> None:
+        """Waits until something is there, or the run has ended.
+
+        Raises:
+            TimeoutError: Neither came within `PATIENCE` seconds.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while not there() and not self.ended():
+            if time.monotonic() > deadline:
+                self.kill()
+                printed = self.output()[-2000:]
+                raise TimeoutError(f"{self.log}: not at its end after {PATIENCE} s; it printed:\n{printed}")
+            time.sleep(0.005)
 
     def output(self) -> str:
         return self.log.read_text(errors="replace")
@@ -338,8 +360,7 @@ class Bench:
     def left_alone(self) -> None:
         """The run that the others are compared with; how long it takes, and how often it passes each place."""
         run = self.start("alone", fuse=())
-        while not self.folder("alone").exists() and not run.ended():
-            time.sleep(0.01)
+        run.wait_for(self.folder("alone").exists)
         began = time.perf_counter()
         if run.wait():
             raise SystemExit(f"the run to compare with ended with {run.wait()}:\n{run.output()}")
@@ -349,14 +370,13 @@ class Bench:
 
     def kill(self, name: str, place: str, rng: random.Random) -> str:
         """Kills a run at a random moment of a kind; says which it was."""
-        while True:
+        for _ in range(ATTEMPTS):
             if place != "time":
                 count = rng.randint(1, self.passed[place])
                 run, moment = self.start(name, fuse=(place, count)), f"{place} {count} of {self.passed[place]}"
             else:
                 run, delay = self.start(name), rng.uniform(0, self.seconds)
-                while not self.folder(name).exists() and not run.ended():
-                    time.sleep(0.005)
+                run.wait_for(self.folder(name).exists)
                 time.sleep(delay)
                 run.kill()
                 moment = f"after {delay:.2f} s of {self.seconds:.2f}"
@@ -367,6 +387,7 @@ class Bench:
                 raise SystemExit(f"{name}, {moment}: ended with {status} instead of being killed:\n{run.output()}")
             # It was done before its time was up; the next attempt begins anew.
             name += "_"
+        raise SystemExit(f"{name}: done before its time was up, {ATTEMPTS} times")
 
 
 def measure(kills: int, seed: int, forked: bool, settings: list[str], work: Path, report=print) -> dict[str, Any]:
@@ -390,7 +411,7 @@ def measure(kills: int, seed: int, forked: bool, settings: list[str], work: Path
             differing[f"{place}: {moment}"] = found[:5]
         report(f"{i + 1:4}  {moment:28} {there:4} cp  {'; '.join(found[:3]) or 'none'}")
     relay = 0
-    while True:  # one run, killed again and again until it is through
+    while relay < MOST_RELAYS:  # one run, killed again and again until it is through
         run = bench.start("relay", fuse=("step", 4))
         status = run.wait()
         if status != -signal.SIGKILL:

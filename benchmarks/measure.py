@@ -41,12 +41,21 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--burst", type=int, help="steps of one kind in a row in each round")
 
 
+def add_workers(parser: argparse.ArgumentParser, on_gpu: int) -> None:
+    """The number of data workers, which depends on the device (`parse`)."""
+    parser.add_argument("--workers", type=int, help=f"processes that load; 0 on a CPU, {on_gpu} on a GPU")
+    parser.set_defaults(workers_on_gpu=on_gpu)
+
+
 def parse(parser: argparse.ArgumentParser, arguments: list[str] | None = None) -> argparse.Namespace:
     """The arguments, with the device's defaults put in, and the threads set."""
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     gpu = args.device.startswith("cuda")
+    if hasattr(args, "workers_on_gpu") and args.workers is None:
+        args.workers = args.workers_on_gpu if gpu else 0
     if hasattr(args, "model"):
+        args.model = "tiny" if args.tiny else args.model
         args.batch = args.batch or ([4] if args.tiny else [32, 256] if gpu else [8])
         args.precision = args.precision or ("bf16" if gpu else "fp32")
         args.steps = args.steps or (2 if args.tiny else 20 if gpu else 9)
@@ -91,6 +100,11 @@ def clock(device: str) -> tuple[float, float]:
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
     return time.perf_counter(), time.process_time()
+
+
+def card_peak_mib(device: str) -> float | None:
+    """Most MiB that this process's tensors took on the card so far; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.startswith("cuda") else None
 
 
 def in_turn(steps: dict[str, Callable[[], None]], rounds: int, burst: int, device: str) -> dict[str, Seconds]:

@@ -35,17 +35,44 @@ from measure import make_parser, report
 
 from resproto_fd.configs.schema import InputConfig
 from resproto_fd.preprocessing.manifest import Video, read_manifest, write_manifest
-from resproto_fd.preprocessing.store.frame_store import close_all, open_store
+from resproto_fd.preprocessing.store.frame_store import open_store
+from resproto_fd.preprocessing.store.lmdb_files import close_all
 from resproto_fd.preprocessing.store.pack import pack
 from resproto_fd.preprocessing.store.threads import Threads
 from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
-from resproto_fd.trainer.data import EvaluationBatches, FrameDataset, Normaliser, TrainBatches, make_loader
+from resproto_fd.trainer.batches import EvaluationBatches, TrainBatches
+from resproto_fd.trainer.data import FrameDataset, Normaliser
 from resproto_fd.trainer.frame_list import FrameList
+from resproto_fd.trainer.loader import make_loader
 
 SIDE = 256
 FRAMES_OF_A_VIDEO = 32
 PICTURES = 64
-TRANSFORMS = {"test": None, "train resproto_fd": "resproto_fd", "train deepfakebench": "deepfakebench"}
+OF_LIBRARY = {
+    "albumentations": [
+        {"HorizontalFlip": {"p": 0.5}},
+        {"Rotate": {"limit": 10, "border_mode": cv2.BORDER_REFLECT_101, "p": 0.5}},
+        {"GaussianBlur": {"blur_limit": [3, 7], "p": 0.5}},
+        {
+            "OneOf": {
+                "p": 0.5,
+                "transforms": [
+                    {"RandomBrightnessContrast": {"brightness_limit": 0.1, "contrast_limit": 0.1, "p": 1}},
+                    {"FancyPCA": {"alpha": 0.1, "p": 1}},
+                    {"HueSaturationValue": {"p": 1}},
+                ],
+            }
+        },
+        {"ImageCompression": {"quality_range": [40, 100], "p": 0.5}},
+    ]
+}
+"""DeepfakeBench's recipe, written for Albumentations 2."""
+TRANSFORMS = {
+    "test": None,
+    "train resproto_fd": "resproto_fd",
+    "train deepfakebench": "deepfakebench",
+    "train albumentations": OF_LIBRARY,
+}
 PEER = {
     ("test", 0): (1.3, 808),
     ("test", 2): (2.0, 986),
@@ -114,7 +141,7 @@ class Reading:
             if augment
             else EvaluationBatches(len(frames), args.batch, 0, 1)
         )
-        self.loader = make_loader(data, self.batches, workers, torch.device("cpu"))
+        self.loader = make_loader(data, self.batches, workers, torch.device(args.device))
         self.epoch = 0
 
     def go_through(self) -> tuple[int, float, float]:
@@ -242,7 +269,7 @@ def main() -> int:
     args.passes = args.passes or (1 if args.tiny else 4)
     args.epochs = args.epochs or (2 if args.tiny else 10)
     if args.augment_on == "device":
-        del TRANSFORMS["train deepfakebench"]
+        del TRANSFORMS["train deepfakebench"], TRANSFORMS["train albumentations"]
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
         root = Path(folder)
         manifest, kib = make_frames(root, args.frames)

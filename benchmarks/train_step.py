@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import Seconds, add_model_arguments, autocast, backbone, clock, make_parser, parse, report
+from measure import Seconds, add_model_arguments, add_workers, autocast, backbone, clock, make_parser, parse, report
 
 from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors import create_detector
+from resproto_fd.detectors.base import Detector
 from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer.augment.transforms import plain_transform
 from resproto_fd.trainer.data import FrameDataset
@@ -86,20 +87,28 @@ class TimedTrainer(Trainer):
         self.since = end
 
 
-def run_config(batch: int, size: int, args: Namespace) -> RunConfig:
+def subject(args: Namespace, batch: int) -> tuple[Detector, RunConfig]:
+    """ResProto-FD with random weights, and the configuration of a run that trains it on images in memory."""
+    detector = create_detector("resproto_fd", backbone=backbone(args), pretrained=None, start_epoch=0)
+    size = detector.clip.visual.image_size
     train = {
         "epochs": 1,
         "batch_size": batch,
         "precision": args.precision,
         "optimizer": {"name": "adam", "lr": 5e-7, "weight_decay": 1e-6},
     }
-    return RunConfig.model_validate(
+    config = RunConfig.model_validate(
         {
-            "detector": {"detector": "resproto_fd", "input": {"size": size}, "train": train},
+            "detector": {
+                "detector": "resproto_fd",
+                "input": {"size": size[0] if isinstance(size, tuple) else size},
+                "train": train,
+            },
             "protocol": {"train": ["Memory"], "test": ["Memory"], "selection": {"dataset": "Memory"}},
             "run": {"workers": args.workers, "progress": False, "save_checkpoints": False},
         }
     )
+    return detector, config
 
 
 def frames_in_memory(count: int, config: RunConfig) -> FrameDataset:
@@ -115,11 +124,8 @@ def frames_in_memory(count: int, config: RunConfig) -> FrameDataset:
 
 def measure(args: Namespace, batch: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    detector = create_detector("resproto_fd", backbone=backbone(args), pretrained=None, start_epoch=0)
-    size = detector.clip.visual.image_size
-    size = size[0] if isinstance(size, tuple) else size
-    bare = BareLoop(copy.deepcopy(detector), batch, size, args)
-    config = run_config(batch, size, args)
+    detector, config = subject(args, batch)
+    bare = BareLoop(copy.deepcopy(detector), batch, config.detector.input.size, args)
     data = frames_in_memory(batch * args.burst * (args.steps + 1), config)
     with tempfile.TemporaryDirectory() as folder:
         trainer = TimedTrainer(detector, data, config, World(0, 1, torch.device(args.device)), Path(folder))
@@ -139,10 +145,8 @@ def measure(args: Namespace, batch: int) -> dict[str, Any]:
 def main() -> None:
     parser = make_parser(__doc__.splitlines()[0])
     add_model_arguments(parser)
-    parser.add_argument("--workers", type=int, help="processes that load; 0 on a CPU, 4 on a GPU")
+    add_workers(parser, on_gpu=4)
     args = parse(parser)
-    if args.workers is None:
-        args.workers = 4 if args.device.startswith("cuda") else 0
     results = [measure(args, batch) for batch in args.batch]
     rows = [
         {
@@ -155,9 +159,8 @@ def main() -> None:
         }
         for figures in results
     ]
-    model = "tiny" if args.tiny else args.model
-    figures = {"benchmark": "train_step", "model": model, "precision": args.precision, "rounds": args.steps}
-    title = f"The trainer's step of ResProto-FD, {model}, {args.precision}, against a bare PyTorch loop"
+    figures = {"benchmark": "train_step", "model": args.model, "precision": args.precision, "rounds": args.steps}
+    title = f"The trainer's step of ResProto-FD, {args.model}, {args.precision}, against a bare PyTorch loop"
     report(title, rows, {**figures, "burst": args.burst, "results": results}, args)
 
 
