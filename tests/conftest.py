@@ -16,6 +16,23 @@ import pytest  # noqa: E402
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+if hasattr(os, "register_at_fork"):
+    # A forked child must not collect what earlier tests left: a video's scaler would wait for its threads for ever.
+    os.register_at_fork(after_in_child=gc.freeze)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """No test cuts the power, and waiting for the disk takes several per cent of the tests' time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(autouse=True)
+def plain_path(monkeypatch):
+    """Commands that ran in this process leave the safe path on; programs that a test starts must not inherit it."""
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of real faces, peers' files and vectors beside the checkout; its tests are skipped without it."""
@@ -123,7 +140,9 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.real)
-        if item.get_closest_marker("slow") and "slow" not in (config.option.markexpr or ""):
-            item.add_marker(pytest.mark.skip(reason="slow tier: run with -m slow"))
         if item.get_closest_marker("gpu") and not _cuda():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    if "slow" not in (config.option.markexpr or ""):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]

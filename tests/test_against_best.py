@@ -30,7 +30,7 @@ def test_a_rows_interval_is_that_of_its_seeds():
     parts = [cluster_components(Ranking(labels, one), groups) for one in scores["row 0"]]
     covariance = auc_covariance(np.stack([p[1] for p in parts]), np.stack([p[2] for p in parts]), groups)
     free = degrees_of_freedom(sum(p[1] + p[2] for p in parts), groups)
-    expected = combine_seeds([p[0] for p in parts], covariance, free, groups.pairs)
+    expected = combine_seeds([p[0] for p in parts], covariance, free, groups.fewest)
     assert found.means["row 0"] == pytest.approx(expected.mean)
     assert found.intervals["row 0"].low == pytest.approx(expected.interval.low)
     assert found.intervals["row 0"].high == pytest.approx(expected.interval.high)

@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from resproto_fd.preprocessing import manifest_command as command
 from resproto_fd.preprocessing.arrangers import DESCRIPTIONS, arrange, describe_folders, find
 from resproto_fd.preprocessing.arrangers.df40 import GROUPS, WITH_OWN_REAL
 from resproto_fd.preprocessing.arrangers.lists import FORGERYNET
+from resproto_fd.preprocessing.arrangers.manifest_writer import layout, write
 from resproto_fd.preprocessing.manifest import read_manifest
-from resproto_fd.preprocessing.manifest_command import layout, summary, write
+from resproto_fd.preprocessing.manifest_command import summary
 from resproto_fd.preprocessing.side_file import generator_families, read_side, side_path
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
 from resproto_fd.training.protocols import dataset_config
 
+FEW = ("--allow", "fewer-videos")  # made trees are small
 FAKES = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 ORIGINALS = "FaceForensics++/original_sequences/youtube/c23"
 PAIRS = {"train": [["000", "003"]], "val": [["720", "672"]], "test": [["953", "974"]]}
@@ -92,6 +95,16 @@ def celeb(root, name="Celeb-DF-v2"):
 
 def celeb_v1(root):
     celeb(root, "Celeb-DF-v1")
+
+
+def celeb_pp(root):
+    frames(root, *(f"Celeb-DF++/Celeb-real/frames/id{i}_0000" for i in range(2)))
+    frames(root, *(f"Celeb-DF++/YouTube-real/frames/0000{i}" for i in range(2)))
+    swap, talk = "Celeb-DF++/Celeb-synthesis/FaceSwap", "Celeb-DF++/Celeb-synthesis/TalkingFace/EDTalk"
+    frames(root, *(f"{swap}/{name}/frames/id0_id1_0000" for name in ("SimSwap", "Celeb-DF")))
+    frames(root, f"{talk}/frames/id0_0000_x")
+    names = ("Celeb-real/id0_0000", "YouTube-real/00001", "Celeb-synthesis/FaceSwap/SimSwap/id0_id1_0000")
+    text(root, "Celeb-DF++/List_of_testing_videos.txt", "".join(f"1 {name}.mp4\n" for name in names))
 
 
 def dfdc(root):
@@ -191,6 +204,14 @@ MADE = {
         celeb,
         {"CelebDFv2_real": (4, 0, 2), "CelebDFv2_fake": (1, 0, 1)},
         {"CelebDFv2_real": (3, 2, 2), "CelebDFv2_fake": (2, 1, 1)},
+    ),
+    "Celeb-DF++": (
+        celeb_pp,
+        {
+            "CelebDFpp_real": (2, 0, 2), "CelebDFpp_SimSwap": (0, 0, 1), "CelebDFpp_Celeb-DF": (1, 0, 0),
+            "CelebDFpp_EDTalk": (1, 0, 0),
+        },
+        None,
     ),
     "DFDC": (
         dfdc, {"DFDC_Real": (1, 0, 1), "DFDC_Fake": (1, 0, 1)}, {"DFDC_Real": (1, 1, 1), "DFDC_Fake": (1, 1, 1)},
@@ -366,7 +387,7 @@ def test_deepfakebenchs_splits_are_made_as_its_script_makes_them(tmp_path, name)
 
 @pytest.mark.parametrize("name", [name for name in MADE if MADE[name][2] is None])
 def test_data_sets_without_a_script_of_deepfakebench_have_no_such_splits(tmp_path, name):
-    with pytest.raises(UserError, match=f"{name}: DeepfakeBench has no script"):
+    with pytest.raises(UserError, match=re.escape(f"{name}: DeepfakeBench has no script")):
         made(tmp_path, name, splits="deepfakebench")
 
 
@@ -376,7 +397,9 @@ def test_every_label_of_every_data_set_is_in_the_taxonomy(name):
     description = DESCRIPTIONS[name]
     for source in description.sources:
         for label in [source.label] if isinstance(source.label, str) else source.label.values():
-            assert taxonomy[label].label == ("real" not in label.lower() or "whichisreal_F" in label), label
+            assert taxonomy[label].label == (
+                "real" not in label.lower() or bool(re.search("whichisreal_F|Real3D", label))
+            ), label
         assert not source.means or taxonomy[source.means].method
     labels = {label for part in description.parts.values() for label in part}
     assert all(taxonomy[label] for label in labels)
@@ -468,7 +491,7 @@ def test_frames_come_in_the_order_of_their_numbers(tmp_path):
     _, arrangement = made(tmp_path, "DiT_ff")
     (fake,) = [v for v in arrangement.videos if v.label == "DiT_Fake" and v.splits == ("train",)]
     assert [frame.rpartition("/")[2] for frame in fake.clip.frames] == ["seed1.png", "seed2.png", "seed10.png"]
-    assert "no number, which DeepfakeBench's loader cannot sort: 4" in summary(arrangement)
+    assert "frames not named by a number, which DeepfakeBench cannot sort: 4" in summary(arrangement)
 
 
 def test_genfaces_generators_and_kinds_are_data_sets_of_their_own(tmp_path):
@@ -556,19 +579,19 @@ def test_captions_find_their_frame_or_their_video(tmp_path, capsys):
         {"video": "Celeb-DF-v2/YouTube-real/99999", "facial": "nobody"},
     ]
     text(tmp_path, "captions.jsonl", "\n".join(map(json.dumps, lines)))
-    assert resproto("Celeb-DF-v2", root, tmp_path / "out", "--captions", tmp_path / "captions.jsonl") == 0
+    assert resproto("Celeb-DF-v2", root, tmp_path / "out", "--captions", tmp_path / "captions.jsonl", *FEW) == 0
     record = read_side(tmp_path / "out/Celeb-DF-v2.side.jsonl").records["Celeb-DF-v2/YouTube-real/00001"]
     assert (record.caption(frame, "facial"), record.caption(frame, "environmental")) == ("a man", "a street")
     assert record.caption(frame.replace("000.png", "009.png"), "facial") == "someone"
     assert record.caption(frame.replace("000.png", "009.png"), "environmental") is None
-    assert "not there: 1 (Celeb-DF-v2/YouTube-real/99999)" in capsys.readouterr().out
+    assert "unknown frames or videos: 1 (Celeb-DF-v2/YouTube-real/99999)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("", "is empty"),
-        ('{"format": "other"}', r"side\.jsonl:1: format 'other', expected 'resproto side 1'"),
+        ("", "got an empty file"),
+        ('{"format": "other"}', r"side\.jsonl:1: expected format 'resproto side 1', got 'other'"),
         ('{"format": "resproto side 1"}\n{"id": "a"}', "side.jsonl:2: not a whole record"),
         ('{"format": "resproto side 1"}\n{"id": "a", "colour": 1}', "unknown key 'colour'"),
         ('{"format": "resproto side 1"}\n{"id":', "side.jsonl:2: not a whole line"),
@@ -615,7 +638,7 @@ def test_a_fake_made_of_people_of_two_splits_is_left_out(tmp_path):
     for video in arrangement.videos:
         people[video.splits[0]].update(video.people.values())
     assert people["train"] and people["test"] and not people["train"] & people["test"]
-    left_out = arrangement.left_out["shows or is made of people of different splits"]
+    left_out = arrangement.left_out["has people of different splits"]
     assert len(left_out) + len(arrangement.videos) == 64
 
 
@@ -657,8 +680,18 @@ CELEB_LIST, DFDC_PART = f"{CELEB}/List_of_testing_videos.txt", "DFDC/train/dfdc_
         ("DFDC", "DFDC/test/labels.csv", "a.mp4,2", r"labels\.csv:1: expected 'VIDEO.mp4,1'"),
         ("DFDC", DFDC_PART, {"a": 1}, "expected label REAL or FAKE"),
         ("DFDCP", "DFDCP/dataset.json", None, r"dataset\.json: missing"),
-        ("DFDCP", "DFDCP/dataset.json", {"a/b.mp4": {"set": "training set"}}, "has set 'training set'"),
-        ("DFDCP", "DFDCP/dataset.json", {"a/b.mp4": {"set": "train", "label": "?"}}, "has label '\\?'"),
+        (
+            "DFDCP",
+            "DFDCP/dataset.json",
+            {"a/b.mp4": {"set": "training set"}},
+            "expected set train, val or test, got 'training set'",
+        ),
+        (
+            "DFDCP",
+            "DFDCP/dataset.json",
+            {"a/b.mp4": {"set": "train", "label": "?"}},
+            "expected label 'real' or 'fake', got '\\?'",
+        ),
         ("DeeperForensics-1.0", f"{DEEPER}/val.txt", None, r"val\.txt: missing"),
         ("DeeperForensics-1.0", f"{DEEPER}/val.txt", "000_M009", "has one split"),
         ("ForgeryNet", "ForgeryNet/Training/image_list.txt", "a 1 1 16", "list.txt:1: expected 'PATH"),
@@ -676,14 +709,14 @@ def test_a_missing_or_broken_list_is_named_with_what_is_wanted(tmp_path, name, p
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"splits": "oficial"}, "splits 'oficial'; the nearest is 'official'"),
-        ({"levels": ["c24"]}, "compression 'c24'; the nearest is 'c"),
-        ({"shares": (0, 0, 0)}, "three numbers that are not negative"),
-        ({"shares": (1, -1, 1)}, "three numbers that are not negative"),
-        ({"shares": (0.5, 0.2, 0.2)}, r"--shares 0.5 0.2 0.2: .*whose sum is 1; it is 0.9"),
-        ({"shares": (5, 2, 3)}, "whose sum is 1; it is 10"),
+        ({"splits": "oficial"}, "got 'oficial'; the nearest is 'official'"),
+        ({"levels": ["c24"]}, "--compression: .*got 'c24'; the nearest is 'c"),
+        ({"shares": (0, 0, 0)}, "three numbers of 0 or more"),
+        ({"shares": (1, -1, 1)}, "three numbers of 0 or more"),
+        ({"shares": (0.5, 0.2, 0.2)}, r"whose sum is 1, got 0.5 0.2 0.2, whose sum is 0.9"),
+        ({"shares": (5, 2, 3)}, "whose sum is 1, got 5 2 3, whose sum is 10"),
         ({"shares": (0.5, math.nan, 0.5)}, "whose sum is 1"),
-        ({"shares": (0.5, 0.2, 0.3)}, r"--shares: every video of FaceForensics\+\+ has a split already \(official"),
+        ({"shares": (0.5, 0.2, 0.3)}, r"--shares: every video of FaceForensics\+\+ already has a split \(official"),
         ({"val_share": 1}, "from 0 to below 1"),
     ],
 )
@@ -696,19 +729,19 @@ def test_options_out_of_range_are_refused(tmp_path, options, message):
 def test_shares_where_the_splits_are_given_are_an_error_not_ignored(tmp_path, splits):
     celeb(tmp_path)
     words = ["--splits", splits, "--shares", 0.5, 0.2, 0.3]
-    with pytest.raises(UserError, match=rf"--shares: every video of Celeb-DF-v2 has a split already \({splits}"):
+    with pytest.raises(UserError, match=rf"--shares: every video of Celeb-DF-v2 already has a split \({splits}"):
         resproto("Celeb-DF-v2", tmp_path, tmp_path / "out", *words)
     text(tmp_path, "x.json", {"x": {}})
     with pytest.raises(UserError, match="--shares: adopt keeps the splits of its lists"):
         resproto("adopt", tmp_path, tmp_path / "out", "--list", tmp_path / "x.json", "--shares", 0, 0, 1)
     assert not (tmp_path / "out").exists()
-    assert resproto("Celeb-DF-v2", tmp_path, tmp_path / "out", "--splits", splits) == 0
+    assert resproto("Celeb-DF-v2", tmp_path, tmp_path / "out", "--splits", splits, *FEW) == 0
 
 
 @pytest.mark.parametrize("name", ["a/b", "../a", ".a", "a\\b", "a\nb", "n" * 201])
 def test_a_name_that_is_none_of_a_file_is_refused_before_anything_is_written(tmp_path, name):
     frames(tmp_path, "Mine/real/a", "Mine/fake/b")
-    with pytest.raises(UserError, match=r"expected a plain file name.*--name"):
+    with pytest.raises(UserError, match=r"expected a name that a file can have.*--name"):
         resproto("folders", tmp_path / "Mine", tmp_path / "out", "--name", name)
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob("*.json"))
@@ -784,6 +817,22 @@ def test_hidden_files_and_other_files_are_no_frames(tmp_path):
 # --- folders and adopted lists -------------------------------------------------------------------------------------
 
 
+def test_pictures_that_share_a_stem_or_have_no_suffix_are_videos_of_their_own(tmp_path):
+    pictures(tmp_path, "Mine/real", "a.jpg", "a.png", "b.jfif", "c.avif", "notes.txt")
+    (tmp_path / "Mine/real/d.1").write_bytes(b"\xff\xd8\xff\xe0")
+    pictures(tmp_path, "Mine/fake", "a.HEIC")
+    description, _ = describe_folders(tmp_path / "Mine", load_taxonomy(), pictures=True)
+    names_ = {video.clip.frames[0]: video.name for video in arrange(description, tmp_path).videos}
+    assert names_ == {
+        "Mine/real/a.jpg": "a.jpg",
+        "Mine/real/a.png": "a.png",
+        "Mine/real/b.jfif": "b",
+        "Mine/real/c.avif": "c",
+        "Mine/real/d.1": "d.1",
+        "Mine/fake/a.HEIC": "a",
+    }
+
+
 def test_a_folder_per_class_needs_no_explanation_where_the_names_say_it(tmp_path):
     for split in ("train", "val", "test"):
         frames(tmp_path, *(f"Mine/{split}/{kind}/clip{split}" for kind in ("real", "fake", "SimSwap")))
@@ -811,9 +860,12 @@ def test_folders_of_splits_and_classes_may_come_in_either_order(tmp_path, shape)
 def test_pictures_may_be_videos_of_their_own_and_classes_explained(tmp_path, capsys):
     pictures(tmp_path, "Mine/photos", "a.jpg", "b.jpg")
     pictures(tmp_path, "Mine/flux", "c.webp")
-    with pytest.raises(UserError, match=r"class 'photos' is, is not known.*--class photos=real.*found: flux, photos"):
+    with pytest.raises(
+        UserError, match=r"meaning of class 'photos' is not known.*--class photos=real.*found: flux, photos"
+    ):
         resproto("folders", tmp_path / "Mine", tmp_path / "out", "--class", "flux=entire synthesis")
     words = ["--class", "photos=real", "--class", "flux=entire synthesis", "--pictures", "--shares", 0.5, 0, 0.5]
+    words += ["--allow", "one-class"]  # one fake for two splits
     assert resproto("folders", tmp_path / "Mine", tmp_path / "out", *words) == 0
     assert "Mine_photos" in capsys.readouterr().out
     records = read_side(tmp_path / "out/Mine.side.jsonl").records
@@ -854,7 +906,8 @@ def test_a_list_made_elsewhere_is_adopted_without_what_is_missing(tmp_path, caps
         },
     }  # fmt: skip
     text(tmp_path, "lists/uniface_ff.json", {"uniface_ff": said})
-    assert resproto("adopt", tmp_path, tmp_path / "out", "--list", tmp_path / "lists/uniface_ff.json") == 0
+    words = ["--list", tmp_path / "lists/uniface_ff.json", "--allow", "one-class"]  # no real in val
+    assert resproto("adopt", tmp_path, tmp_path / "out", *words) == 0
     printed = capsys.readouterr().out
     assert "in the lists, not in the tree: 2" in printed and "without a frame: 1 (roop_Fake/974_953)" in printed
     records = read_side(tmp_path / "out/uniface_ff.side.jsonl").records
@@ -866,7 +919,7 @@ def test_a_list_made_elsewhere_is_adopted_without_what_is_missing(tmp_path, caps
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not a readable JSON"),
+        ("{", "not a whole JSON"),
         ({"a": {}, "b": {}}, "expected one top key"),
         ({"a": {"FF-real": {"test": []}}}, "expected a table of videos"),
         ({"a": {"FF-real": {"test": {"x": {"frames": "y"}}}}}, "expected a list of paths"),
@@ -892,7 +945,7 @@ def resproto(dataset, root, out, *words):
 
 def test_the_command_makes_all_of_df40_that_the_tree_allows(tmp_path, capsys):
     df40(tmp_path)
-    assert resproto("DF40", tmp_path, tmp_path / "out") == 0
+    assert resproto("DF40", tmp_path, tmp_path / "out", "--allow", "one-class", "missing-methods") == 0
     printed = capsys.readouterr()
     assert {path.stem for path in (tmp_path / "out").glob("*.json")} == {
         "simswap_ff", "simswap_cdf", "DiT_ff", "DiT_cdf", "whichisreal",
@@ -905,10 +958,10 @@ def test_the_command_makes_all_of_df40_that_the_tree_allows(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("dataset", "words", "message"),
     [
-        ("adopt", [], "belong together"),
-        ("UADFV", ["--list", "a.json"], "belong together"),
-        ("UADFV", ["--pictures"], "belong to DATASET folders"),
-        ("DF40", [], "none of the 77 lists could be made"),
+        ("adopt", [], "adopt needs the lists; set --list JSON"),
+        ("UADFV", ["--list", "a.json"], "--list: only for DATASET adopt"),
+        ("UADFV", ["--pictures"], "only for DATASET folders"),
+        ("DF40", [], "none of the 77 lists can be made"),
     ],
 )
 def test_words_that_do_not_fit_are_refused(tmp_path, dataset, words, message):
@@ -945,3 +998,306 @@ def test_the_page_on_data_sets_names_every_one_of_them_and_whether_it_was_tried(
         if "DF40" not in description.folders:
             (row,) = [row for row in rows if re.search(rf"\b{re.escape(name)}(?![\w-])", row.split("|")[1])]
             assert ("tried" in row.split("|")[-2]) == description.verified or name == "Celeb-DF-v1"
+
+
+# --- trees that are not as the data set is known ---------------------------------------------------------------
+
+
+def refused(dataset, root, *words):
+    """The message with which the command refuses a tree; nothing is written."""
+    out = root.parent / "refused"
+    with pytest.raises(UserError) as caught:
+        resproto(dataset, root, out, *words)
+    assert not out.exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (["train/fake", "val/fake"], "one-class: 2 fake videos, none real"),
+        (["train/real", "train/fake", "val/real"], "one-class: split val has 1 real and 0 fake videos"),
+    ],
+)
+def test_a_manifest_without_a_class_is_refused_unless_allowed(tmp_path, classes, said):
+    frames(tmp_path, *(f"a/Mine/{place}/{place.replace('/', '')}" for place in classes))
+    message = refused("folders", tmp_path / "a/Mine")
+    assert said in message and "add --allow one-class" in message and "Mine_fake" in message
+    assert resproto("folders", tmp_path / "a/Mine", tmp_path / "out", "--allow", "one-class") == 0
+    with pytest.raises(UserError, match=r"--allow: expected one-class, .*; the nearest is 'one-class'"):
+        resproto("folders", tmp_path / "a/Mine", tmp_path / "out", "--allow", "one-clas")
+
+
+def test_fewer_videos_and_missing_methods_are_said_with_what_was_expected(tmp_path):
+    ffpp(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a/FaceForensics++/manipulated_sequences/FaceSwap")
+    message = refused("FaceForensics++", tmp_path / "a")
+    assert "fewer-videos: 6 videos FF-real of c23; the whole data set has 1000" in message
+    assert "missing-methods: no video of 1 (FF-FS); the data set has 5 labels" in message
+    assert "add --allow fewer-videos missing-methods" in message
+    assert "fewer-videos" not in refused("FaceForensics++", tmp_path / "a", *FEW).split("nothing was written")[1]
+    assert resproto("FaceForensics++", tmp_path / "a", tmp_path / "out", *FEW, "missing-methods") == 0
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "tree"),
+    [
+        ("UADFV/more/frames/x", "UADFV", uadfv),
+        ("UADFV/fake/loose", "UADFV", uadfv),
+        ("Celeb-DF-v2/Celeb-synthesis/SimSwap/frames/id0_id1_0000", "Celeb-DF-v2", celeb),
+        ("FaceForensics++/manipulated_sequences/NewSwap/c23/frames/000_003", "FaceForensics++", ffpp),
+        ("FaceForensics++/manipulated_sequences/Deepfakes/c23_old/frames/000_003", "FaceForensics++", ffpp),
+        ("DF40/simswap/other/953_974", "simswap_ff", df40),
+    ],
+)
+def test_a_folder_that_no_rule_took_is_named(tmp_path, folder, name, tree):
+    tree(tmp_path / "a")
+    frames(tmp_path / "a", folder)
+    message = refused(name, tmp_path / "a").split("nothing was written")[1]
+    line = next(line for line in message.splitlines() if "unknown-folders" in line)
+    shown = re.search(r"\d+ \(((FaceForensics|Celeb|UADFV|DF40|GenFace)[^ ]*)", line)[1]
+    assert f"{folder}/".replace("/frames/", "/").startswith(f"{shown}/")
+
+
+def test_a_folder_that_another_data_set_takes_is_no_unknown_one(tmp_path):
+    face_shifter(tmp_path / "a")
+    dfd(tmp_path / "a")
+    assert "unknown-folders" not in refused("FaceShifter", tmp_path / "a")
+
+
+def test_files_passed_over_are_counted_by_suffix_and_reason(tmp_path, capsys):
+    uadfv(tmp_path)
+    pictures(tmp_path, "UADFV/real/frames/0000", "a.psd", "b.psd", "c.mp4")
+    pictures(tmp_path, "UADFV/raw", "a.mp4", "b.zip", "c.mxf")
+    assert resproto("UADFV", tmp_path, tmp_path / "out", *FEW) == 0
+    printed = capsys.readouterr().out
+    assert "passed over: 2 .psd: no pictures that are read" in printed
+    assert "passed over: 2 .mp4: videos; `resproto faces`" in printed and "1 .zip: archives" in printed
+    assert "passed over: 1 .mxf: videos; `resproto faces`" in printed
+
+
+def test_links_to_one_folder_do_not_leave_splits_empty_in_silence(tmp_path):
+    frames(tmp_path, "a/Mine/test/real/x", "a/Mine/test/fake/y")
+    for split in ("train", "val"):
+        (tmp_path / "a/Mine" / split).symlink_to(tmp_path / "a/Mine/test")
+    assert "linked-folders: 2 (Mine/train, Mine/val): links to folders taken" in refused("folders", tmp_path / "a/Mine")
+    uadfv(tmp_path / "b")
+    shutil.rmtree(tmp_path / "b/UADFV/fake/frames/0000_fake")
+    (tmp_path / "b/UADFV/fake/frames/0000_fake").symlink_to(tmp_path / "b/UADFV/real/frames/0000")
+    assert "linked-folders: 1 (UADFV/fake/frames/0000_fake)" in refused("UADFV", tmp_path / "b", *FEW)
+
+
+def test_a_part_of_dfdc_says_how_much_is_missing(tmp_path):
+    root = tmp_path / "a"
+    for part in ("DFDC/dfdc_train_part_3", "DFDC/train_sample_videos"):  # as they are unpacked
+        frames(root, f"{part}/frames/aaa", f"{part}/frames/bbb")
+        said = {
+            "aaa.mp4": {"label": "REAL"},
+            "bbb.mp4": {"label": "FAKE", "original": "aaa.mp4"},
+            "c.mp4": {"label": "FAKE"},
+        }
+        text(root, f"{part}/metadata.json", said)
+    frames(root, "DFDC/test_videos/frames/zzz")
+    message = refused("DFDC", root)
+    assert "1 folders DFDC/train/{part} with frames; the whole data set has 50" in message
+    assert "0 folders DFDC/test with frames; the whole data set has 1" in message
+    assert "in the lists, not in the tree: 2 (dfdc_train_part_3/c, train_sample_videos/c)" in message
+    assert "no rule took 1 (DFDC/test_videos (2 pictures))" in message
+    shutil.rmtree(root / "DFDC/train_sample_videos")
+    assert resproto("DFDC", root, tmp_path / "out", *FEW, "unknown-folders") == 0
+    records = read_side(tmp_path / "out/DFDC.side.jsonl").records
+    assert records["DFDC/dfdc_train_part_3/bbb"].original == "DFDC/dfdc_train_part_3/aaa"
+    assert {record.splits for record in records.values()} == {("train",)}
+
+
+def test_df40s_other_spellings_are_found_and_counted_once(tmp_path):
+    ffpp_real(tmp_path)
+    celeb(tmp_path)
+    pictures(tmp_path, "DF40/sd2.1_new/ff/953", "seed1.png")
+    pictures(tmp_path, "DF40/simswap/frames/953_974", "1.png")  # no folders ff and cdf
+    pictures(tmp_path, "DF40/simswap/frames/id0_id1_0000", "1.png")
+    for empty in ("DF40/DiT/ff/953", "DF40/DiT/ff/974"):
+        (tmp_path / empty).mkdir(parents=True)
+    pictures(tmp_path, "DF40/DiT/ff/720", "1.png")
+    found = {name: counts(arrange(find(name)[0], tmp_path)) for name in ("sd2.1_ff", "simswap_ff", "simswap_cdf")}
+    assert found["sd2.1_ff"]["sd2.1_Fake"] == (0, 0, 1)
+    assert found["simswap_ff"]["simswap_Fake"] == found["simswap_cdf"]["simswap_Fake"] == (0, 0, 1)
+    dit = arrange(find("DiT_ff")[0], tmp_path)
+    assert dit.empty == ["DF40/DiT/ff/953", "DF40/DiT/ff/974"]
+    pictures(tmp_path, "DF40/sd2.1/ff/974", "seed1.png")
+    both = arrange(find("sd2.1_ff")[0], tmp_path)
+    assert [v.clip.path for v in both.videos if "Fake" in v.label] == ["DF40/sd2.1/ff/974"]
+    assert both.left_out["lies in another spelling of a folder that is there too"] == ["DF40/sd2.1_new/ff/953"]
+
+
+# --- patterns, tables, people and shares ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [[], ["--pattern", "{split}/{method}/{class}/{video}"]])
+def test_method_folders_with_both_classes_in_each_are_understood(tmp_path, words):
+    for split in ("train", "test"):
+        for method in ("FLUX", "StyleGAN2"):
+            pictures(tmp_path, f"Mine/{split}/{method}/0_real", f"{split}a.png")
+            pictures(tmp_path, f"Mine/{split}/{method}/1_fake", f"{split}b.png")
+    words = [*words, "--pictures", "--class", "FLUX=entire synthesis"]
+    assert resproto("folders", tmp_path / "Mine", tmp_path / "out", *words) == 0
+    records = read_side(tmp_path / "out/Mine.side.jsonl").records
+    found = Counter((r.label, r.method, r.forgery_type, r.splits[0]) for r in records.values())
+    kinds = {(0, "real", "real"): 2, (1, "FLUX", "entire synthesis"): 1, (1, "StyleGAN2", "entire synthesis"): 1}
+    assert found == {(*kind, split): number for kind, number in kinds.items() for split in ("train", "test")}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{split}/{video}", "a path with {class} or {method}"),
+        ("{video}/{class}", "{video} at its end"),
+        ("{class}/{class}/{video}", "each word once"),
+        ("x/{class}/{video}", "no folder is of the form x/{class}/{video}; it has "),
+        ("{identity}_{class}/{video}", "{identity} in a part without"),
+        ("{class}/{0}/{video}", "no folder is of the form {class}/{0}/{video}"),
+        ("{class}/{1a}/{video}", "no folder is of the form {class}/{1a}/{video}"),
+    ],
+)
+def test_a_pattern_that_cannot_be_is_refused(tmp_path, pattern, message):
+    frames(tmp_path, "Mine/real/a", "Mine/fake/b")
+    with pytest.raises(UserError, match=re.escape(message)):
+        describe_folders(tmp_path / "Mine", load_taxonomy(), pattern=pattern)
+
+
+@pytest.mark.parametrize("words", [["--identity", r"/(id\d+)_"], ["--pattern", "{class}/{identity}_{video}"]])
+def test_one_persons_clips_are_not_split(tmp_path, capsys, words):
+    frames(
+        tmp_path, *(f"Mine/{cls}/id{who}_{take}" for cls in ("real", "fake") for who in range(6) for take in range(3))
+    )
+    assert resproto("folders", tmp_path / "Mine", tmp_path / "out", "--shares", 0.5, 0.2, 0.3, *words) == 0
+    assert "splits: drawn by people" in capsys.readouterr().out
+    splits = {}
+    for record in read_side(tmp_path / "out/Mine.side.jsonl").records.values():
+        assert record.identity == f"Mine/{record.id.rpartition('/')[2].partition('_')[0]}"
+        splits.setdefault(record.identity, set()).update(record.splits)
+    assert len(splits) == 6 and all(len(each) == 1 for each in splits.values())
+    assert {split for each in splits.values() for split in each} == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize(("pattern", "noted"), [("{class}/{identity}_{video}", True), ("{class}/{video}", False)])
+def test_names_that_do_not_fit_the_end_of_a_pattern_are_noted(tmp_path, capsys, pattern, noted):
+    frames(tmp_path, "Mine/real/id1_a", "Mine/real/loose", "Mine/fake/id2_a")
+    assert resproto("folders", tmp_path / "Mine", tmp_path / "out", "--pattern", pattern) == 0
+    note = "taken, though the name does not fit the last part of --pattern: 1 (Mine/real/loose)"
+    assert (note in capsys.readouterr().out) == noted
+
+
+@pytest.mark.parametrize("identity", [r"(?P<identity>id\d+)_|clip", r"(id\d+_)?clip", r"()clip"])
+def test_a_group_that_matches_nothing_tells_no_person(tmp_path, identity):
+    frames(tmp_path, *(f"Mine/{cls}/clip{n}" for cls in ("real", "fake") for n in range(3)))
+    assert resproto("folders", tmp_path / "Mine", tmp_path / "out", "--identity", identity) == 0
+    assert {record.identity for record in read_side(tmp_path / "out/Mine.side.jsonl").records.values()} == {None}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("reals", "fakes", "shares"), [(8, 8, (0.5, 0.2, 0.3)), (4, 148, (0.6, 0.2, 0.2)), (10, 3, (0.8, 0.1, 0.1))]
+)
+def test_shares_hold_within_rounding_in_both_classes(tmp_path, reals, fakes, shares, seed):
+    pictures(tmp_path, "Mine/real", *(f"r{i}.png" for i in range(reals)))
+    pictures(tmp_path, "Mine/fake", *(f"f{i}.png" for i in range(fakes)))
+    description, _ = describe_folders(tmp_path / "Mine", load_taxonomy(), pictures=True)
+    arrangement = arrange(description, tmp_path / "Mine", shares=shares, seed=seed)
+    assert arrangement.splits == "drawn"
+    for label, total in (("Mine_real", reals), ("Mine_fake", fakes)):
+        found = counts(arrangement)[label]
+        assert sum(found) == total and min(found) >= 1
+        assert all(abs(number - share * total) < 1 or number == 1 for number, share in zip(found, shares))
+
+
+def table(tmp_path, lines):
+    text(tmp_path, "table.csv", "\n".join(lines))
+    return ["--csv", tmp_path / "table.csv"]
+
+
+@pytest.mark.parametrize("words", [["csv", "--csv", "list.csv"], ["folders"]])
+def test_a_name_of_the_package_is_no_name_of_ones_own(tmp_path, words):
+    with pytest.raises(UserError, match=r"--name: 'FaceForensics\+\+' is a data set of this package"):
+        resproto(words[0], tmp_path, tmp_path / "out", *words[1:], "--name", "FaceForensics++")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_manifest_is_made_from_a_csv(tmp_path, capsys):
+    frames(tmp_path, "Mine/clips/frames/a", "Mine/clips/frames/b")
+    pictures(tmp_path, "Mine/photos", "c.jpg", "d.jpg", "e.jpg")
+    lines = [
+        "path,label,method,type,identity,split,video",
+        "clips/a.mp4,real,,,ann,train,",
+        "clips/frames/b,1,SimSwap,,ben,train,",
+    ]
+    lines += [
+        "photos\\c.jpg,fake,NewGen,entire synthesis,,test,",
+        "Mine/photos/d.jpg,0,,,,test,v",
+        "photos/e.jpg,0,,,,test,v",
+    ]
+    assert resproto("csv", tmp_path / "Mine", tmp_path / "out", *table(tmp_path, lines)) == 0
+    records = {r.id: r for r in read_side(tmp_path / "out/Mine.side.jsonl").records.values()}
+    assert {(r.label, r.method, r.forgery_type, r.splits, r.identity) for r in records.values()} == {
+        (0, "real", "real", ("train",), "Mine/ann"), (1, "SimSwap", "face swap", ("train",), "Mine/ben"),
+        (1, "NewGen", "entire synthesis", ("test",), None), (0, "real", "real", ("test",), None),
+    }  # fmt: skip
+    config = dataset_config("Mine", tmp_path / "out")
+    videos = all_videos(
+        tmp_path / "out/Mine.json", "Mine", folder=config.folder, taxonomy=load_taxonomy().extended(config.labels)
+    )
+    assert sorted(len(video.frames) for video in videos) == [1, 2, 2, 2]
+    lines.append("photos/gone.jpg,0,,,,test,")
+    assert "in the lists, not in the tree: 1 (photos/gone.jpg)" in refused(
+        "csv", tmp_path / "Mine", *table(tmp_path, lines)
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["path,method", "a.jpg,x"], "csv:1: expected a column 'label'"),
+        (["path,label,methode", "a.jpg,real,"], "unknown column 'methode'; the nearest is 'method'"),
+        (["path,label", "a.jpg,maybe"], "csv:2: expected label real or fake, 0 or 1, got 'maybe'"),
+        (["path,label", "../a.jpg,real"], "csv:2: expected a path below --root"),
+        (["path,label", "a.jpg"], "csv:2: expected 2 cells, got 1"),
+        (["path,label,split", "a.jpg,real,tets"], "csv:2: expected split .*nearest is 'test'"),
+        (["path,label,method", "a.jpg,fake,SimSwop"], "csv:2: no method is called 'SimSwop'; the nearest is 'SimSwap'"),
+        (["path,label,method,type", "a.jpg,fake,X,swap"], "csv:2: expected a kind of forgery"),
+        (["path,label,video", "a.jpg,real,v", "b.jpg,fake,v"], "csv:3: 'b.jpg' contradicts line 2"),
+        (["path,label,split", "a.jpg,real,test", "b.jpg,fake,test"], "--shares: every line"),
+        (["path,label", "x.jpg,real"], "none of its 1 paths is below --root"),
+    ],
+)
+def test_a_csv_that_is_not_understood_is_refused_by_line(tmp_path, lines, message):
+    pictures(tmp_path, "Mine", "a.jpg", "b.jpg")
+    words = ["--shares", 0.5, 0, 0.5] if "--shares" in message else []
+    with pytest.raises(UserError, match=message):
+        resproto("csv", tmp_path / "Mine", tmp_path / "out", *table(tmp_path, lines), *words)
+
+
+def test_a_manifest_that_cannot_be_read_back_leaves_the_earlier_files(tmp_path):
+    pictures(tmp_path, "Mine", "a.jpg", "b.jpg")
+    lines = ["path,label,video", "a.jpg,real,v", "b.jpg,fake,w"]
+    assert resproto("csv", tmp_path / "Mine", tmp_path / "out", *table(tmp_path, lines)) == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    with pytest.raises(UserError, match=r"out/Mine\.json: .*a frame has one video; it was not written"):
+        resproto("csv", tmp_path / "Mine", tmp_path / "out", *table(tmp_path, [*lines, "b.jpg,fake,x"]))
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "kind"),
+    [
+        ("StableDiffusion", "StableDiffusion", "entire synthesis"),
+        ("stable diffusion", "StableDiffusion", "entire synthesis"),
+        ("sd-2.1", "SD-2.1", "entire synthesis"),
+        ("FLUX", "FLUX", "unknown"),
+        ("FLUX:entire synthesis", "FLUX", "entire synthesis"),
+    ],
+)
+def test_a_class_may_be_any_method(tmp_path, given, method, kind):
+    frames(tmp_path, "Mine/real/a", "Mine/fake_faces/b")
+    assert resproto("folders", tmp_path / "Mine", tmp_path / "out", "--class", f"fake_faces={given}") == 0
+    (fake,) = [r for r in read_side(tmp_path / "out/Mine.side.jsonl").records.values() if r.label]
+    assert (fake.method, fake.forgery_type) == (method, kind)

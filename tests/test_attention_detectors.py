@@ -195,6 +195,7 @@ def test_a_picture_among_others_scores_as_deepfakebenchs_sia_scores_it_alone(par
     assert apart(output.logits[:1], golden["eval_single"]["cls"]) < 1e-4
 
 
+@pytest.mark.slow
 def test_scores_of_sia_depend_on_the_batch_where_that_is_asked_for():
     detector = create_detector("sia", pretrained=None, batch_coupled=True).eval()
     with torch.no_grad():

@@ -18,7 +18,8 @@ from resproto_fd.preprocessing.audit.near_duplicates import near_pairs, thumb_di
 from resproto_fd.preprocessing.audit.report import as_html, as_text
 from resproto_fd.preprocessing.manifest import read_manifest
 from resproto_fd.preprocessing.side_file import SideRecord, side_path, write_side
-from resproto_fd.preprocessing.store.frame_store import LmdbWriter, open_store
+from resproto_fd.preprocessing.store.frame_store import open_store
+from resproto_fd.preprocessing.store.lmdb_writer import LmdbWriter
 from resproto_fd.preprocessing.store.threads import Threads
 from resproto_fd.preprocessing.video import SPLITS
 
@@ -330,6 +331,7 @@ def test_all_faults_at_once_are_all_found(made, tmp_path):
     assert checks <= {finding.check for finding in found(made, tmp_path).findings}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plant", [a_test_frame_saved_again_in_train, a_frame_cut_short, a_missing_frame])
 def test_frames_in_an_lmdb_are_audited_alike(made, tmp_path, plant):
     plant(made, tmp_path)
@@ -376,10 +378,11 @@ def test_what_cannot_be_looked_at_is_said(made, tmp_path):
     result = audit([save(made, tmp_path, side=False)])
     assert result.findings == []
     assert [note.split(":")[0] for note in result.notes] == [
-        "Made", "nothing is known of the source videos (codec, frame rate, several faces)", "no store was named",
+        "Made", "nothing is known of the source videos (codec, frame rate, several faces)", "no frame was read",
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_records_of_faces_stand_in_for_a_side_file(made, tmp_path):
     path = save(made, tmp_path, side=False)
     for label, codec in ((0, "h264"), (1, "hevc")):
@@ -392,7 +395,7 @@ def test_records_of_faces_stand_in_for_a_side_file(made, tmp_path):
     result = audit([path], tmp_path, faces=tmp_path)
     assert {finding.check for finding in result.findings} == {"several faces", "goes with the label"}
     assert resproto(path, "--store", tmp_path, "--fail-on", "warning") == 1  # where the frames are, they are looked for
-    with pytest.raises(UserError, match="holds no records"):
+    with pytest.raises(UserError, match="has no records"):
         audit([path], tmp_path, faces=tmp_path / "Made/real")
 
 
@@ -410,6 +413,7 @@ def test_a_sample_takes_of_every_video_and_depends_on_the_seed_alone(made, tmp_p
     assert len(_sampled(case, {samples[0][0]}, 0, 0)) == 239
 
 
+@pytest.mark.slow
 def test_the_faulty_splits_that_deepfakebench_gives_celeb_are_found(shared, tmp_path):
     fixture = shared / "fixtures/deepfakebench"
     result = audit([fixture / "dataset_json/Celeb-DF-v2.json"], fixture / "datasets/rgb")
@@ -549,6 +553,7 @@ def resproto(*words):
     return command.run(parser.parse_args([*map(str, words), "--no-progress"]))
 
 
+@pytest.mark.slow
 def test_exit_codes_tell_clean_from_found(made, tmp_path, capsys):
     assert resproto(save(made, tmp_path), "--store", tmp_path, "--fail-on", "warning") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "nothing found"
@@ -588,6 +593,7 @@ def test_frames_beside_the_manifest_are_found_without_saying(made, tmp_path, cap
     assert "240 of 240 frames were read" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_findings_are_written_for_a_machine(made, tmp_path, capsys):
     a_test_frame_saved_again_in_train(made, tmp_path)
     path = save(made, tmp_path)
@@ -643,3 +649,37 @@ def test_the_level_asked_for_is_audited(shared):
     json_path = shared / "fixtures/deepfakebench/dataset_json/FF-DF.json"
     assert [row["frames"] for row in audit([json_path]).sets] == [24, 24, 24]
     assert [row["frames"] for row in audit([json_path], compression="c40").sets] == [24, 24, 24]  # it has c23 alone
+
+
+def black_margins_around_fakes(made, root):
+    for (_, label), videos in made.items():
+        for video in videos:
+            for i, data in enumerate(video.frames):
+                image = decoded(data)
+                if label:
+                    image[: image.shape[0] // 6] = 0
+                video.frames[i] = encoded(image)
+
+
+def test_padding_that_goes_with_the_label_is_an_error_and_background_a_warning(made, tmp_path):
+    black_margins_around_fakes(made, tmp_path)
+    result = found(made, tmp_path)
+    by_name = {
+        f.text.partition(" goes with")[0]: f.severity for f in result.findings if f.check == "goes with the label"
+    }
+    assert by_name["share of black pixels (padding)"] == "error"
+    assert by_name["brightness of the border (background)"] == "warning"
+
+
+def test_records_beside_the_crops_of_two_folders_are_found(tmp_path):
+    from resproto_fd.preprocessing.faces.media import Media
+    from resproto_fd.preprocessing.video import Video
+
+    root = tmp_path / "C"
+    record = {"width": 64, "height": 48, "fps": 25.0, "codec": "vp9", "several": {}}
+    place = root / ".faces/records/real_faces/a.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps(record))
+    video = Video("C", "test", "C/real_faces/a", 0, "real", "", "", ("C/real_faces/frames/a/000.png",))
+    assert Media(root).of("C/real_faces/a", video)["codec"] == "vp9"
+    assert Media(root).of("C/real_faces/b", video) is None

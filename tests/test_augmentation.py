@@ -142,6 +142,25 @@ def test_a_rotation_mirrors_the_picture_into_its_corners():
     assert np.abs(turned[0, 1] - mirrored).max() < 40
 
 
+def test_the_recipes_probabilities_and_limits_can_be_set():
+    given = {
+        "rotate_prob": 0.0,
+        "flip_prob": 1.0,
+        "quality_lower": 90,
+        "blur_limit": [5, 5],
+        "brightness_limit": [0, 0.2],
+    }
+    settings = train_transform({"deepfakebench": given}, INPUT).settings
+    found = [draw(seed, settings) for seed in range(400)]
+    assert all(each.flipped and each.angle is None and each.kernel in (None, 5) for each in found)
+    assert {each.quality for each in found} == {None, *range(90, 101)}
+    added = [each.light[1] for each in found if each.light]
+    assert 0 <= min(added) < 0.02 and 0.18 < max(added) <= 0.2
+    assert [draw(seed, train_transform({"deepfakebench": {}}, INPUT).settings) for seed in range(50)] == [
+        draw(seed) for seed in range(50)
+    ]
+
+
 def test_the_recipe_leaves_frame_and_size_alone():
     image = face(64, 64)
     before = image.copy()
@@ -317,6 +336,7 @@ def test_transforms_can_be_sent_to_another_process(name):
         assert pickle.loads(pickle.dumps(transform)) == transform
 
 
+@pytest.mark.slow
 def test_training_with_the_device_learns_what_the_host_would_whatever_the_workers(tmp_path):
     states = {}
     for on, workers in (("host", 0), ("device", 0), ("device", 1)):

@@ -1,6 +1,7 @@
 """Forgeries made of real frames while training: what they leave alone, what they change, how they come in batches."""
 
 import pickle
+import signal
 from dataclasses import replace
 
 import cv2
@@ -15,15 +16,20 @@ from tiny import quick_and_slow
 from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.configs.schema import InputConfig, TrainConfig
 from resproto_fd.preprocessing.faces.alignment import ARCFACE_TEMPLATE, crop_template
-from resproto_fd.preprocessing.store.frame_store import FileStore, LmdbWriter, close_all, landmark_path, open_store
+from resproto_fd.preprocessing.store.beside_frames import landmark_path
+from resproto_fd.preprocessing.store.frame_store import FileStore, open_store
 from resproto_fd.preprocessing.store.image_codec import encode_native
+from resproto_fd.preprocessing.store.lmdb_files import close_all
+from resproto_fd.preprocessing.store.lmdb_writer import LmdbWriter
 from resproto_fd.trainer import blended_pairs
 from resproto_fd.trainer.augment.blending import OUTLINE, cross_blended, face_points, i2g, self_blended, warped
 from resproto_fd.trainer.augment.transforms import train_transform
+from resproto_fd.trainer.batches import TrainBatches
 from resproto_fd.trainer.blended_pairs import BlendedPairs
 from resproto_fd.trainer.companions import COMPANIONS
-from resproto_fd.trainer.data import FrameDataset, TrainBatches, make_loader
+from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.frame_list import FrameList
+from resproto_fd.trainer.loader import make_loader
 
 KINDS = ("self_blended", "cross_blended", "i2g", "warped")
 SIDE = 96
@@ -104,6 +110,7 @@ def test_the_same_seed_gives_the_same_pair_and_nothing_is_written_to(kind):
         np.testing.assert_array_equal(part, kept)
 
 
+@pytest.mark.slow
 def test_self_blending_alters_the_real_picture_as_often_as_the_inner_copy_and_blends_in_a_share():
     blends = [blended("self_blended", seed) for seed in range(300)]
     altered = np.mean([(blend.real != picture(1)).any() for blend in blends])
@@ -263,7 +270,7 @@ def test_both_of_a_pair_are_augmented_alike(kind, stores):
         assert not apart[batch["mask"][1::2, 0] == 0].float().gt(3).any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS[::2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1::2])])
 def test_forgeries_are_new_in_each_epoch_and_the_same_in_any_batch(kind, stores):
     data = pairs_of(kind, stores, *COMPANIONS, augment="resproto_fd")
     whole = data.__getitems__(keys_of(data))
@@ -285,6 +292,7 @@ def test_a_pairs_partner_is_the_other_of_the_pair(stores):
     assert pairs_of("warped", stores).companions is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", quick_and_slow(KINDS, ["self_blended"]))
 def test_pairs_are_the_same_with_any_number_of_workers_and_on_the_device(kind, stores):
     runs = []
@@ -377,6 +385,7 @@ def test_what_pairs_cannot_be_made_of_is_said(tmp_path, stores):
         BlendedPairs.of("warped", alone, {}, {"FF": FileStore(tmp_path)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", quick_and_slow(KINDS, ["self_blended"]))
 def test_a_run_on_pairs_goes_on_to_the_same_bits(kind, stores, tmp_path):
     def trainer(folder, **run):
@@ -402,7 +411,7 @@ def test_a_run_on_pairs_goes_on_to_the_same_bits(kind, stores, tmp_path):
     def stop_after_five(micro):
         interrupted(micro)
         if halves.progress.step == 4:
-            halves._stop = True
+            signal.raise_signal(signal.SIGTERM)
 
     halves._step = stop_after_five
     with pytest.raises(Interrupted):

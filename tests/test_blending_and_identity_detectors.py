@@ -21,6 +21,7 @@ IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 1, 0, 1, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paper", [True, False])
 def test_facexrays_loss_is_that_of_a_loop_over_pixels(paper):
     torch.manual_seed(0)
@@ -40,6 +41,7 @@ def test_facexrays_loss_is_that_of_a_loop_over_pixels(paper):
     assert losses["total"].item() == pytest.approx(plain.item() + (100 if paper else 1000) * total / found.numel())
 
 
+@pytest.mark.slow
 def test_facexray_makes_boundaries_of_regions_and_asks_for_masks_where_they_count():
     tiny = {"backbone": "hrnet_w18_small", "pretrained": None}
     assert create_detector("facexray", **tiny).requires == {"mask"}
@@ -101,6 +103,7 @@ def test_iids_losses_are_those_of_loops():
 TINY_IID = {"pretrained": None, "blocks": [1, 1, 1, 1], "widths": [8, 8, 16, 16], "identities": 5}
 
 
+@pytest.mark.slow
 def test_iid_with_one_class_alone_or_no_identities_still_trains():
     detector = create_detector("iid", **TINY_IID).train()
     output = detector(IMAGES, torch.zeros(6, dtype=torch.long), target_identity=torch.arange(6) % 5)
@@ -113,6 +116,7 @@ def test_iid_with_one_class_alone_or_no_identities_still_trains():
     assert "kernel" not in without.state_dict()
 
 
+@pytest.mark.slow
 def test_iids_recogniser_is_given_and_rests(tmp_path):
     with pytest.raises(UserError, match=r"model\.identity_weights=.*ArcFace"):
         create_detector("iid", **{**TINY_IID, "pretrained": True})

@@ -235,9 +235,9 @@ def test_the_adapter_runs_under_autocast():
 
 
 def test_layers_that_there_are_not_are_named():
-    with pytest.raises(UserError, match=r"expected joins between 1 and 2, got \[1, 8\]"):
+    with pytest.raises(UserError, match=r"at most 3 joins between 1 and 2, got \[1, 8\]"):
         adapter(joins=[1, 8])
-    with pytest.raises(UserError, match=r"expected contrasted between 1 and 3, got \[4\]"):
+    with pytest.raises(UserError, match=r"at most 3 contrasted between 1 and 3, got \[4\]"):
         adapter(contrasted=[4])
     with pytest.raises(UserError, match="expected a ViT of open_clip, got ModifiedResNet"):
         create_detector("forensics_adapter", **TINY_RESNET)

@@ -6,13 +6,15 @@ import re
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from resproto_fd.configs import loading
 from resproto_fd.preprocessing.manifest import read_manifest
-from resproto_fd.preprocessing.store.frame_store import close_all, open_store
+from resproto_fd.preprocessing.store.frame_store import open_store
+from resproto_fd.preprocessing.store.lmdb_files import close_all
 from resproto_fd.training.cli import main
 from resproto_fd.training.lineage import run_that_made
 from resproto_fd.training.results import RunResult
@@ -82,9 +84,10 @@ def test_train_leaves_a_whole_run_and_test_repeats_its_numbers(demo, tmp_path, c
     ]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(demo, tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        assert train(demo, tmp_path / name, f"seed={seed}", "--test_dataset", "Demo-A") == 0
+        assert train(demo, tmp_path / name, f"seed={seed}", "--test_dataset", "Demo-A", "run.max_steps=2") == 0
     a, b, c = (ScoreTable.load(run_folder(tmp_path / name) / "scores" / "Demo-A.npz").score for name in "abc")
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
@@ -106,6 +109,7 @@ def test_a_run_can_train_on_forgeries_made_from_the_real_frames(demo, own_demo, 
     assert re.search(r"lacks the landmarks of \d+ training frames.*`resproto faces` writes", capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(demo, whole):
     best = whole / "best.pt"
     before = best.stat().st_mtime_ns
@@ -113,6 +117,7 @@ def test_a_finished_run_is_not_trained_again(demo, whole):
     assert best.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_test_set_scored_before_is_not_scored_again(demo, whole, tmp_path, monkeypatch):
     shutil.copytree(whole.parents[2], tmp_path, dirs_exist_ok=True)
     scores = run_folder(tmp_path) / "scores"
@@ -126,6 +131,7 @@ def test_a_test_set_scored_before_is_not_scored_again(demo, whole, tmp_path, mon
     assert titles == ["testing Demo-C"]
 
 
+@pytest.mark.slow
 def test_deepfakebench_flags_work(demo, tmp_path):
     words = [
         "--train_dataset",
@@ -145,6 +151,42 @@ def test_deepfakebench_flags_work(demo, tmp_path):
     assert not list(folder.rglob("*.pt"))
 
 
+def test_a_selection_split_of_one_class_stops_before_training(own_demo, tmp_path, capsys):
+    path = own_demo / "dataset_json" / "Demo-A.json"
+    content = json.loads(path.read_text())
+    for label, splits in content["Demo-A"].items():
+        if label != "Demo_real":
+            splits["val"] = {}
+    path.write_text(json.dumps(content))
+    assert train(own_demo, tmp_path) == 2
+    error = capsys.readouterr().err
+    assert "selected by frame_auc on Demo-A val, which has" in error and "and 0 fake frames" in error
+    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("result.json"))
+    assert train(own_demo, tmp_path, "protocol.selection.metric=frame_acc") == 0
+
+
+def test_a_part_of_a_training_set_is_in_domain_by_name_and_by_its_videos(own_demo, tmp_path):
+    from resproto_fd.configs.schema import DataConfig
+    from resproto_fd.training.domains import in_domain
+
+    data = DataConfig(root=str(own_demo))
+    named = in_domain(["FaceForensics++"], ["FF-DF", "FF-DF_c40", "FaceShifter", "Celeb-DF-v2"], data)
+    assert named == {"FF-DF": True, "FF-DF_c40": True, "FaceShifter": False, "Celeb-DF-v2": False}
+    assert in_domain(["FF-DF"], ["FaceForensics++", "FF-NT"], data) == {"FaceForensics++": True, "FF-NT": False}
+    assert in_domain(["GenFace"], ["GenFace-DDPM"], data) == {"GenFace-DDPM": True}
+    assert in_domain(None, ["FF-DF"], data) == {"FF-DF": None}
+    folder = own_demo / "dataset_json"
+    labels = json.loads((folder / "Demo-A.json").read_text())["Demo-A"]
+    one = next(name for name in labels if name != "Demo_real")
+    for name, kept in (("One", ["Demo_real", one]), ("Reals", ["Demo_real"])):
+        (folder / f"{name}.json").write_text(json.dumps({name: {label: labels[label] for label in kept}}))
+        (folder / f"{name}.yaml").write_text(f"json: {name}.json\nfolder: Demo-A\nstore: Demo-A_lmdb\n")
+    # Reals in common do not make a set in-domain: its fakes may be new.
+    assert in_domain(["Demo-A"], ["One", "Reals", "Demo-B"], data) == {"One": True, "Reals": False, "Demo-B": False}
+    assert in_domain(["One"], ["Demo-A"], data) == {"Demo-A": True}
+
+
+@pytest.mark.slow
 def test_weights_from_outside_are_tested_and_said_to_be(demo, whole, tmp_path):
     best = torch.load(whole / "best.pt", weights_only=True)
     foreign = tmp_path / "ckpt_best.pth"
@@ -180,6 +222,7 @@ def test_a_deepfakebench_checkpoint_is_known_by_its_names_and_tested(demo, tmp_p
     assert list((tmp_path / "board" / "rows").glob("*.html"))
 
 
+@pytest.mark.slow
 def test_a_detector_with_nothing_to_train_is_tested_as_it_is(demo, tmp_path):
     assert train(demo, tmp_path, "protocol.frames.test=1", detector=["--detector", "clip_zero_shot_tiny"]) == 0
     result = RunResult.load(run_folder(tmp_path) / "result.json")
@@ -188,9 +231,13 @@ def test_a_detector_with_nothing_to_train_is_tested_as_it_is(demo, tmp_path):
     assert result.tests["Demo-B"].in_domain is False
 
 
+@pytest.mark.slow
 def test_resproto_fd_stores_both_its_scores(demo, tmp_path):
     detector = ["--detector", "resproto_fd_tiny"]
-    assert train(demo, tmp_path, "model.start_epoch=0", "--test_dataset", "Demo-A", detector=detector) == 0
+    assert (
+        train(demo, tmp_path, "model.start_epoch=0", "run.max_steps=2", "--test_dataset", "Demo-A", detector=detector)
+        == 0
+    )
     table = ScoreTable.load(run_folder(tmp_path) / "scores" / "Demo-A.npz")
     assert set(table.variants) == {"clip", "grp"}
     assert np.array_equal(table.score, table.variants["grp"])
@@ -209,6 +256,18 @@ def test_the_leaderboard_stands_on_result_files_alone(whole, tmp_path):
     assert set(wanted.split()) <= set(rows[0])
 
 
+def test_figures_draws_a_heatmap_of_each_frame_and_says_what_is_missing(whole, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    assert main(["figures", str(run), "--frames", "2"]) == 0
+    picture = cv2.imread(str(run / "figures" / "heatmaps.png"))
+    assert picture.shape == (3 * 4 * 48, 2 * 48, 3)  # three test sets, two frames of each class
+    assert main(["figures", str(run), "--frames", "1", "--untrained"]) == 0
+    untrained = cv2.imread(str(run / "figures_untrained" / "heatmaps.png"))
+    assert untrained.shape == (3 * 2 * 48, 2 * 48, 3)
+    fails(capsys, main(["figures", str(tmp_path)]), r"no config\.yaml in it")
+
+
 # --- weights tested again: under another protocol, from a folder that was moved, on other sets ----------------------
 
 
@@ -225,6 +284,7 @@ def contents(folder):
     return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file() and path.name != ".lock"}
 
 
+@pytest.mark.slow
 def test_weights_of_another_protocol_are_known_by_the_run_beside_them(demo, trained, tmp_path, capsys):
     before = RunResult.load(trained / "result.json")
     words = ["test", "--detector", "timm", "--protocol", "demo_cross", "--weights", str(trained / "best.pt")]
@@ -251,6 +311,7 @@ def test_weights_of_another_protocol_are_known_by_the_run_beside_them(demo, trai
     assert (again.overrides, again.trained_on, again.tests) == (after.overrides, after.trained_on, after.tests)
 
 
+@pytest.mark.slow
 def test_the_recipe_of_known_weights_is_theirs_whatever_is_asked_for(demo, trained, tmp_path, capsys):
     words = ["test", *SMALL, "--protocol", "demo_multi", "--weights", str(trained / "best.pt"), "--out", str(tmp_path)]
     assert main([*words, "--seed", "4", f"data.root={demo}", *QUICK, "train.epochs=7"]) == 0
@@ -260,6 +321,7 @@ def test_the_recipe_of_known_weights_is_theirs_whatever_is_asked_for(demo, train
     assert after.note == ""
 
 
+@pytest.mark.slow
 def test_a_result_file_from_before_training_sets_were_stored_tells_them_by_its_protocol(demo, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "a" / "demo_multi" / "timm" / "seed3")
     folder = tmp_path / "a" / "demo_multi" / "timm" / "seed3"
@@ -268,7 +330,11 @@ def test_a_result_file_from_before_training_sets_were_stored_tells_them_by_its_p
     assert RunResult.load(folder / "result.json").trained_on == ["Demo-A", "Demo-B"]
 
 
-@pytest.mark.parametrize("how", ["absolute", "relative", "inside", "link"])
+OTHER_WAYS = [pytest.param(how, marks=pytest.mark.slow) for how in ("absolute", "relative", "link")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["inside", *OTHER_WAYS])
 def test_a_moved_run_is_tested_where_it_is_now(demo, trained, tmp_path, monkeypatch, how):
     untouched = contents(trained)
     moved = tmp_path / "elsewhere" / "demo_multi" / "timm" / "seed3"
@@ -283,6 +349,7 @@ def test_a_moved_run_is_tested_where_it_is_now(demo, trained, tmp_path, monkeypa
     assert {path.name for path in tmp_path.iterdir()} == {"elsewhere", "link"}
 
 
+@pytest.mark.slow
 def test_of_a_run_whose_folder_was_renamed_the_place_must_be_named(trained, tmp_path, capsys):
     renamed = tmp_path / "demo_multi" / "timm" / "best_one"
     shutil.copytree(trained, renamed)
@@ -293,6 +360,7 @@ def test_of_a_run_whose_folder_was_renamed_the_place_must_be_named(trained, tmp_
     assert (tmp_path / "new" / "demo_multi" / "timm" / "seed3" / "result.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_of_other_weights_is_never_overwritten(demo, trained, tmp_path, capsys):
     other = tmp_path / "demo_multi" / "timm" / "seed3"
     shutil.copytree(trained, other)
@@ -305,6 +373,7 @@ def test_a_run_of_other_weights_is_never_overwritten(demo, trained, tmp_path, ca
     assert contents(other) == before
 
 
+@pytest.mark.slow
 def test_a_runs_own_results_are_not_replaced_by_those_of_other_settings(trained, tmp_path, capsys):
     before = contents(trained)
     fails(
@@ -366,6 +435,10 @@ def test_a_changed_protocol_of_the_users_own_has_a_name_of_its_own_too(demo, tmp
     )
     moved = config("--protocol", "demo_cross", "--train_dataset", "Demo-B").protocol
     assert (moved.selection.dataset, moved.train) == ("Demo-B", ["Demo-B"])
+    # A protocol with other training sets does not go by the name, title and source of the one that was changed.
+    assert re.fullmatch("Demo-B-custom-[0-9a-f]{8}", moved.name)
+    assert (moved.title, moved.source) == ("Demo-B to Demo-A, Demo-B, Demo-C", "")
+    assert "train: Demo-B instead of Demo-A; selection: dataset Demo-B instead of dataset Demo-A" in moved.note
 
 
 @pytest.mark.parametrize(
@@ -387,6 +460,7 @@ def test_what_made_a_run_is_not_changed_by_testing_it(trained, tmp_path, capsys,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_can_be_tested_under_a_task_of_its_own(trained, tmp_path):
     assert main(["test", "--run", str(trained), "--out", str(tmp_path), "--task_target", "again"]) == 0
     assert run_folder(tmp_path) == tmp_path / "demo_multi" / "timm_again" / "seed3"
@@ -408,6 +482,8 @@ def test_unknown_names_are_refused_with_the_nearest(demo, tmp_path, capsys):
     fails(capsys, main(["train", *SMALL, "--protocol", "demo_cros"]), "the nearest is 'demo_cross'")
     fails(capsys, main(["train", "--protocol", "demo_cross"]), "name a detector")
     fails(capsys, train(demo, tmp_path, "--test_dataset", "Demo-D"), "no dataset is called 'Demo-D'.*Demo-")
+    fails(capsys, train(demo, tmp_path, "train.epochs=0"), r"train\.epochs: expected 1 or more, got 0.*resproto test")
+    assert not list(tmp_path.rglob("config.yaml"))
     fails(capsys, train(demo, tmp_path, "train.epoch=3"), r"unknown key '.*train\.epoch'; the nearest is 'epochs'")
     fails(capsys, train(demo, tmp_path, "model.backbon=x"), "backbon.*nearest is 'backbone'")
     fails(capsys, train(demo, tmp_path, "train.optimizer.lr=fast"), r"train\.optimizer\.lr.*got 'fast'")
@@ -442,6 +518,7 @@ def test_a_label_outside_the_taxonomy_is_named(own_demo, tmp_path, capsys):
     fails(capsys, train(own_demo, tmp_path / "r"), r"Demo-B\.json.*Demo_swop")
 
 
+@pytest.mark.slow
 def test_frames_that_the_store_lacks_are_counted_and_named_before_training(own_demo, tmp_path, capsys):
     gone = sorted((own_demo / "rgb" / "Demo-A").rglob("*.png"))[:2]
     for path in gone:
@@ -454,6 +531,7 @@ def test_frames_that_the_store_lacks_are_counted_and_named_before_training(own_d
     assert sum(test.skipped for test in whole.tests.values()) <= 2
 
 
+@pytest.mark.slow
 def test_a_truncated_test_frame_stops_the_test_or_is_counted(own_demo, tmp_path, capsys):
     path = sorted((own_demo / "rgb" / "Demo-B").rglob("*.png"))[0]
     path.write_bytes(path.read_bytes()[:-500])
@@ -465,6 +543,7 @@ def test_a_truncated_test_frame_stops_the_test_or_is_counted(own_demo, tmp_path,
     assert (run_folder(tmp_path / "a") / "scores" / "Demo-A.npz").is_file()
 
 
+@pytest.mark.slow
 def test_a_class_absent_from_a_test_set_is_undefined_and_the_run_goes_on(own_demo, tmp_path, capsys):
     def drop_reals(content):
         content["Demo-B"]["Demo_real"]["test"] = {}
@@ -541,6 +620,24 @@ def test_a_wrong_key_is_reported_as_typed_before_data_or_folders_are_touched(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [["train.epochs", "3"], ["model.top_k"], ["train.epochs=3", "fast"]])
+@pytest.mark.parametrize("command", ["train", "test", "demo"])
+def test_a_setting_without_its_equals_sign_is_refused_and_not_ignored(command, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    which = [] if command == "demo" else ["--detector", "resproto_fd_tiny", "--protocol", "demo_cross"]
+    status = main([command, *which, *words])
+    word = next(word for word in words if "=" not in word)
+    fails(capsys, status, rf"'{re.escape(word)}' is not of the form key=value")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--set", "train.epochs=3"], ["--lr", "0.1"]])
+def test_an_unknown_flag_is_answered_with_the_form_of_settings(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--detector", "resproto_fd_tiny", *words])
+    fails(capsys, stop.value.code, f"{words[0]}.*settings are words like train.epochs=3")
+
+
 @pytest.mark.parametrize("word", ["train.epoch=3", "model.backbon=x", "input.sise=3", "data.rooot=x"])
 def test_a_wrong_key_is_reported_as_typed_when_a_run_is_tested_again(trained, tmp_path, capsys, word):
     before = contents(trained)
@@ -558,6 +655,7 @@ def test_a_wrong_data_key_is_reported_as_typed_before_anything_is_read(command, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_runs_weights_keeps_its_history(trained, tmp_path):
     """Copied under another name and into another place, weights are known by their SHA-256."""
     runs = trained.parents[2]
@@ -578,6 +676,7 @@ def test_a_copy_of_a_runs_weights_keeps_its_history(trained, tmp_path):
     assert "trained_under=demo_multi" in tested.overrides
 
 
+@pytest.mark.slow
 def test_a_validation_split_that_is_the_test_set_makes_an_oracle(demo, tmp_path, capsys):
     """Demo-B's test list under the name of a val split: what choosing on such a set is, whatever it is called."""
     own = tmp_path / "data"
@@ -594,6 +693,7 @@ def test_a_validation_split_that_is_the_test_set_makes_an_oracle(demo, tmp_path,
     assert result.selected_on.oracle
 
 
+@pytest.mark.slow
 def test_a_protocol_for_tests_alone_tests_and_does_not_train(demo, tmp_path, capsys):
     protocol = tmp_path / "only_tests.yaml"
     protocol.write_text("train: []\nselection: {rule: last}\ntest: [Demo-A, Demo-B]\nframes: {test: 2}\n")
@@ -603,3 +703,27 @@ def test_a_protocol_for_tests_alone_tests_and_does_not_train(demo, tmp_path, cap
     assert {test.in_domain for test in result.tests.values()} == {False}
     assert main(["train", "--detector", "clip_tiny", *words]) == 2
     assert r"only_tests is for tests alone (train: [])" in capsys.readouterr().err
+
+
+def test_the_users_own_names_are_among_the_nearest(own_demo, tmp_path, capsys, monkeypatch):
+    from resproto_fd.training import overriding
+
+    monkeypatch.setattr(overriding, "class_names", lambda: ["mine", "timm"])
+    assert train(own_demo, tmp_path, detector=["--detector", "minee"]) == 2
+    assert "no detector is called 'minee'; the nearest is 'mine'" in capsys.readouterr().err
+    shutil.copy(own_demo / "dataset_json/Demo-B.json", own_demo / "dataset_json/MyVideos.json")
+    assert train(own_demo, tmp_path, "protocol.test=[MyVideo]") == 2
+    assert "no dataset is called 'MyVideo'; the nearest is 'MyVideos'; in " in capsys.readouterr().err
+
+
+def test_deepfakebenchs_flags_about_features_are_taken_and_others_refused_by_the_command(capsys):
+    import argparse
+
+    from resproto_fd.training.commands import arguments
+
+    parser = argparse.ArgumentParser()
+    arguments.add_shared(parser)
+    assert parser.parse_args(["--detector", "timm", "--no-save_feat"]).save_feat is False
+    with pytest.raises(SystemExit):
+        main(["train", "--detector", "timm", "--no-save_feats"])
+    assert "usage: resproto train" in capsys.readouterr().err

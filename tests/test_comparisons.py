@@ -258,8 +258,8 @@ def test_simulated_means_over_seeds_are_held_where_one_seed_alone_is_not():
         parts = [cluster_components(Ranking(labels, s), clusters) for s in scores.values()]
         covariance = auc_covariance(np.stack([p[1] for p in parts]), np.stack([p[2] for p in parts]), clusters)
         free = degrees_of_freedom(sum(p[1] + p[2] for p in parts), clusters)
-        found = combine_seeds([p[0] for p in parts], covariance, free, clusters.pairs).interval
-        one = combine_seeds([parts[0][0]], covariance[:1, :1], free, clusters.pairs).interval
+        found = combine_seeds([p[0] for p in parts], covariance, free, clusters.fewest).interval
+        one = combine_seeds([parts[0][0]], covariance[:1, :1], free, clusters.fewest).interval
         held += found.low <= truth <= found.high
         alone += one.low <= truth <= one.high
     assert 0.91 <= held / 300 <= 0.985

@@ -25,6 +25,7 @@ def test_chance_spreads_over_the_unit_interval_and_gives_an_image_its_own_score(
     torch.testing.assert_close(detector(images[7:8]).scores, scores[7:8])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_border_control_does_not_see_the_face():
     torch.manual_seed(0)
@@ -66,6 +67,7 @@ def test_file_facts_tell_formats_and_qualities_apart():
     assert (rows[0]["height"], rows[0]["width"]) == (16, 20)
 
 
+@pytest.mark.slow
 def test_file_statistics_are_a_control_under_the_protocol(demo, tmp_path, capsys):
     words = ["control", "--protocol", "demo_cross", "--out", str(tmp_path / "runs"), f"data.root={demo}"]
     assert main(words) == 0
@@ -76,6 +78,7 @@ def test_file_statistics_are_a_control_under_the_protocol(demo, tmp_path, capsys
     assert "command line: control takes data.* settings alone, not train" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_equal_finished_control_is_taken_over_and_another_is_an_error(demo, tmp_path, capsys):
     words = ["control", "--protocol", "demo_cross", "--out", str(tmp_path / "runs"), f"data.root={demo}"]
     folder = tmp_path / "runs/demo_cross/file_statistics/seed0"
@@ -109,7 +112,7 @@ def test_an_equal_finished_control_is_taken_over_and_another_is_an_error(demo, t
 @pytest.mark.slow
 def test_the_demo_with_controls_runs_a_second_time(demo, tmp_path, capsys, monkeypatch):
     shutil.copytree(demo, tmp_path / "demo_data")
-    monkeypatch.setattr(command, "_one", lambda *_: (0, "already trained"))  # the control alone
+    monkeypatch.setattr(command, "_run_all", lambda runs, *_: [(0, "already trained")] * len(runs))  # the control alone
     words = ["demo", "--size", "tiny", "--controls", "--detectors", "chance", "--out", str(tmp_path), "--jobs", "2"]
     assert main([*words, "train.epochs=1"]) == 0
     assert main([*words, "train.epochs=1"]) == 0
@@ -123,6 +126,7 @@ def test_the_demo_with_controls_runs_a_second_time(demo, tmp_path, capsys, monke
     assert "remove the folder, or set another --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_recoded_frames_are_another_protocol_with_other_scores(demo, tmp_path):
     results = []
     for protocol in ("demo_cross", "demo_recoded"):

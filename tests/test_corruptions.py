@@ -102,13 +102,15 @@ def test_odd_sides_survive_video_coding():
 
 
 @pytest.mark.parametrize(
-    ("name", "severity", "message"), [("blurr", 1, "nearest is 'blur'"), ("blur", 6, "severity 6 is not one of 1 to 5")]
+    ("name", "severity", "message"),
+    [("blurr", 1, "nearest is 'blur'"), ("blur", 6, "expected a severity from 1 to 5, got 6")],
 )
 def test_unknown_corruptions_and_severities_are_named(name, severity, message):
     with pytest.raises(UserError, match=message):
         corrupted(FACE, name, severity, "f")
 
 
+@pytest.mark.slow
 def test_a_protocol_tests_under_corruptions_resumes_and_keeps_scores(demo, tmp_path, capsys):
     words = ["--detector", "resnet_tiny", "--protocol", "demo_robustness", "--out", str(tmp_path / "runs")]
     settings = [

@@ -404,7 +404,7 @@ def test_a_step_of_several_backward_passes_is_refused(monkeypatch):
         return losses
 
     monkeypatch.setattr(there.detector, "training_step", training_step)
-    with pytest.raises(UserError, match="a training step of 2 backward passes, and DeepfakeBench's loop one"):
+    with pytest.raises(UserError, match="expected one backward pass a training step, got 2"):
         there(batch())
 
 
@@ -477,6 +477,7 @@ def test_their_sam_is_ours_over_sgd_and_any_other_is_said_to_be_lost():
     assert yaml.safe_load(text)["optimizer"]["type"] == "adam"
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_yaml(checkout, capsys):
     folder = checkout()
     main = importlib.import_module(PLUGIN).main
@@ -487,3 +488,25 @@ def test_the_command_writes_the_yaml(checkout, capsys):
     assert "leave_out: [captions_environmental, captions_facial, forgery_type]" in capsys.readouterr().out
     assert main(["mezo4"]) == 2
     assert "no detector is called 'mezo4'; the nearest is 'meso4'" in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_there_is_written_for_its_tests_and_says_so(checkout, capsys):
+    checkout()
+    main = importlib.import_module(PLUGIN).main
+    for name, reason in (("gm_df", "its training step needs domain"), ("clip_zero_shot_tiny", "no parameter to train")):
+        assert main([name]) == 0
+        text = capsys.readouterr().out
+        assert "for DeepfakeBench's test.py." in text and reason in text and "leave_out" not in text
+    there = type("Hosted", (HostedDetector,), {"preset": "chance"})({}).train()
+    with pytest.raises(UserError, match=r"chance has no parameter to train; use DeepfakeBench's test\.py"):
+        there(batch())
+
+
+def test_a_checkpoint_of_deepfakebenchs_detector_of_this_name_loads_there(monkeypatch):
+    there, other = hosted("meso4", model={"size": 32}), hosted("meso4", model={"size": 32})
+    state = {key: torch.rand_like(value.float()).to(value.dtype) for key, value in there.state_dict().items()}
+    theirs = {f"theirs.{key}": value for key, value in state.items()}
+    rename = lambda found: {key.removeprefix("theirs."): value for key, value in found.items()}  # noqa: E731
+    monkeypatch.setattr(other.detector, "from_deepfakebench", rename)
+    other.load_state_dict(theirs, strict=True)
+    assert all(torch.equal(other.state_dict()[key], value) for key, value in state.items())

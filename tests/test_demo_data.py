@@ -11,11 +11,15 @@ import pytest
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.demo import data as demo
+from resproto_fd.preprocessing.demo.camera import Frame, film
 from resproto_fd.preprocessing.demo.data import DEMO_SETS, make_demo, make_pair, plan
-from resproto_fd.preprocessing.demo.faces import FRAME, Frame, draw_identity, draw_take, film
+from resproto_fd.preprocessing.demo.drawing import FRAME
 from resproto_fd.preprocessing.demo.forgeries import METHODS, face_mask
+from resproto_fd.preprocessing.demo.people import draw_identity
+from resproto_fd.preprocessing.demo.takes import draw_take
 from resproto_fd.preprocessing.manifest import read_manifest
-from resproto_fd.preprocessing.store.frame_store import landmark_path, mask_path, open_store
+from resproto_fd.preprocessing.store.beside_frames import landmark_path, mask_path
+from resproto_fd.preprocessing.store.frame_store import open_store
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
 from resproto_fd.preprocessing.video import SPLITS
 
@@ -132,6 +136,7 @@ def drawn(monkeypatch) -> list:
     return asked
 
 
+@pytest.mark.slow
 def test_finished_data_is_reused_and_half_made_data_is_made_again(tmp_path, drawn):
     (tmp_path / "mine.txt").write_text("a file of the user's")
     make_demo(tmp_path, size="tiny")
@@ -148,6 +153,7 @@ def test_finished_data_is_reused_and_half_made_data_is_made_again(tmp_path, draw
     assert (tmp_path / "mine.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_off_leaves_no_finished_data(tmp_path, drawn, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
@@ -165,6 +171,7 @@ def die(pair):
     os._exit(3)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_reported_with_a_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "DEMO_SETS", DEMO_SETS[:1])
     monkeypatch.setattr(demo, "make_pair", die)

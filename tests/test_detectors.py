@@ -5,12 +5,27 @@ import io
 
 import pytest
 import torch
-from tiny import CASES, IMAGES, LABELS, build, first_step, make, quick_and_slow, trained_a_little, trains
+from tiny import (
+    BACKBONES,
+    CASES,
+    IMAGES,
+    LABELS,
+    build,
+    first_step,
+    make,
+    quick_and_slow,
+    thin_detector,
+    tiny,
+    trained_a_little,
+    trains,
+)
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector, registry
+from resproto_fd.detectors.base import Detector, Encoded
 from resproto_fd.detectors.weights import without_pretrained
+from resproto_fd.training.encode_once import encoder_tensors
 
 WITH_FIELDS = {
     "ucf": ("encoder_c.", "con_gan.", "block_spe.", "head_spe."),
@@ -20,10 +35,13 @@ WITH_FIELDS = {
 """Case -> beginnings of the names of parameters that learn only where the batch has further fields."""
 
 
+FIXED = sorted(case for case, (name, _) in CASES.items() if registry.detector_class(name).fixed_encoder)
+"""Cases that encode each frame alike all the time."""
+
 MAIN = [name for name in CASES if "," not in name or name.startswith("resproto_fd")]
 """Cases of the default tier; variants of other classes are in the slow one."""
 
-QUICK = ["resproto_fd", "clip", "timm", "gm_df", "mfclip", "sd2", "meso4", "clip_lora", "ucf", "lsda", "iid"]
+QUICK = ["resproto_fd", "clip", "timm", "gm_df", "mfclip", "sd2", "meso4", "clip_lora"]
 """Cases and presets of the default tier in the longer tests; the others are in the slow one."""
 
 
@@ -40,6 +58,7 @@ def trained_case(request):
 def test_every_registered_class_is_among_the_cases_and_few_train_nothing():
     assert set(registry.class_names()) == {name for name, _ in CASES.values()}
     assert {case for case in CASES if not trains(case)} == {"chance", "clip_zero_shot"}
+    assert {"chance", "clip_probe", "clip_zero_shot", "sd2_probe"} <= set(FIXED)
 
 
 @torch.no_grad()
@@ -57,6 +76,35 @@ def test_outputs_have_their_shapes_and_ranges(case):
         assert output.losses["total"].ndim == 0
         assert all(value.isfinite() for value in output.losses.values())
     assert detector(IMAGES).losses is None
+
+
+def test_a_class_is_declared_to_have_a_fixed_encoder_if_and_only_if_it_has_one(case):
+    detector = make(case).train()
+    assert detector.encode(IMAGES).requires_grad != bool(detector.fixed_encoder), (
+        f"{case}: freeze the encoder, or set fixed_encoder to its parts"
+    )
+
+
+@pytest.mark.parametrize("case", FIXED, indirect=True)
+@torch.no_grad()
+def test_what_a_fixed_encoder_does_depends_on_its_parts_alone_and_never_changes(case):
+    trained = trained_a_little(case)
+    detector = make(case)
+    own = encoder_tensors(detector)
+    assert own
+    assert all(torch.equal(value, own[name]) for name, value in encoder_tensors(trained).items())
+    assert (type(detector).forward, type(detector).training_step) == (Detector.forward, Detector.training_step)
+    assert not detector.requires
+    features = detector.train().encode(IMAGES)
+    assert torch.equal(features, detector.eval().encode(IMAGES))
+    torch.testing.assert_close(features[1:4], detector.encode(IMAGES[1:4]), rtol=1e-5, atol=1e-6)
+    known, seen = detector(Encoded(features), LABELS), detector(IMAGES, LABELS)
+    assert torch.equal(known.scores, seen.scores)
+    assert torch.equal(known.losses["total"], seen.losses["total"])
+    for name, value in detector.state_dict().items():
+        if name not in own:
+            value.copy_(torch.randn_like(value.float()))
+    assert torch.equal(features, detector.encode(IMAGES))
 
 
 def test_nothing_trains_zero_shot():
@@ -122,6 +170,7 @@ def test_evaluation_leaves_the_state_untouched(case):
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
+@pytest.mark.parametrize("case", quick_and_slow(CASES, QUICK), indirect=True)
 @torch.no_grad()
 def test_seed_and_state_make_the_detector(case):
     """One seed gives one detector and two seeds two, and a file of plain tensors carries all that a detector is."""
@@ -188,6 +237,7 @@ def test_activations_can_be_checkpointed_without_changing_gradients(name):
             torch.testing.assert_close(two.grad, one.grad, atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_backbone_without_checkpointing_is_told_so():
     detector = create_detector("timm", backbone="legacy_xception", pretrained=None)
     with pytest.raises(UserError, match=r"train\.checkpoint_activations: Xception"):
@@ -215,6 +265,7 @@ def assert_listed_as_built(config, detector):
     assert set(config.needs) == detector.requires
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick_and_slow(sorted({*PRESETS} - {*FROM_SCRATCH}), ["resproto_fd", "clip"]))
 def test_full_size_presets_are_what_their_names_say(name):
     config = loading.load("detectors", name)
@@ -232,6 +283,10 @@ def test_unknown_timm_models_and_options_are_named():
         create_detector("timm", backbone="resnet18", pretrained=None, options={"depht": 3})
     with pytest.raises(UserError, match="timm has no weights of 'botnet50ts_256'"):
         create_detector("timm", backbone="botnet50ts_256")
+    with pytest.raises(UserError, match="options: checkpoint_path: timm would read weights by itself; set pretrained"):
+        create_detector("timm", backbone="resnet18", pretrained=None, options={"checkpoint_path": "evil.pth"})
+    with pytest.raises(UserError, match="timm has no model 'local-dir:evil'"):
+        create_detector("timm", backbone="local-dir:evil", pretrained=None)
 
 
 def test_options_reach_timm_and_stay_as_they_were_given():
@@ -260,6 +315,26 @@ def test_timm_weights_load_from_a_file_without_its_classifier(imagenet_file):
     torch.testing.assert_close(detector.encode(IMAGES), expected)
 
 
+@pytest.mark.parametrize("channels", [1, 4, 9])
+def test_weights_of_three_channels_are_spread_over_another_stem_as_timm_does_it(imagenet_file, channels):
+    import timm
+
+    path, model = imagenet_file
+    options = {"in_chans": channels}
+    found = create_detector("timm", backbone="test_efficientnet", pretrained=str(path), options=options).backbone
+    expected = timm.models.adapt_input_conv(channels, model.conv_stem.weight)
+    assert torch.equal(found.conv_stem.weight, expected) and expected.shape[1] == channels
+
+
+def test_weights_without_counters_of_batches_load(imagenet_file, tmp_path):
+    _, model = imagenet_file
+    state = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    assert len(state) < len(model.state_dict())
+    torch.save(state, tmp_path / "old.pth")
+    found = create_detector("timm", backbone="test_efficientnet", pretrained=str(tmp_path / "old.pth"))
+    assert torch.equal(found.backbone.conv_stem.weight, model.conv_stem.weight)
+
+
 def test_timm_weights_of_another_model_or_none_are_named(imagenet_file):
     path, _ = imagenet_file
     with pytest.raises(UserError, match=r"weights\.pth does not fit ResNet: .*missing"):
@@ -283,3 +358,17 @@ def test_published_timm_weights_come_from_the_cache_or_are_asked_for(imagenet_fi
     monkeypatch.setattr(timm_classifier, "fetch", lambda *words: path)
     detector = create_detector("timm", backbone="test_efficientnet").eval()
     torch.testing.assert_close(detector.backbone.conv_stem.weight, model.conv_stem.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("clip_probe", "clip"), ("repdfd", "clip"), ("sd2_probe", "sd2"), ("iid", "explicit")]
+)
+def test_training_leaves_a_frozen_part_as_it_was(name, part):
+    keywords = tiny(name) | ({"backbone": BACKBONES["tiny_resnet"]} if name == "repdfd" else {})
+    detector = thin_detector(name, **keywords).train()
+    frozen = detector.get_submodule(part)
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert detector.training and not any(module.training for module in frozen.modules())
+    before = copy.deepcopy(frozen.state_dict())
+    detector(IMAGES, LABELS).losses["total"].backward()
+    assert all(torch.equal(value, before[key]) for key, value in frozen.state_dict().items())

@@ -24,17 +24,18 @@ from sklearn.metrics import roc_auc_score
 
 from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.detectors import create_detector
-from resproto_fd.trainer import checkpoint, distributed, trainer
+from resproto_fd.trainer import checkpoint, distributed, run_folder
 from resproto_fd.trainer.data import Normaliser
 from resproto_fd.trainer.distributed import World
+from resproto_fd.trainer.run_folder import exclusive
 from resproto_fd.trainer.scoring import ScoringOptions, score_frames
-from resproto_fd.trainer.trainer import Trainer, exclusive
+from resproto_fd.trainer.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-from kill_and_resume import PRELOADED, Bench, Run, differences, traces  # noqa: E402
+from kill_and_resume import PATIENCE, PRELOADED, Bench, Run, differences, traces  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")]
 
@@ -93,7 +94,8 @@ def together(size, work, place, /, **options):
     for process in processes:
         process.start()
     for process in processes:
-        process.join()
+        process.join(PATIENCE)
+        process.kill()
     logs = "".join((place / f"{rank}.log").read_text() for rank in range(size))
     assert [process.exitcode for process in processes] == [0] * size, logs
     return [pickle.loads((place / f"{rank}.result").read_bytes()) for rank in range(size)]
@@ -137,7 +139,7 @@ def fitted(world, folder, name, accumulate, **changes):
         return {"frame_auc": roc_auc_score(validation.frames.labels, scored.scores)}
 
     found, order, Scalars.kept = [], [], []
-    with mock.patch.object(trainer, "SummaryWriter", Scalars):
+    with mock.patch.object(run_folder, "SummaryWriter", Scalars):
         fitting = Trainer(DETECTORS[name](), made_dataset(config), config, world, Path(folder), validate)
         step = fitting._step
         fitting._step = lambda micro: (order.append([i for b in micro for i in b["index"].tolist()]), step(micro))
@@ -445,9 +447,8 @@ def test_a_process_that_waits_for_the_others_scores_stops_with_them(tmp_path):
 def torchrun(bench, name, *script, options=()):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1"]
     command += [f"--master_port={free_port()}", *options, *script, *bench.argv(name)[1:]]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=bench.work, env=os.environ | {"GLOO_SOCKET_IFNAME": LOOPBACK}
-    )
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": LOOPBACK}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=bench.work, env=environment, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -537,7 +538,7 @@ def test_the_slurm_script_of_the_docs_requeues_a_stopped_run_until_it_is_done(be
             stub.write_text(text.format(python=sys.executable, stop=stop, folder=folder, requeued=requeued))
             stub.chmod(0o755)
         command = ["bash", "-c", script, "train.slurm", *bench.argv("slurm", *settings)[1:]]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=found)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=found, timeout=PATIENCE)
         assert done.returncode == status, done.stderr
         assert requeued.read_text() == "4711\n"
         assert (folder / "result.json").exists() == (status == 0)

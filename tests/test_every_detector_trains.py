@@ -49,6 +49,7 @@ QUICK = {"resproto_fd", "clip", "timm", "gm_df", "mfclip", "sd2", "uia_vit"}
 """Classes that train in the default tier; the others in the slow one."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", quick_and_slow(CLASSES, QUICK))
 def test_a_class_trains_on_the_demo_and_its_loss_falls(name, resolved, tmp_path):
     keywords = {**CASES[name][1], **WITH_NEEDS.get(name, {})}
@@ -74,7 +75,7 @@ def test_a_class_trains_on_the_demo_and_its_loss_falls(name, resolved, tmp_path)
     )
     torch.manual_seed(0)
     with thin():
-        detector = shallow(registry.build_detector(config.detector))
+        detector = shallow(registry.build_detector(config.detector.trusting()))
     data = FrameDataset(
         frames,
         resolved.stores,

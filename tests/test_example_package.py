@@ -53,8 +53,9 @@ def test_it_is_listed_and_imported_only_when_it_is_asked_for(installed, capsys):
         create_detector("colour_moments", tile=2)
 
 
+@pytest.mark.slow
 def test_it_is_fitted_and_scores(installed, tmp_path):
-    config = made_config(epochs=40)
+    config = made_config(epochs=20)
     detector, data = create_detector("colour_moments"), made_dataset(config)
     Trainer(detector, data, config, CPU, tmp_path / "run").fit()
     normalise = Normaliser([0.5] * 3, [0.5] * 3, CPU.device, torch.float32, False)

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.file_names import fault_of, folded
 from resproto_fd.preprocessing.faces import extract as faces
 from resproto_fd.preprocessing.faces import job as face_job
+from resproto_fd.preprocessing.faces.finding import FaceFinder
 from resproto_fd.preprocessing.faces.job import sampled_frames
 from resproto_fd.preprocessing.faces.sources import Options, find_sources
 from resproto_fd.preprocessing.faces.worker_pool import WorkerDied, run_tasks
@@ -148,6 +150,7 @@ faces.extract_faces([sys.argv[1]], sys.argv[2], detector="none", size=32, frames
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(data, tmp_path):
     faces.extract_faces([data], tmp_path / "whole", **PLAIN)
     out, random = tmp_path / "out", np.random.default_rng(0)
@@ -158,7 +161,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(data, tmp_path):
             time.sleep(0.01)
         time.sleep(random.uniform(0, 0.3))
         run.send_signal(signal.SIGKILL)
-        killed += run.wait() == -signal.SIGKILL
+        killed += run.wait(timeout=300) == -signal.SIGKILL
     assert killed >= 1
     faces.extract_faces([data], out, **PLAIN)
     assert files(out) == files(tmp_path / "whole")
@@ -215,9 +218,12 @@ def test_two_files_that_want_one_place_are_told_apart(data, tmp_path):
     report = faces.extract_faces([data], tmp_path / "out", **PLAIN)
     assert list(report.failed) == ["Set/real/videos/001.mp4"]
     assert "those of Set/real/videos/001.mkv" in report.failed["Set/real/videos/001.mp4"]
+    assert report.place_taken == ["Set/real/videos/001.mp4"]
+    said = report.as_text()
+    assert "Not done, place taken:\n  Set/real/videos/001.mp4" in said and "Unreadable:" not in said
     (data / "real" / "videos" / "001.mkv").unlink()
     report = faces.extract_faces([data], tmp_path / "out", **PLAIN)
-    assert "crops of Set/real/videos/001.mkv lie where" in report.failed["Set/real/videos/001.mp4"]
+    assert "its place has crops of Set/real/videos/001.mkv" in report.failed["Set/real/videos/001.mp4"]
 
 
 @pytest.mark.parametrize("place", [".", "Set", "Set/out"])
@@ -266,10 +272,10 @@ def test_a_record_that_cannot_be_written_ends_the_run(data, tmp_path, monkeypatc
     ("given", "message"),
     [
         ({"frams": 4}, "unknown option frams"),
-        ({"detector": "dlib"}, "choices: mtcnn, none"),
-        ({"track": "first"}, "choices: persistent, largest"),
-        ({"min_score": 1.5}, "wanted 0 to 1"),
-        ({"frames": -1}, "frames is -1"),
+        ({"detector": "dlib"}, "expected mtcnn or none, got 'dlib'"),
+        ({"track": "first"}, "expected persistent or largest, got 'first'"),
+        ({"min_score": 1.5}, "expected 0 to 1, got 1.5"),
+        ({"frames": -1}, "frames: expected 0 to .*, got -1"),
     ],
 )
 def test_a_wrong_option_is_named(data, tmp_path, given, message):
@@ -280,12 +286,12 @@ def test_a_wrong_option_is_named(data, tmp_path, given, message):
 @pytest.mark.parametrize(
     ("device", "here", "message"),
     [
-        ("cuda", 0, "--device cuda: 0 CUDA devices are here; there are cpu"),
-        ("cuda:2", 2, "--device cuda:2: 2 CUDA devices are here; there are cpu, cuda:0, cuda:1"),
-        ("cuda9", 0, "--device cuda9: not a device that is here"),
-        ("gpu", 0, "--device gpu: not a device that is here"),
-        ("xla", 0, "--device xla: not a device that is here"),
-        ("meta", 0, "--device meta: holds no numbers"),
+        ("cuda", 0, "--device cuda: this machine has 0 CUDA devices; set one of cpu"),
+        ("cuda:2", 2, "--device cuda:2: this machine has 2 CUDA devices; set one of cpu, cuda:0, cuda:1"),
+        ("cuda9", 0, "--device cuda9: no device of this machine"),
+        ("gpu", 0, "--device gpu: no device of this machine"),
+        ("xla", 0, "--device xla: no device of this machine"),
+        ("meta", 0, "--device meta: this device has no numbers"),
     ],
 )
 def test_a_device_that_is_not_here_is_an_error_before_anything_is_made(
@@ -353,6 +359,32 @@ def test_pictures_are_videos_of_one_frame_or_the_frames_of_one_video(tmp_path):
     assert crops == ["Set/frames/0007/003.png", "Set/frames/0007/100.png"] and report.sources == {"sequence": 1}
 
 
+def test_sixteen_bits_are_scaled_and_the_report_says_so(tmp_path):
+    (tmp_path / "Set").mkdir()
+    levels = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
+    cv2.imwrite(str(tmp_path / "Set" / "deep.png"), levels)
+    report = faces.extract_faces([tmp_path / "Set"], tmp_path / "out", **{**PLAIN, "size": 64})
+    crop = cv2.imread(str(tmp_path / "out/Set/frames/deep/000.png"))
+    assert np.abs(crop.astype(int) - levels[:, :, None] // 257).max() <= 1
+    assert (
+        report.notes == {"Set/deep.png": "grey of more than 8 bits, scaled from 0 to 65535"} and report.exit_code == 0
+    )
+    assert "Changed to be read:\n  Set/deep.png: grey of more" in report.as_text()
+    again = faces.extract_faces([tmp_path / "Set"], tmp_path / "out", **{**PLAIN, "size": 64})
+    assert again.done_before == 1 and again.notes == report.notes
+
+
+def test_links_to_one_folder_are_all_followed_and_a_circle_is_not(tmp_path):
+    clip(tmp_path / "all" / "001.mp4")
+    for split in ("train", "val", "test"):
+        (tmp_path / "Set").mkdir(exist_ok=True)
+        (tmp_path / "Set" / split).symlink_to(tmp_path / "all")
+    (tmp_path / "all" / "above").symlink_to(tmp_path / "Set")
+    found, _ = find_sources([tmp_path / "Set"], tmp_path / "out")
+    assert {f"Set/{split}/001.mp4" for split in ("train", "val", "test")} <= {source.name for source in found}
+    assert len(found) < 20
+
+
 def make_worker(factor):
     if factor == 0:
         raise UserError("no factor")
@@ -367,12 +399,14 @@ def make_worker(factor):
     return work
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_costs_only_its_own_task():
     answers = dict(run_tasks(make_worker, (3,), [1, "die", 2, "die", 4], 2))
     assert {number: answers[number] for number in (0, 2, 4)} == {0: 3, 2: 6, 4: 12}
     assert all(isinstance(answers[number], WorkerDied) and "SIGKILL" in str(answers[number]) for number in (1, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [0, 1])
 def test_an_error_in_a_worker_ends_the_run(processes):
     with pytest.raises(UserError, match="cannot go on"):
@@ -387,6 +421,7 @@ def test_the_module_is_light_to_import():
     assert shown.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_report_and_tells_trouble_by_its_exit_code(data, tmp_path, capsys):
     parser = argparse.ArgumentParser()
     faces.add_arguments(parser)
@@ -398,6 +433,15 @@ def test_the_command_prints_the_report_and_tells_trouble_by_its_exit_code(data, 
     assert "Set/real/videos/text.mp4: not a video" in capsys.readouterr().out
 
 
+def test_a_run_without_a_single_crop_is_no_success(tmp_path, capsys, monkeypatch):
+    clip(tmp_path / "Set" / "a.mp4")
+    monkeypatch.setattr(FaceFinder, "kept", lambda self, reader, wanted: (dict.fromkeys(wanted), {}))
+    words = ["faces", str(tmp_path / "Set"), "--out", str(tmp_path / "out"), "--detector", "none", "--processes", "0"]
+    assert main([*words, "--quiet"]) == 1
+    assert "No crop was made" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_the_documented_way_from_videos_to_a_store_runs_as_printed(tmp_path, monkeypatch, capsys):
     page = (Path(__file__).parents[1] / "docs/how_to/data_sets.md").read_text(encoding="utf-8")
     block = page.partition("Celeb-DF-v2 is the example:")[2].split("```")[1]
@@ -405,7 +449,8 @@ def test_the_documented_way_from_videos_to_a_store_runs_as_printed(tmp_path, mon
     assert [words[:2] for words in commands if words[0] == "resproto"] == [
         ["resproto", name] for name in ("faces", "manifest", "pack", "check")
     ]
-    for name in ("Celeb-real/id0_0000", "Celeb-real/id1_0000", "YouTube-real/00000", "Celeb-synthesis/id0_id1_0000"):
+    fakes = ("Celeb-synthesis/id0_id1_0000", "Celeb-synthesis/id1_id2_0000")
+    for name in ("Celeb-real/id0_0000", "Celeb-real/id1_0000", "YouTube-real/00000", *fakes):
         clip(tmp_path / "videos" / "Celeb-DF-v2" / f"{name}.mp4")
     listed = "1 Celeb-real/id0_0000.mp4\n0 Celeb-synthesis/id0_id1_0000.mp4\n"
     (tmp_path / "videos/Celeb-DF-v2/List_of_testing_videos.txt").write_text(listed)
@@ -444,6 +489,7 @@ def portrait():
     return images
 
 
+@pytest.mark.slow
 def test_the_lasting_face_is_cropped_upright_in_the_templates_place(portrait, tmp_path):
     film(tmp_path / "Set" / "videos" / "a.mp4", portrait)
     report = faces.extract_faces([tmp_path / "Set"], tmp_path / "out", frames=0, processes=0, progress=False)
@@ -468,7 +514,53 @@ def test_a_video_without_faces_is_reported_and_is_no_fault(portrait, tmp_path):
     assert faces.extract_faces([tmp_path / "Set"], tmp_path / "out", processes=0, progress=False).done_before == 1
 
 
+@pytest.mark.slow
 def test_faces_of_a_real_video_are_all_found(shared, portrait, tmp_path):
     videos = sorted((shared / "real" / "videos" / "real").glob("ffpp_*.mp4"))[:1]
     report = faces.extract_faces(videos, tmp_path / "out", frames=8, processes=0, progress=False)
     assert report.frames_kept == 8 and report.exit_code == 0
+
+
+def test_a_name_too_long_or_odd_for_a_folder_costs_no_video(tmp_path):
+    """The crops lie under a shortened name with a hash; other videos keep theirs."""
+    names = ["a" * 245, "a" * 244 + "b", "dots...", "ok", "é" * 110, b"\xff\xfe".decode(errors="surrogateescape")]
+    for number, name in enumerate(names):
+        clip(tmp_path / f"{number}.mp4")
+        (tmp_path / "Set").mkdir(exist_ok=True)
+        (tmp_path / f"{number}.mp4").rename(tmp_path / "Set" / f"{name}.mp4")
+    report = faces.extract_faces([tmp_path / "Set"], tmp_path / "out", **PLAIN)
+    assert (report.failed, report.frames_kept, report.exit_code) == ({}, 24, 0)
+    places = sorted(path.name for path in (tmp_path / "out" / "Set" / "frames").iterdir())
+    assert len(places) == 6 and "ok" in places and not any(fault_of(place) for place in places)
+    assert faces.extract_faces([tmp_path / "Set"], tmp_path / "out", **PLAIN).done_before == 6
+    report.without_faces.append(names[-1])
+    assert r"\udcff\udcfe" in report.as_text()
+
+
+def test_two_names_that_some_machines_take_for_one_get_two_places(tmp_path):
+    for folder, name in (("one", "É"), ("two", "é"), ("three", "e\u0301")):
+        clip(tmp_path / folder / "Set" / f"{name}.mp4")
+    sources = [tmp_path / folder / "Set" for folder in ("one", "two", "three")]
+    report = faces.extract_faces(sources, tmp_path / "out", **PLAIN)
+    places = [path.name for path in (tmp_path / "out" / "Set" / "frames").iterdir()]
+    assert len(places) == len({folded(place) for place in places}) == 3 and report.failed == {}
+
+
+def test_crops_under_a_name_of_an_earlier_version_are_kept(tmp_path, monkeypatch):
+    clip(tmp_path / "Set" / "a:b.mp4")
+    with monkeypatch.context() as patch:
+        patch.setattr(faces, "fault_of", lambda name: "")
+        faces.extract_faces([tmp_path / "Set"], tmp_path / "out", **PLAIN)
+    before = files(tmp_path / "out")
+    assert faces.extract_faces([tmp_path / "Set"], tmp_path / "out", **PLAIN).done_before == 1
+    assert files(tmp_path / "out") == before
+
+
+def test_a_folder_that_the_output_cannot_have_costs_one_video(tmp_path, data):
+    """The path of its crops is longer than the system takes; that of the video is not."""
+    deep = tmp_path.joinpath("deep", *["d" * 250] * ((4096 - len(str(tmp_path)) - 270) // 251))
+    clip(deep / "v.mp4")
+    out = tmp_path.joinpath(*["o" * 200] * 4)
+    report = faces.extract_faces([tmp_path / "deep", data], out, **PLAIN)
+    assert list(report.failed) == [str((deep / "v.mp4").relative_to(tmp_path))] and report.frames_kept == 16
+    assert "too long" in next(iter(report.failed.values()))

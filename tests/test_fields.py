@@ -10,19 +10,24 @@ import pytest
 import torch
 from made import MadeStore, TinyDetector, made_config, made_dataset, made_videos
 from test_trainer import CPU, make_trainer, same_bits, state_of
+from tiny import tiny
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import InputConfig
+from resproto_fd.detectors import registry
 from resproto_fd.detectors.registry import class_names, detector_class, keywords_of
 from resproto_fd.preprocessing.side_file import SideRecord, write_side
-from resproto_fd.preprocessing.store.frame_store import FileStore, landmark_path, mask_path
+from resproto_fd.preprocessing.store.beside_frames import landmark_path, mask_path
+from resproto_fd.preprocessing.store.frame_store import FileStore
 from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
+from resproto_fd.trainer.batches import TrainBatches
 from resproto_fd.trainer.companions import COMPANIONS, Partners, find_companions
-from resproto_fd.trainer.data import FrameDataset, TrainBatches, make_loader
-from resproto_fd.trainer.fields import NO_FAMILY, batch_fields
+from resproto_fd.trainer.data import FrameDataset
+from resproto_fd.trainer.fields import FACTS, NO_FAMILY, batch_fields
 from resproto_fd.trainer.frame_list import FrameList
+from resproto_fd.trainer.loader import make_loader
 from resproto_fd.trainer.scenes import originals
 from resproto_fd.training.settings import as_deepfakebench_fed, overrides_of, with_keywords, with_methods
 
@@ -313,7 +318,7 @@ def test_missing_masks_and_landmarks_are_refused_with_the_first_file_and_a_remed
         (tmp_path / landmark_path(path)).parent.mkdir(parents=True, exist_ok=True)
         np.save(tmp_path / landmark_path(path), np.zeros((count, 2)))
     with pytest.raises(
-        UserError, match=r"000_003/001\.npy: 81 landmarks, of FF/originals/frames/000/000\.png there are 5"
+        UserError, match=r"000_003/001\.npy: expected 5 landmarks, as FF/originals/frames/000/000\.png has, got 81"
     ):
         find_companions(["landmarks"], frames, {}, stores)
     assert find_companions(["method", "identity"], frames, {}, stores) is None
@@ -453,6 +458,8 @@ def test_a_detectors_own_step_is_taken_and_the_optimiser_moves_the_rest(tmp_path
 def test_a_step_of_its_own_cannot_be_accumulated(tmp_path):
     with pytest.raises(UserError, match=r"train\.accumulate=2: Inner takes a step of its own"):
         make_trainer(tmp_path, made_config(accumulate=2), Inner())
+    with pytest.raises(UserError, match=r"run\.split_batch=2: Inner takes a step of its own"):
+        make_trainer(tmp_path, made_config(run={"split_batch": 2}), Inner())
 
 
 # --- shares of the training frames -----------------------------------------------------------------------------------
@@ -524,3 +531,45 @@ def test_keywords_that_data_fill_are_the_constructors_and_filled_with_something_
     declared = getattr(detector_class(name), "keywords_from_data", {})
     assert {*declared} <= {*keywords_of(name)}
     assert {*declared.values()} <= {"train_sets", "train_methods", "epochs"}
+
+
+# --- shuffled labels -------------------------------------------------------------------------------------------------
+
+
+def test_facts_go_with_shuffled_labels(kept):
+    detector = Asking(
+        "domain", "forgery_type", "method", "family", "identity",
+        domain=["Other", "Made"], forgery_type=["real", "editing"], method=["real", "Made"], family=[NO_FAMILY],
+    )  # fmt: skip
+    order = np.random.default_rng(3).permutation(len(FRAMES))
+    told = FRAMES.shuffled(order)
+    assert told.paths == FRAMES.paths
+    assert np.array_equal(told.labels, FRAMES.labels[order])
+    true, found = batch_fields(detector, FRAMES, {}), batch_fields(detector, told, {})
+    assert set(found) == detector.requires
+    for name, values in found.items():
+        assert np.array_equal(values, true[name][order]), name
+    assert np.array_equal(found["forgery_type"], told.labels)
+
+
+def test_masks_and_partners_go_with_shuffled_labels(kept):
+    order = np.random.default_rng(1).permutation(len(LISTED))
+    told = LISTED.shuffled(order)
+    plain = beside(kept, "mask", augment="none").__getitems__([(0, i) for i in range(len(LISTED))])
+    found = beside(kept, "mask", augment="none", frames=told).__getitems__([(0, i) for i in range(len(LISTED))])
+    assert torch.equal(found["image"], plain["image"])
+    assert torch.equal(found["mask"], plain["mask"][torch.from_numpy(order)])
+    partner_of = find_companions(["partner"], told, {}, {"FF": kept}).partner_of
+    assert all(told.labels[partner_of(i, seed)] != told.labels[i] for i in range(len(told)) for seed in range(4))
+
+
+@pytest.mark.parametrize("name", ["sd2", "mfclip"])
+def test_the_kind_that_a_detector_is_told_agrees_with_the_shuffled_label(name):
+    detector = registry._construct(name, tiny(name), name)
+    detector.requires = detector.requires & set(FACTS)
+    methods = ["DDPM" if video.label else "real" for video in VIDEOS]
+    named = [replace(video, method=method) for video, method in zip(VIDEOS, methods, strict=True)]
+    frames = replace(FRAMES, videos=named).shuffled(np.random.default_rng(3).permutation(len(FRAMES)))
+    real = list(detector.vocabulary["forgery_type"]).index("real")
+    assert np.array_equal(batch_fields(detector, frames, {})["forgery_type"] != real, frames.labels == 1)
+    assert not np.array_equal(frames.labels, FRAMES.labels)

@@ -16,16 +16,12 @@ import pytest
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import load
 from resproto_fd.preprocessing.manifest import read_manifest
-from resproto_fd.preprocessing.store.frame_store import (
-    FileStore,
-    LmdbStore,
-    LmdbWriter,
-    MissingFrame,
-    UnreadableFrame,
-    close_all,
-    decode_frame,
-    open_store,
-)
+from resproto_fd.preprocessing.store import packed_store
+from resproto_fd.preprocessing.store.frame_store import FileStore, LmdbStore, MissingFrame, open_store
+from resproto_fd.preprocessing.store.image_codec import UnreadableFrame, decode_frame
+from resproto_fd.preprocessing.store.lmdb_files import close_all
+from resproto_fd.preprocessing.store.lmdb_pages import LmdbPages
+from resproto_fd.preprocessing.store.lmdb_writer import LmdbWriter
 
 FOLDER = "FaceForensics++"
 PATHS = [
@@ -140,8 +136,15 @@ def test_a_pickled_store_reads(tmp_path, kind):
     assert checksum(pickle.loads(pickle.dumps(store)), PATHS[0]) == checksum(store, PATHS[0])
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-@pytest.mark.parametrize("kind", ["Linux", "files"])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("Linux", "fork"),
+        pytest.param("Linux", "spawn", marks=pytest.mark.slow),
+        ("files", "fork"),
+        pytest.param("files", "spawn", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_other_processes_read_a_store_this_one_has_open(tmp_path, kind, method):
     store = make_store(kind, tmp_path)
@@ -249,16 +252,16 @@ def deep(image):
     ("data", "message"),
     [
         (b"", "no bytes"),
-        (b"GIF, or so it says", "no whole image"),
+        (b"GIF, or so it says", "not a whole image"),
         (WHOLE[".png"][:8] + WHOLE[".png"][-12:], "colour type"),
-        (bytes(1000), "no whole image"),
-        (encode(picture(0)[..., 0]), r"\[8, 0\]; expected 8-bit RGB"),
-        (encode(picture(0)[..., 0], ".jpg"), r"\[20, 24\]; expected \[H, W, 3\]"),
+        (bytes(1000), "not a whole image"),
+        (encode(picture(0)[..., 0]), r"expected a PNG of 8-bit RGB.*got .*\[8, 0\]"),
+        (encode(picture(0)[..., 0], ".jpg"), r"expected an image \[H, W, 3\], got \[20, 24\]"),
         (
             cv2.imencode(".png", np.dstack([picture(0), picture(1)[..., 0]]))[1].tobytes(),
-            r"\[8, 6\]; expected 8-bit RGB",
+            r"expected a PNG of 8-bit RGB.*got .*\[8, 6\]",
         ),
-        (deep(picture(0)), r"\[16, 2\]; expected 8-bit RGB"),
+        (deep(picture(0)), r"expected a PNG of 8-bit RGB.*got .*\[16, 2\]"),
         (WHOLE[".png"][:60] + b"\xff" + WHOLE[".png"][61:], "store: key"),
     ],
 )
@@ -294,6 +297,126 @@ def test_a_store_cut_short_is_named_before_a_page_beyond_its_end_kills_the_proce
         open_store(tmp_path / "X_lmdb").missing(PATHS)
 
 
+def in_child(work):
+    """Exit status of work in a process of its own: 0, or a signal that killed it."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("missing", [1, 4096, 5 * 4096 + 7, 900_000])
+def test_a_store_cut_by_less_than_a_mebibyte_is_refused_and_kills_no_process(tmp_path, missing):
+    with LmdbWriter(tmp_path / "X_lmdb") as writer:
+        for i in range(40):
+            writer.put(f"X/frames/a/{i:03d}.png", os.urandom(50_000))
+    data = tmp_path / "X_lmdb" / "data.mdb"
+    os.truncate(data, data.stat().st_size - missing)
+
+    def read():
+        with pytest.raises(UserError, match=f"data.mdb is cut short, {missing} bytes are missing"):
+            open_store(tmp_path / "X_lmdb").missing(["X/frames/a/039.png"])
+        with pytest.raises(UserError, match="cut short"):
+            packed_store.verify(tmp_path / "X_lmdb")
+        os._exit(7)
+
+    assert in_child(read) == 7
+
+
+def test_a_store_cut_to_a_small_part_of_a_huge_one_is_refused_without_a_list_of_its_pages(tmp_path):
+    with LmdbWriter(tmp_path / "X_lmdb") as writer:
+        writer.put("X/frames/a/000.png", os.urandom(50_000))
+    last = 10**12
+    with open(tmp_path / "X_lmdb" / "data.mdb", "r+b") as file:
+        for page in (0, 4096):
+            file.seek(page + 136)
+            file.write(last.to_bytes(8, "little"))
+        missing = (last + 1) * 4096 - file.seek(0, os.SEEK_END)
+    with pytest.raises(UserError, match=f"data.mdb is cut short, {missing} bytes are missing"):
+        open_store(tmp_path / "X_lmdb").missing(["X/frames/a/000.png"])
+
+
+def store_of_several_pages(folder):
+    """A store whose index has a root with children; the path of its data."""
+    with LmdbWriter(folder) as writer:
+        for i in range(400):
+            writer.put(f"X/frames/{'a' * 200}/{i:03d}.png", b"x")
+    return folder / "data.mdb"
+
+
+def test_an_index_that_leads_back_to_itself_is_a_fault_and_no_endless_walk(tmp_path):
+    data = store_of_several_pages(tmp_path / "X_lmdb")
+    with LmdbPages(data) as pages:
+        root = pages._main
+        assert not pages.index_faults().pages
+    with open(data, "r+b") as file:
+        file.seek(root * 4096 + 16)
+        node = int.from_bytes(file.read(2), "little")  # the first child
+        file.seek(root * 4096 + node)
+        file.write(root.to_bytes(4, "little"))
+    with pytest.raises(UserError, match=f"page {root} lies within itself"):
+        packed_store.verify(tmp_path / "X_lmdb")
+
+
+def test_an_index_with_a_page_number_beyond_any_file_is_a_fault(tmp_path):
+    """Both the number of pages and a child's number are forged: their product is no place in a file."""
+    data = store_of_several_pages(tmp_path / "X_lmdb")
+    with LmdbPages(data) as pages:
+        root = pages._main
+    with open(data, "r+b") as file:
+        for page in (0, 4096):
+            file.seek(page + 136)
+            file.write((2**64 - 2).to_bytes(8, "little"))
+        file.seek(root * 4096 + 16)
+        node = int.from_bytes(file.read(2), "little")
+        file.seek(root * 4096 + node)
+        file.write(b"\xff" * 6)
+    with LmdbPages(data) as pages:
+        assert pages.missing_bytes() > 0
+        assert pages.index_faults().pages == [f"page {2**48 - 1} is missing"]
+
+
+def test_an_index_in_which_many_pages_lead_to_one_is_walked_once(tmp_path):
+    data = store_of_several_pages(tmp_path / "X_lmdb")
+    with LmdbPages(data) as pages:
+        root, found = pages._main, len(pages.index_faults().keys[b""])
+    with open(data, "r+b") as file:
+        file.seek(root * 4096 + 16)
+        nodes = [int.from_bytes(file.read(2), "little") for _ in range(2)]
+        file.seek(root * 4096 + nodes[0])
+        child = file.read(4)
+        file.seek(root * 4096 + nodes[1])
+        file.write(child)
+    with LmdbPages(data) as pages:
+        faults = pages.index_faults()
+    assert faults.pages == [f"page {int.from_bytes(child, 'little')} lies in two places"]
+    assert len(faults.keys[b""]) < found
+
+
+def test_a_store_whose_last_pages_were_freed_before_they_were_written_is_whole(tmp_path):
+    folder = write_lmdb(tmp_path / "X_lmdb", [(KEYS["Linux"](path), data) for path, data in FRAMES.items()])
+    with lmdb.open(str(folder), map_size=1 << 26, lock=False) as environment:
+        for i in range(3):  # leaves free pages, which the list of free pages can use
+            with environment.begin(write=True) as transaction:
+                transaction.put(b"z%d" % i, bytes(100))
+        with environment.begin(write=True) as transaction:
+            for i in range(60):
+                transaction.put(b"y%d" % i, bytes(30_000))
+            for i in reversed(range(60)):
+                transaction.delete(b"y%d" % i)
+            for i in range(3):
+                transaction.delete(b"z%d" % i)
+        wanted = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    assert (folder / "data.mdb").stat().st_size < wanted - 100_000
+    assert [image.shape for image in read_all(open_store(folder))] == [(20, 24, 3)] * len(PATHS)
+    assert packed_store.verify(folder)["values"] == len(PATHS)
+
+
 POINTS = np.arange(162).reshape(81, 2) * 3
 
 
@@ -319,9 +442,9 @@ def npy(array, **options):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (bytes(100), "100 bytes; expected 648 or 1296"),
+        (bytes(100), "expected 648 or 1296 bytes .*got 100"),
         (npy(POINTS)[:-9], "not a whole .npy"),
-        (npy(POINTS.T), r"int64 \[2, 81\]; expected numbers \[K, 2\]"),
+        (npy(POINTS.T), r"expected numbers \[K, 2\], got int64 \[2, 81\]"),
         (npy(np.array([{}], dtype=object), allow_pickle=True), "not a whole .npy"),
     ],
 )
@@ -401,7 +524,7 @@ def test_the_same_bytes_may_be_put_twice(tmp_path):
 
 def test_a_store_in_the_way_is_not_overwritten(tmp_path):
     (tmp_path / "X_lmdb").mkdir()
-    with pytest.raises(UserError, match="is there already"), LmdbWriter(tmp_path / "X_lmdb"):
+    with pytest.raises(UserError, match="already exists"), LmdbWriter(tmp_path / "X_lmdb"):
         pass
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"), LmdbWriter(tmp_path / "file" / "X_lmdb"):
@@ -410,7 +533,7 @@ def test_a_store_in_the_way_is_not_overwritten(tmp_path):
 
 FILE_SIZE_LIMIT = """
 import resource, signal, sys
-from resproto_fd.preprocessing.store.frame_store import LmdbWriter, UserError
+from resproto_fd.preprocessing.store.lmdb_writer import LmdbWriter, UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 try:
@@ -434,8 +557,19 @@ OTHER_SETS = [pytest.param(name, marks=pytest.mark.slow) for name in ("FaceForen
 
 
 @pytest.mark.parametrize("name", ["FF-DF", *OTHER_SETS])
-@pytest.mark.parametrize("style", ["dataset_json", "dataset_json_released_style"])
-@pytest.mark.parametrize("place", ["rgb", "lmdb", "lmdb_winkeys"])
+@pytest.mark.parametrize(
+    ("style", "place"),
+    [
+        ("dataset_json", "rgb"),
+        ("dataset_json_released_style", "lmdb"),
+        ("dataset_json", "lmdb_winkeys"),
+        *(
+            pytest.param("dataset_json_released_style", place, marks=pytest.mark.slow)
+            for place in ("rgb", "lmdb_winkeys")
+        ),
+        pytest.param("dataset_json", "lmdb", marks=pytest.mark.slow),
+    ],
+)
 def test_deepfakebenchs_own_data_reads_alike_whichever_json_goes_with_whichever_store(shared, name, style, place):
     fixture = shared / "fixtures/deepfakebench"
     config = load("datasets", name)
@@ -472,5 +606,5 @@ def test_a_folder_of_stores_is_not_taken_for_a_folder_of_frames(tmp_path):
     for name in ("A_lmdb", "B_lmdb"):
         with LmdbWriter(tmp_path / name) as writer:
             writer.put("A/frames/v/000.png", b"x")
-    with pytest.raises(UserError, match=r"holds stores .A_lmdb, B_lmdb. and is none itself; name one"):
+    with pytest.raises(UserError, match=r"got a folder of stores .A_lmdb, B_lmdb.; set one"):
         open_store(tmp_path)

@@ -14,6 +14,7 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.parts.domain_tower import DomainNorm, Experts, propagated, run_tower
 from resproto_fd.detectors.parts.masked_modelling import MaskedModelling, masked_mean, token_loss
+from resproto_fd.detectors.parts.meta_sets import meta_sets
 from resproto_fd.losses.domains import alignment_loss, classification_loss, consistency_loss
 
 DOMAIN = torch.tensor([0, 1, 1, 0, 2, 2])
@@ -217,14 +218,15 @@ def test_masked_modelling_hides_the_patches_it_asks_about():
 # --- the step --------------------------------------------------------------------------------------------------------
 
 
-def test_the_inner_and_outer_step_are_those_taken_by_hand(tmp_path):
+@pytest.mark.parametrize("alignment", [0.0, 0.7])
+def test_the_inner_and_outer_step_are_those_taken_by_hand(tmp_path, alignment):
     rate, beta = 0.1, 0.5
     config = made_config(
         epochs=1, batch_size=12, precision="fp64", run={"max_steps": 1},
         optimizer={"name": "sgd", "lr": rate, "momentum": 0.0},
     )  # fmt: skip
     config.detector.input.size = 32
-    detector = stirred(make(mim=0.0, wildcard=0.0, inner_lr=beta))
+    detector = stirred(make(mim=0.0, wildcard=0.0, inner_lr=beta, alignment=alignment))
     data = made_dataset(config, fields={"domain": torch.arange(36).remainder(2).numpy()})
     trainer = make_trainer(tmp_path, config, detector, data=data)
     by_hand = copy.deepcopy(trainer.detector).train()
@@ -232,7 +234,7 @@ def test_the_inner_and_outer_step_are_those_taken_by_hand(tmp_path):
     images, labels, domain = trainer.normalise(batch["image"]), batch["label"], batch["domain"]
 
     torch.manual_seed(0)
-    held = domain.unique()[torch.randint(2, ())]
+    held = domain.unique()[torch.randint(2**31, (1,)) % 2]
     torch.manual_seed(0)
     trainer.fit()
 
@@ -241,24 +243,50 @@ def test_the_inner_and_outer_step_are_those_taken_by_hand(tmp_path):
     similar = torch.einsum("be,dce->bdc", nn.functional.normalize(features, dim=-1), by_hand.prompts())
     inner = classification_loss(similar, domain[train] + 1, labels[train], by_hand.temperatures())
     own = by_hand.inner_parameters()
+    of_domains = (by_hand.domain_embeddings, by_hand.domain_words)
     for parameter, gradient in zip(own, torch.autograd.grad(inner, own, materialize_grads=True), strict=True):
+        if any(parameter is other for other in of_domains):
+            gradient[0] = 0  # the wildcard's
         parameter.data -= beta * gradient
     outer = by_hand.head(by_hand.encode(images[test], domain[test]), labels[test], domain[test]).losses["total"]
-    rest = [p for p in by_hand.parameters() if p.requires_grad and all(p is not q for q in own)]
+    both = nn.functional.normalize(by_hand.encode(images, domain), dim=-1)
+    outer = outer + alignment * alignment_loss(both, domain, 3)
+    rest = [p for p in by_hand.parameters() if p.requires_grad and all(p is not q for q in own)] + list(of_domains)
     for parameter, gradient in zip(rest, torch.autograd.grad(outer, rest), strict=True):
+        if any(parameter is other for other in of_domains):
+            gradient[1:] = 0  # theta_E's
         parameter.data -= rate * gradient
     for name, value in by_hand.state_dict().items():
         torch.testing.assert_close(trainer.detector.state_dict()[name], value, atol=1e-9, rtol=1e-9, msg=name)
 
 
 def test_of_one_domain_all_are_tested_on_and_of_several_each_is_held_out_in_turn():
-    detector = make()
-    train, test = detector._meta_sets(torch.zeros(6, dtype=int))
-    assert train.tolist() == [True, False] * 3
-    assert test.all()
-    sets = [detector._meta_sets(DOMAIN) for _ in range(60)]
-    assert all(torch.equal(train, ~test) for train, test in sets)
-    assert {tuple(test.tolist()) for _, test in sets} == {tuple((domain == DOMAIN).tolist()) for domain in range(3)}
+    train, test = meta_sets(torch.zeros(6, dtype=int), 3)
+    assert train.rows.tolist() == [0, 2, 4]
+    assert test.rows.tolist() == [0, 1, 2, 3, 4, 5]
+    sets = [meta_sets(DOMAIN, 3) for _ in range(60)]
+    assert all(sorted([*train.rows, *test.rows]) == list(range(6)) for train, test in sets)
+    assert all(train.weight == test.weight == 1 for train, test in sets)
+    assert {tuple(test.rows.tolist()) for _, test in sets} == {(0, 3), (1, 2), (4, 5)}
+
+
+def test_processes_hold_out_the_same_domain_and_weigh_their_images_alike(monkeypatch):
+    shares = [torch.tensor(share) for share in ([0, 0, 1, 1], [0, 0, 0, 2])]
+    held_out = set()
+    for seed in range(20):
+        drawn = [torch.randint(2**31, (1,), generator=torch.Generator().manual_seed(seed + 50 * r)) for r in (0, 1)]
+        rows = [torch.cat([share.bincount(minlength=3), own]) for share, own in zip(shares, drawn, strict=True)]
+        monkeypatch.setattr("resproto_fd.detectors.parts.meta_sets.gather_host", lambda own: torch.stack(rows))  # noqa: B023
+        for part in (0, 1):  # meta-train, meta-test
+            sets = [meta_sets(share, 3)[part] for share in shares]
+            used = [(share[s.rows], s.weight) for share, s in zip(shares, sets, strict=True) if s.weight]
+            if part == 1:
+                (held,) = {int(value) for values, _ in used for value in values}
+                held_out.add(held)
+            whole = sum((share == held).sum() if part else 0 for share in shares) if part else None
+            assert sum(weight for _, weight in used) / 2 == pytest.approx(1)
+            assert whole is None or whole == sum(len(values) for values, _ in used)
+    assert held_out == {0, 1, 2}
 
 
 def test_an_unknown_domain_is_the_wildcard():
@@ -300,6 +328,76 @@ def test_without_meta_learning_the_step_is_a_plain_gradient(tmp_path):
     twin(IMAGES, LABELS, domain=DOMAIN).losses["total"].backward()
     for one, other in zip(plain.parameters(), twin.parameters(), strict=True):
         assert one.grad is None if other.grad is None else torch.equal(one.grad, other.grad)
+
+
+class PlainStep:
+    """A step in full precision."""
+
+    autocast = staticmethod(lambda: torch.autocast("cpu", enabled=False))
+    backward = staticmethod(lambda loss: loss.backward())
+
+
+@pytest.mark.parametrize("meta", [True, False])
+def test_the_wildcards_word_and_embedding_learn(meta):
+    detector = make(mim=0.0, meta=meta).train()
+    optimizer = torch.optim.Adam([p for p in detector.parameters() if p.requires_grad], 1e-3)
+    before = [p.detach().clone() for p in (detector.domain_words, detector.domain_embeddings)]
+    for _ in range(5):
+        detector.training_step(detector, PlainStep, IMAGES, LABELS, domain=DOMAIN)
+        optimizer.step()
+        optimizer.zero_grad()
+    for was, now in zip(before, (detector.domain_words, detector.domain_embeddings), strict=True):
+        assert (now - was).abs().amax(dim=1).gt(1e-6).all()
+
+
+def test_of_a_domain_only_the_wildcard_learns_in_the_outer_step():
+    detector = stirred(make(mim=0.0, inner_lr=0.0, wildcard=1.0)).train()
+    detector.training_step(detector, PlainStep, IMAGES, LABELS, domain=DOMAIN)
+    for parameter in (detector.domain_words, detector.domain_embeddings):
+        assert parameter.grad[0].any()
+        assert not parameter.grad[1:].any()
+    assert detector.class_words.grad is None
+    assert all(p.grad is None for p in detector.experts.parameters())
+
+
+def test_domains_are_aligned_across_meta_train_and_meta_test():
+    detector = stirred(make(mim=0.0, wildcard=0.0, alignment=1.0)).train()
+    losses = [detector.training_step(detector, PlainStep, IMAGES, LABELS, domain=DOMAIN)["alignment"] for _ in range(3)]
+    assert min(losses) > 1e-4
+
+
+def test_the_prompts_of_table_6_stand_behind_the_domains_word():
+    texts = {"P1": "x a photo of fake face", "P4": "x fake", "P7": "x fake face is in this photo"}
+    for name, fake in texts.items():
+        detector = make(prompt=name).double()
+        found, text, ids = detector.prompts(), detector.clip.text, detector.clip.tokenizer([fake])[0]
+        rows = text.token_embedding(ids).clone()
+        rows[1] = detector.domain_words[2]
+        x = text.transformer((rows + text.positional_embedding)[None], attn_mask=text.attn_mask)[0]
+        u = text.ln_final(x)[ids.argmax()] @ text.text_projection
+        torch.testing.assert_close(found[2, 1], u / u.norm())
+        losses = detector.train()(IMAGES.double(), LABELS, domain=DOMAIN).losses
+        losses["total"].backward()
+        assert detector.class_words is None
+        assert all(p.grad is not None for p in detector.parameters() if p.requires_grad)
+
+
+def test_without_dnorm_the_towers_norms_are_clips():
+    detector = make(dnorm=False, mim=0.0, experts=False).train()
+    assert detector.domain_embeddings is None
+    assert torch.equal(detector.encode(IMAGES, DOMAIN), detector.encode(IMAGES))
+    detector.training_step(detector, PlainStep, IMAGES, LABELS, domain=DOMAIN)
+    assert not [name for name, _ in detector.named_parameters() if "to_weight" in name]
+
+
+def test_the_minimum_strategy_hides_the_patches_of_least_variance():
+    masked = MaskedModelling(width=32, patch=8, tokens=16, share=0.25, hidden=8, strategy="minimum")
+    images = torch.randn(2, 3, 32, 32) * torch.linspace(1, 2, 32)
+    patches = torch.nn.functional.unfold(images, 8, stride=8).transpose(1, 2)
+    hidden = masked._hidden(patches)
+    assert hidden.sum(dim=1).tolist() == [4, 4]
+    for spread, chosen in zip(patches.var(dim=-1), hidden, strict=True):
+        assert spread[chosen].max() <= spread[~chosen].min()
 
 
 def test_another_tower_is_refused():

@@ -9,7 +9,7 @@ from resproto_fd.preprocessing.audit.case import Audit, Finding
 from resproto_fd.preprocessing.audit.report import as_html
 from resproto_fd.training.board import published_page
 from resproto_fd.training.board.building import build
-from resproto_fd.training.board.collecting import Problem
+from resproto_fd.training.board.collecting import Pending, Problem
 from resproto_fd.training.board.index_page import render
 from resproto_fd.training.board.published_beside import PublishedLine
 from resproto_fd.training.board.row_page import render_row
@@ -114,7 +114,7 @@ def board_pages(text, monkeypatch) -> dict[str, tuple[str, int]]:
         }
     )  # fmt: skip
     return {
-        "index": (render([section], [Problem(text, text)]), 100),
+        "index": (render([section], [Problem(text, text)], [Pending(text, text, text)]), 100),
         "row": (render_row(section, section.rows[0]), 40),
         "published": (published_page.render_published([row], {"made": source}), 12),
     }
@@ -151,6 +151,7 @@ def test_hostile_text_changes_no_element_of_the_audit(text):
     assert_only_text_differs(audit_page(text), audit_page("plain"), text, 10)
 
 
+@pytest.mark.slow
 def test_a_browser_runs_none_of_it(browser, tmp_path):
     runs = [run(f"d{i}", {"B": 0.5}, title=text, overrides=[text], note=text) for i, text in enumerate(HOSTILE)]
     site = build([saved(tmp_path / "runs", runs)], tmp_path / "site").page.parent

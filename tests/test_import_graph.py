@@ -90,6 +90,7 @@ def test_a_way_counts_files_moves_and_returns():
     assert house.way(steps) == {"files": 3, "moves": 3, "returns": 1}
 
 
+@pytest.mark.slow
 def test_the_program_prints_the_figures():
     run = subprocess.run([sys.executable, str(PROGRAM)], capture_output=True, text=True, check=True)
     figures = json.loads(run.stdout.splitlines()[-1])

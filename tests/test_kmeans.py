@@ -39,6 +39,7 @@ def inertia_ratios(count):
     return np.array(ratios)
 
 
+@pytest.mark.slow
 def test_inertia_is_within_one_percent_of_scikit_learn():
     assert inertia_ratios(24).mean() < 1.01
 

@@ -6,14 +6,15 @@ from html.parser import HTMLParser
 
 import pytest
 
+from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.board import table
 from resproto_fd.training.board.building import build
 from resproto_fd.training.board.charts import Bar, Series, bar_chart, line_chart, tenths
-from resproto_fd.training.board.collecting import collect
+from resproto_fd.training.board.collecting import Pending, collect
 from resproto_fd.training.board.exports import MARKDOWN_METRICS, to_csv, to_markdown
 from resproto_fd.training.board.index_page import render
-from resproto_fd.training.board.notes import margins, notes, warnings
+from resproto_fd.training.board.notes import about_protocol, margins, notes, warnings
 from resproto_fd.training.board.rendering import EXPORTS, INDEX, PUBLISHED, ROWS, row_path
 from resproto_fd.training.board.row_page import render_row
 from resproto_fd.training.board.run_facts import NOT_STORED
@@ -132,6 +133,24 @@ def test_with_in_domain_sets_only_the_mean_is_over_all():
 PROTOCOL = {"protocol": {"train": ["Demo-A"], "test": ["Demo-A", "B", "C"]}}
 
 
+def test_a_part_of_a_training_set_is_no_set_of_the_mean():
+    protocol = {"protocol": {"train": ["FaceForensics++"], "test": ["FF-DF", "B", "C"]}}
+    tests = {"FF-DF": scored(0.9, in_domain=False), "B": scored(0.6, in_domain=False), "C": scored(0.7, in_domain=True)}
+    section = only([run("a", {}, tests=tests, config=protocol, trained_on=["FaceForensics++"])])
+    assert (section.in_domain, section.mean_sets) == ({"FF-DF", "C"}, ["B"])  # C: by the manifests that the run had
+
+
+def test_a_section_says_what_was_trained_on_and_that_data_are_made():
+    content = loading.load("protocols", "demo_cross").model_dump() | {
+        "source": "",
+        "frames": {"train": 4, "test": None},
+    }
+    text = " ".join(about_protocol(only([run("a", {"Demo-A": 0.9, "Demo-B": 0.6}, config={"protocol": content})])))
+    assert "Training sets: Demo-A. Frames of each video: train 4, test all." in text
+    assert "Checkpoint: best frame_auc Demo-A val." in text
+    assert "Demo-A, Demo-B, Demo-C: drawn by code." in text
+
+
 def test_the_protocol_fixes_the_sets_of_the_mean_whichever_rows_are_there():
     rows = [run("a", {"Demo-A": 0.9, "B": 0.6, "C": 0.7}, config=PROTOCOL), run("b", {"B": 0.9}, config=PROTOCOL)]
     seen = {"B": scored(0.99, in_domain=True), "C": scored(0.9, in_domain=False)}
@@ -219,6 +238,16 @@ def test_an_absent_class_is_shown_as_undefined_with_its_reason_and_kept_out_of_t
     page = render([section], [])
     assert 'title="no real frames in this test set"' in page
     assert ">undefined<" in page
+
+
+def test_runs_of_a_sweep_without_a_result_are_named_on_the_first_page():
+    section = only([run("a", {"B": 0.7})])
+    pending = [Pending("p/b/seed0", "running"), Pending("p/c/seed0", "failed", "expected 3, got 4")]
+    page = render([section], [], pending)
+    assert "2 runs not in these tables yet" in page
+    assert "running: <code>p/b/seed0</code>" in page
+    assert "failed: <code>p/c/seed0</code>: expected 3, got 4" in page
+    assert "not in these tables" not in render([section], [])
 
 
 def test_a_row_that_lacks_a_test_set_has_no_rank_and_says_so():
@@ -366,6 +395,7 @@ def test_a_rows_page_names_the_sets_that_its_weights_were_trained_on(changed, sa
     assert text[text.index("Training sets") + 1] == said
 
 
+@pytest.mark.slow
 def test_a_page_of_a_row_that_is_gone_is_removed_and_foreign_files_stay(tmp_path):
     saved(tmp_path / "runs", [run("a", {"B": 0.7}), run("b", {"B": 0.8})])
     build([tmp_path / "runs"], tmp_path / "out")
@@ -387,6 +417,7 @@ def test_configurations_that_differ_between_seeds_are_named():
     assert "These settings differ between the runs: model.k." in render_row(section, section.rows[0])
 
 
+@pytest.mark.slow
 def test_building_writes_the_site_and_the_same_bytes_again(tmp_path):
     saved(tmp_path / "runs", [run("a", {"B": 0.7}), run("a", {"B": 0.8}, 1), run("b", {"B": 0.9})])
     summary = build([tmp_path / "runs"], tmp_path / "one")
@@ -407,6 +438,7 @@ def test_building_writes_the_site_and_the_same_bytes_again(tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_order_of_the_given_files_does_not_matter(tmp_path):
     saved(tmp_path, [run("b", {"B": 0.7}), run("a", {"B": 0.8}, 1), run("a", {"B": 0.9})])
     files = sorted(tmp_path.rglob("result.json"))
@@ -472,7 +504,7 @@ def test_the_warning_of_a_control_above_chance_looks_at_every_seed(monkeypatch):
     assert warnings(only([control(0.5, 0.4, 0), control(0.52, 0.45, 1)])) == []
 
     def over_seeds(low):
-        monkeypatch.setattr(table, "_limits_over_seeds", lambda *_: {"frame_auc": (low, 0.9)})
+        monkeypatch.setattr(table, "limits_over_seeds", lambda *_: {"frame_auc": (low, 0.9)})
 
     over_seeds(0.6)
     (warning,) = warnings(only([control(0.5, 0.4, 0), control(0.8, 0.7, 1)]))
@@ -525,3 +557,13 @@ def test_a_cell_without_values_reads_as_words():
     assert number(Cell(reason="not run")) == "not run"
     assert number(Cell(reason="no real frames")) == "undefined"
     assert number(Cell((0.8734,))) == "0.873"
+
+
+def test_the_fidelity_of_a_row_without_a_paper_is_not_called_unstated():
+    from resproto_fd.training.board.run_facts import fidelity_words
+
+    rated = {"config": {"detector": {"fidelity": "faithful"}}}
+    assert fidelity_words(run("one", {"Demo-B": 0.7}, paper="A, B", **rated)) == "faithful"
+    assert fidelity_words(run("one", {"Demo-B": 0.7}, paper="A, B", config={})) == "not stated"
+    assert fidelity_words(run("border", {"Demo-B": 0.7}, paper="", config={})) == "no paper"
+    assert fidelity_words(run("theirs", {"Demo-B": 0.7}, paper="", config={}, source="submitted")) == "not stated"

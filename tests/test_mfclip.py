@@ -19,6 +19,7 @@ from resproto_fd.detectors.mfclip import FIRST, KINDS, divergence
 from resproto_fd.detectors.parts.cvit_backbone import ClassTokenTransformer, CViTBackbone
 from resproto_fd.detectors.parts.sample_pairs import SamplePairContrast
 from resproto_fd.detectors.parts.texture import SRM, SrmFilters, grey_levels, homogeneity, richest_patch
+from resproto_fd.detectors.weights import load_all
 
 FIELDS = {
     "forgery_type": torch.tensor([4, 0, 1, 4, 2, 5]),
@@ -71,6 +72,26 @@ def test_the_richest_patch_is_the_one_of_least_homogeneity_and_does_not_depend_o
         assert torch.equal(richest_patch(images[b : b + 1], grey[b : b + 1], 8)[0], found[b])
 
 
+def border_energy(residuals: torch.Tensor) -> torch.Tensor:
+    """Share of each filter's energy in the 2-pixel border, [3]."""
+    energy = residuals.square().sum(dim=(0, 2, 3))
+    return 1 - residuals[..., 2:-2, 2:-2].square().sum(dim=(0, 2, 3)) / energy
+
+
+def test_residuals_have_no_border_of_their_own():
+    smooth = torch.nn.functional.interpolate(draw(4, 3, 9, 9).float() + 3, (64, 64), mode="bicubic")
+    area = 1 - 60**2 / 64**2
+    assert (border_energy(SrmFilters()(smooth)) < 2 * area).all()
+    seen = {}
+    detector = make(patch=16).eval()
+    detector.noise.convolutions.register_forward_pre_hook(lambda module, args: seen.update(noise=args[0]))
+    detector.encode(IMAGES)
+    whole = detector.noise.srm(IMAGES)
+    tiles = whole.unfold(2, 16, 16).unfold(3, 16, 16).flatten(2, 3)
+    for found, given in zip(seen["noise"], tiles, strict=True):
+        assert any(torch.equal(found, given[:, place]) for place in range(4))
+
+
 def test_srm_filters_sum_to_zero_and_are_the_published_ones():
     filters = SrmFilters()
     assert filters.filters.shape == (3, 3, 5, 5)
@@ -81,7 +102,7 @@ def test_srm_filters_sum_to_zero_and_are_the_published_ones():
         SRM[1][i][j] / 12 * images[0, c, 1 + i, 1 + j].item() for i in range(5) for j in range(5) for c in range(3)
     )
     assert filters(images)[0, 1, 3, 3].item() == pytest.approx(expected, abs=1e-4)
-    assert not filters(torch.ones(1, 3, 9, 9))[:, :, 2:-2, 2:-2].abs().gt(1e-5).any()
+    assert not filters(torch.ones(1, 3, 9, 9)).abs().gt(1e-5).any()
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -137,6 +158,37 @@ def test_clip_takes_the_contrast_as_a_plug_in():
     assert "cmc" not in create_detector("clip", **TINY_VIT)(IMAGES, LABELS).losses
 
 
+@pytest.mark.slow
+def test_clip_takes_plain_infonce_and_the_sentences_of_each_level():
+    plain = create_detector("clip", **TINY_VIT, sample_pairs=6, attention=False)
+    assert plain.pairs.weights is None
+    names = ["forgery_type", "family", "method"]
+    found = []
+    for levels in (1, 2, 3, 4):
+        torch.manual_seed(0)
+        detector = create_detector("clip", **TINY_VIT, sample_pairs=6, levels=levels).eval()
+        assert detector.requires == set(names[: levels - 1])
+        texts = detector.texts(LABELS, FIELDS)
+        said = words(make(levels=levels), LABELS, FIELDS)
+        equal = [[one == other for other in said] for one in said]
+        assert ((texts[:, None] - texts).abs().amax(dim=-1) < 1e-6).tolist() == equal
+        found.append(detector(IMAGES, LABELS, **FIELDS).losses["cmc"].item())
+    assert len(set(found)) == 4
+    with pytest.raises(UserError, match=r"model\.levels=2 needs model\.sample_pairs"):
+        create_detector("clip", **TINY_VIT, levels=2)
+
+
+def test_matrices_are_the_cosines_without_and_with_attention():
+    detector = make().eval()
+    detector.pairs.weights.data = draw(24, 24).float()
+    found = detector.matrices(IMAGES, LABELS, **FIELDS)
+    texts = detector.text(detector.sentences(LABELS, FIELDS))
+    plain = torch.nn.functional.cosine_similarity(detector.encode(IMAGES)[:, None], texts, dim=-1)
+    torch.testing.assert_close(found["cosines"], plain)
+    torch.testing.assert_close(found["weighed cosines"], plain * detector.pairs.weights[:6, :6].sigmoid())
+    assert make(contrast=False).matrices(IMAGES, LABELS, **FIELDS) == {}
+
+
 def test_divergence_is_equation_13():
     texts, predicted = draw(3, 5), draw(3, 5, seed=1)
     expected = 0.0
@@ -186,6 +238,13 @@ def test_one_token_and_a_class_token_go_through_pre_norm_blocks():
         torch.testing.assert_close(module(token)[b], x[0])
 
 
+def test_blocks_start_with_weights_of_their_own():
+    for blocks in (CViTBackbone(32, 8, [4] * 5, 3, 2, 8).transformer.blocks, make(text_depth=3).text.blocks):
+        first, second, third = (block.linear1.weight for block in blocks.layers)
+        assert not torch.equal(first, second)
+        assert not torch.equal(second, third)
+
+
 def test_cvit_has_17_convolutions_and_89_million_parameters():
     with torch.device("meta"):
         detector = create_detector("cvit")
@@ -193,7 +252,7 @@ def test_cvit_has_17_convolutions_and_89_million_parameters():
     assert len(convolutions) == 17
     assert sum(p.numel() for p in detector.parameters()) == pytest.approx(89e6, rel=0.002)
     with pytest.raises(UserError, match=r"expected model\.size to be a multiple of 32, got 100"):
-        CViTBackbone(100)
+        CViTBackbone(100, width=8, channels=[4] * 5, depth=1, heads=2, hidden=8)
 
 
 def test_mfclip_has_as_many_parameters_as_its_paper_says():
@@ -275,6 +334,7 @@ def test_equal_texts_are_encoded_once_and_give_each_image_its_own():
         ({"attention": False}, {"ce", "kl", "cmc"}),
         ({"patch": 8}, {"ce", "kl", "cmc"}),
         ({"levels": 2}, {"ce", "kl", "cmc"}),
+        ({"predictor": False, "contrast": False}, {"ce"}),
     ],
     ids=lambda value: ",".join(sorted(map(str, value))),
 )
@@ -292,12 +352,37 @@ def test_each_switch_of_the_papers_ablations_changes_the_model(switch, terms):
         assert not same_parts or losses["total"].item() != plain(IMAGES, LABELS, **FIELDS).losses["total"].item()
 
 
+def test_weights_of_an_older_version_with_an_unused_language_encoder_load():
+    off = {"predictor": False, "contrast": False}
+    detector, state = make(**off), make().state_dict()
+    assert detector.text is None
+    assert detector.requires == set()
+    older = {key: value for key, value in state.items() if not key.startswith(("predictor.", "pairs."))}
+    load_all(detector, older, "older")
+    torch.testing.assert_close(detector.classifier.weight, state["classifier.weight"])
+
+
 def test_without_eyes_it_is_refused():
     with pytest.raises(UserError, match=r"model\.noise and model\.image are both false"):
         make(noise=False, image=False)
 
 
 # --- several processes -----------------------------------------------------------------------------------------------
+
+
+def _three_steps(rank: int, rendezvous: str, switches: dict) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    model = torch.nn.parallel.DistributedDataParallel(make(**switches))
+    for _ in range(3):
+        fields = {name: FIELDS[name][3 * rank : 3 * rank + 3] for name in sorted(model.module.requires)}
+        model(IMAGES[3 * rank : 3 * rank + 3], LABELS[3 * rank : 3 * rank + 3], **fields).losses["total"].backward()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_train_with_cross_entropy_alone(tmp_path):
+    mp.spawn(_three_steps, (str(tmp_path / "meet"), {"predictor": False, "contrast": False}), nprocs=2)
 
 
 def _gradient(rank: int, world: int, rendezvous: str, folder: str) -> None:

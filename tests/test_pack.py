@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -17,9 +19,10 @@ import pytest
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.manifest import listed_frames, write_manifest
 from resproto_fd.preprocessing.store import pack, packed_store, threads
-from resproto_fd.preprocessing.store.frame_store import LmdbWriter, UnreadableFrame, close_all, open_store
-from resproto_fd.preprocessing.store.image_codec import encode_native, is_native
-from resproto_fd.preprocessing.store.lmdb_files import DIGESTS, SEAL, STATEMENT_KEY, GrowingLmdb
+from resproto_fd.preprocessing.store.frame_store import open_store
+from resproto_fd.preprocessing.store.image_codec import UnreadableFrame, encode_native, is_native
+from resproto_fd.preprocessing.store.lmdb_files import DIGESTS, SEAL, STATEMENT_KEY, GrowingLmdb, close_all
+from resproto_fd.preprocessing.store.lmdb_writer import LmdbWriter
 from resproto_fd.preprocessing.store.pack import Choice
 from resproto_fd.preprocessing.store.threads import Threads
 from resproto_fd.preprocessing.video import Video
@@ -144,7 +147,8 @@ def test_a_png_store_is_what_deepfakebenchs_loader_expects(data):
     assert files.items() <= stored.items()
 
 
-@pytest.mark.parametrize("name", ["FaceForensics++", "Celeb-DF-v2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Celeb-DF-v2", pytest.param("FaceForensics++", marks=pytest.mark.slow)])
 def test_deepfakebenchs_fixture_packs_alike_from_its_files_and_from_its_lmdbs(shared, tmp_path, name):
     fixture = shared / "fixtures/deepfakebench"
     found = {}
@@ -194,6 +198,18 @@ def test_the_content_does_not_depend_on_threads_or_on_the_day(data, monkeypatch)
     statements = [packed(data, f"{jobs}_lmdb", codec="native", threads=Threads(jobs)).statement for jobs in (1, 2, 3)]
     assert statements[0] == statements[1] == statements[2]
     assert contents(data / "1_lmdb") == contents(data / "3_lmdb")
+
+
+def test_a_stores_content_tells_its_bytes_whatever_the_order_of_packing(data):
+    packed(data, "at_once_lmdb")
+    packed(data, "in_parts_lmdb", manifest="Part")
+    part = open_store(data / "in_parts_lmdb").content
+    packed(data, "in_parts_lmdb")
+    at_once = open_store(data / "at_once_lmdb").content
+    assert (len(part), part != at_once, open_store(data / "in_parts_lmdb").content) == (64, True, at_once)
+    put(data / "rgb" / FRAMES[0], encode(picture(99)))
+    assert packed(data, "other_lmdb").statement["content"] == open_store(data / "other_lmdb").content != at_once
+    assert open_store(data / "rgb").content is None
 
 
 def test_only_the_chosen_splits_and_kinds_are_packed(data):
@@ -274,6 +290,7 @@ def in_child(work):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("begun", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["new", "added to"])
+@pytest.mark.slow
 def test_killed_at_any_step_a_store_is_whole_or_not_there_and_is_finished_to_the_same(data, monkeypatch, begun):
     monkeypatch.setattr(packed_store, "BATCH_BYTES", 1500)
     whole, half_made = packed(data, "whole_lmdb", codec="native").statement, 0
@@ -310,6 +327,7 @@ def test_killed_at_any_step_a_store_is_whole_or_not_there_and_is_finished_to_the
     assert step > 8
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_killed_again_and_again_at_random_moments_it_comes_to_the_same(data, monkeypatch):
@@ -353,6 +371,66 @@ def test_the_map_grows_with_what_is_packed(data, monkeypatch):
     packed_store.verify(data / "X_lmdb", FRAMES)
 
 
+def add_and_wait(data, ours, theirs):
+    """Packs the large frames in this process, which has stopped before the store is complete until it is told to."""
+    ours.close()
+    close_all()
+    finish = packed_store.PackedWriter._finish
+
+    def wait_then_finish(self):
+        self._commit()
+        self._wait()
+        theirs.send("added")
+        theirs.recv()
+        finish(self)
+
+    packed_store.PackedWriter._finish = wait_then_finish
+    packed(data, manifest="Large", codec="native")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_store_in_use_can_be_added_to(data, workers):
+    packed(data, codec="native")
+    store = open_store(data / "X_lmdb")
+    before = [store.read(path) for path in FRAMES]
+    large = video("d", range(4))
+    for i, path in enumerate(large.frames):
+        noise = np.random.default_rng(i).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+        put(data / "rgb" / path, cv2.imencode(".png", noise, [cv2.IMWRITE_PNG_COMPRESSION, 0])[1].tobytes())
+    write_manifest(data / "json" / "Large.json", "Made", [large])
+    ours, theirs = multiprocessing.Pipe()
+    packing = multiprocessing.get_context("fork").Process(target=add_and_wait, args=(data, ours, theirs), daemon=True)
+    packing.start()
+    theirs.close()
+
+    def read_all():
+        if workers:  # they open the store now, and it has another name
+            with multiprocessing.get_context("fork").Pool(workers) as pool:
+                return pool.map(store.read, FRAMES)
+        return [image.copy() for image in store.read_each(FRAMES)]
+
+    assert ours.poll(60) and ours.recv() == "added"
+    assert not (data / "X_lmdb").exists()
+    np.testing.assert_equal(read_all(), before)
+    ours.send("finish")
+    packing.join(60)
+    assert packing.exitcode == 0
+    np.testing.assert_equal(read_all(), before)
+    assert store.missing(large.frames) == []
+
+
+def test_an_incomplete_store_is_refused_by_those_who_did_not_know_it_whole(data, monkeypatch):
+    packed(data, manifest="Part")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(packed_store.PackedWriter, "put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        packed(data)
+    close_all()
+    with pytest.raises(UserError, match="only part of it is packed"):
+        open_store(data / ".X_lmdb.partial").missing(FRAMES)
+
+
 FILE_SIZE_LIMIT = """
 import resource, signal, sys
 from resproto_fd.configs.errors import UserError
@@ -367,6 +445,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files as a full disk would")
 def test_a_full_disk_leaves_no_store_and_is_gone_on_from(data):
     arguments = [str(data / "json/Made.json"), str(data / "X_lmdb"), str(data / "rgb")]
@@ -387,9 +466,9 @@ def test_a_half_made_store_is_taken_up_only_by_the_request_that_began_it(data, m
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(packed_store.PackedWriter, "put", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         packed(data, manifest="Part")
-    with pytest.raises(UserError, match=r"left half made when packing .*Part\.json"):
+    with pytest.raises(UserError, match=r"incomplete store of another request, .*Part\.json"):
         packed(data)
-    with pytest.raises(UserError, match="as png, not as native"):
+    with pytest.raises(UserError, match="expected frames as native, got png"):
         packed(data, manifest="Part", codec="native")
     assert packed(data, manifest="Part").added == 22
 
@@ -397,7 +476,7 @@ def test_a_half_made_store_is_taken_up_only_by_the_request_that_began_it(data, m
 def test_a_store_of_another_codec_or_make_is_not_added_to(data):
     packed(data, codec="native")
     assert packed(data).statement["codec"] == "native"
-    with pytest.raises(UserError, match="holds frames as native, not as png"):
+    with pytest.raises(UserError, match="expected frames as png, got native"):
         packed(data, codec="png")
     with LmdbWriter(data / "theirs_lmdb") as writer:
         writer.put(FRAMES[0], b"data")
@@ -492,6 +571,95 @@ def test_a_packed_store_cut_by_a_single_page_is_named_when_opened(data):
         open_store(data / "X_lmdb").read(FRAMES[0])
 
 
+def test_zeroed_pages_of_values_and_of_the_index_are_named_by_key(data):
+    for i, path in enumerate(FRAMES[:5]):  # values longer than a page
+        put(data / "rgb" / path, encode(np.kron(picture(i), np.ones((4, 4, 1), np.uint8))))
+    packed(data, codec="native")
+    close_all()
+    file = data / "X_lmdb" / "data.mdb"
+    whole = file.read_bytes()
+    pages = [whole[start : start + 4096] for start in range(0, len(whole), 4096)]
+    used = {2: 0, 4: 0}  # leaves of the index, overflow pages of values; some are free, and no fault
+    for at, page in enumerate(pages):
+        mark = page[10]
+        if at < 2 or mark not in used or page[:2] != struct.pack("<H", at):
+            continue
+        file.write_bytes(b"".join([*pages[:at], bytes(4096), *pages[at + 1 :]]))
+        try:
+            packed_store.verify(data / "X_lmdb")
+        except UserError as error:
+            named = "Made\\UADFV_" in str(error)
+            used[mark] += named
+            assert named or f"page {at} " in str(error)  # one leaf has the store's own two keys alone
+            assert mark == 4 or f"page {at} holds zeros" in str(error)
+        close_all()
+    assert used[2] >= 2 and used[4] >= 3
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("[1, 2]", "expected an object, got list"),
+        ('"text"', "expected an object, got str"),
+        ("null", "expected an object, got NoneType"),
+        ("[" * 200_000, "damaged"),
+        ('{"format": 1}', "'complete': expected bool, got NoneType"),
+        ('{"format": 1, "complete": true, "codec": "png", "sources": [7], "values": 1, "content": "a"}', "'sources'"),
+        ('{"format": 1, "complete": true, "codec": "png", "sources": [], "values": "1", "content": "a"}', "'values'"),
+        ('{"format": 1, "complete": false, "codec": "png", "sources": []}', "'packing'"),
+    ],
+)
+def test_a_damaged_statement_or_seal_is_a_users_error(data, statement, message):
+    packed(data)
+    change(data / "X_lmdb", (STATEMENT_KEY, statement.encode()))
+    (data / "X_lmdb" / SEAL).unlink()
+    for read in (
+        open_store(data / "X_lmdb").missing,
+        lambda _: packed_store.verify(data / "X_lmdb"),
+        lambda _: packed(data),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            read(FRAMES)
+        assert len(str(error.value)) < 500
+    (data / "X_lmdb" / SEAL).write_text(statement)
+    with pytest.raises(UserError, match=r"packed\.json: damaged"):
+        open_store(data / "X_lmdb").missing(FRAMES)
+
+
+NO_PICTURES = {
+    "a page": b"<!DOCTYPE html><html><body>404</body></html>",
+    "a pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+    "a script": b"#!/bin/sh\necho hello\n",
+    "one byte": b"\x89",
+}
+CUT = (".webp", ".bmp", ".tiff", ".png", ".jpg")
+
+
+def test_what_is_no_whole_picture_is_neither_packed_nor_verified(data):
+    image = np.kron(picture(0), np.ones((8, 8, 1), np.uint8))
+    wrong = dict(NO_PICTURES)
+    for suffix in CUT:
+        whole = cv2.imencode(suffix, image)[1].tobytes()
+        wrong[f"cut {suffix}"] = whole[: len(whole) * 3 // 4]
+    png = bytearray(encode(image))
+    png[-20] ^= 1
+    wrong["a flipped bit in a PNG's end"] = bytes(png)
+    jpeg = bytearray(cv2.imencode(".jpg", image)[1].tobytes())
+    jpeg[-300:-200] = bytes(100)
+    wrong["a JPEG with zeros in its scan"] = bytes(jpeg)
+    with LmdbWriter(data / "theirs_lmdb") as writer:
+        for name, value in wrong.items():
+            writer.put(f"Made/frames/{name}.png", value)
+            writer.put(f"Made/masks/{name}.png", value)
+    with pytest.raises(UserError, match=f"{2 * len(wrong)} faults in {2 * len(wrong)} values"):
+        packed_store.verify(data / "theirs_lmdb")
+    for name, value in wrong.items():
+        put(data / "rgb" / FRAMES[3], value)
+        summary = packed(data, f"{name}_lmdb", skip_bad=True)
+        assert len(summary.left_out) == 1 and FRAMES[3] in summary.left_out[0], name
+        close_all()
+
+
 def test_a_store_of_another_format_is_refused_with_the_tool_that_made_it(data):
     statement = packed(data).statement
     change(data / "X_lmdb", (STATEMENT_KEY, json.dumps(statement | {"format": 99, "tool": "resproto-fd 9"}).encode()))
@@ -508,9 +676,9 @@ def test_a_native_value_that_is_not_whole_is_refused_with_the_reason(tmp_path):
     turned = native()
     turned[6:10] = turned[8:10] + turned[6:8]  # height and width exchanged: the same number of pixels
     faulty = {
-        "cut short": (whole[:-1], "native frame of 975 bytes; 16 x 20 pixels want 976"),
+        "cut short": (whole[:-1], "native frame of 975 bytes; 16 x 20 pixels need 976"),
         "too long": (whole + b"\0", "977 bytes"),
-        "header alone": (whole[:9], "its header alone has 16"),
+        "header alone": (whole[:9], "the header alone has 16"),
         "pixel": (whole[:500] + bytes([whole[500] ^ 1]) + whole[501:], "CRC-32 of its pixels"),
         "turned": (turned, "CRC-32 of its pixels"),
         "newer": (whole[:4] + b"\2" + whole[5:], "native format 2"),
@@ -554,8 +722,8 @@ def test_the_command_packs_verifies_and_finds_frames_beside_the_manifests(data, 
     assert command("--out", data / "X_lmdb", "--verify") == 0
     assert "40 values read, no fault" in capsys.readouterr().out
     for words, message in (
-        (["--out", "X"], "name a MANIFEST"),
-        (["--out", data / "none", "--verify"], "no store is there"),
+        (["--out", "X"], "expected a MANIFEST"),
+        (["--out", data / "none", "--verify"], "no such store"),
         ([data / "dataset_json/Made.json", "--out", data / "Y", "--jobs", 0], "expected 1 or more"),
     ):
         with pytest.raises(UserError, match=message):

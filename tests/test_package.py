@@ -145,12 +145,14 @@ def functions():
                     yield path.relative_to(ROOT), node
 
 
+@pytest.mark.slow
 def test_no_function_is_longer_than_60_lines():
     found = [(path, node.name, node.end_lineno - node.lineno + 1) for path, node in functions()]
     assert len(found) > 1000
     assert not [each for each in found if each[2] > 60]
 
 
+@pytest.mark.slow
 def test_constructors_alone_have_more_than_seven_parameters():
     def count(arguments: ast.arguments) -> int:
         names = [one.arg for one in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]

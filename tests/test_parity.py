@@ -133,6 +133,7 @@ STEP_TOLERANCES = {"srm": (9e-5, 2e-2)}
 """Detector -> relative differences of loss and gradient norm, where float32 noise is larger than elsewhere."""
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize("name", quick_and_slow(STEPS, QUICK))
 def test_a_training_step_has_deepfakebenchs_loss_and_gradient(parity, name):
@@ -188,6 +189,7 @@ def test_a_detector_that_deepfakebench_lacks_says_so():
         detector.load_deepfakebench({"a": torch.zeros(1)})
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_unused_adjust_channel_weights_are_left_out_and_nothing_else(parity):
     state = checkpoint(parity, "xception")

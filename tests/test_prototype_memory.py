@@ -172,6 +172,7 @@ def test_the_same_batches_give_the_same_memory_to_the_bit():
         assert torch.equal(buffer, memories[1].state_dict()[name])
 
 
+@pytest.mark.slow
 def test_the_whole_step_reads_nothing_back_to_the_host():
     """Fake tensors hold no data: anything that asks for a value, or whose shape depends on one, raises."""
     with FakeTensorMode():

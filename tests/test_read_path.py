@@ -15,15 +15,19 @@ import torch
 from made import made_videos
 
 from resproto_fd.configs.schema import InputConfig
-from resproto_fd.preprocessing.store.frame_store import LmdbStore, LmdbWriter, MissingFrame, close_all, open_store
+from resproto_fd.preprocessing.store.frame_store import LmdbStore, MissingFrame, open_store
 from resproto_fd.preprocessing.store.image_codec import encode_native, encode_png
+from resproto_fd.preprocessing.store.lmdb_files import close_all
+from resproto_fd.preprocessing.store.lmdb_writer import LmdbWriter
 from resproto_fd.trainer import batch_memory as memories
 from resproto_fd.trainer.augment.device_transforms import Unaugmented
 from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
 from resproto_fd.trainer.augment.views import Viewing
 from resproto_fd.trainer.batch_memory import BLOCKS, BatchMemory, batch_memory
-from resproto_fd.trainer.data import EvaluationBatches, FrameDataset, Normaliser, TrainBatches, make_loader
+from resproto_fd.trainer.batches import EvaluationBatches, TrainBatches
+from resproto_fd.trainer.data import FrameDataset, Normaliser
 from resproto_fd.trainer.frame_list import FrameList
+from resproto_fd.trainer.loader import make_loader
 
 CPU = torch.device("cpu")
 INPUT = InputConfig(size=12)
@@ -83,18 +87,23 @@ def test_samples_stand_in_the_order_asked_whatever_the_order_of_reading(tmp_path
 
 
 def test_a_batch_reads_each_store_once_and_in_the_order_of_its_keys(stores, monkeypatch):
-    asked, begun = [], []
-    read_each, begin = LmdbStore.read_each, LmdbStore._begin
+    asked, read_each = [], LmdbStore.read_each
     monkeypatch.setattr(LmdbStore, "read_each", lambda self, paths: asked.append(list(paths)) or read_each(self, paths))
-    monkeypatch.setattr(LmdbStore, "_begin", lambda self: begun.append(self) or begin(self))
     dataset(stores).__getitems__(KEYS)
     assert [len(paths) for paths in asked] == [5, 1]  # one is asked for twice
     assert asked == [sorted(paths) for paths in asked]
-    assert len(begun) == 2
 
 
-@pytest.mark.parametrize("on", ["host", "device"])
-@pytest.mark.parametrize("encode", [encode_native, encode_png])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("encode", "on"),
+    [
+        (encode_native, "host"),
+        (encode_png, "device"),
+        pytest.param(encode_native, "device", marks=pytest.mark.slow),
+        pytest.param(encode_png, "host", marks=pytest.mark.slow),
+    ],
+)
 def test_the_same_bytes_come_with_any_number_of_workers(tmp_path, encode, on):
     stores = write_stores(tmp_path, encode)
     batches = TrainBatches(len(FRAMES), 5, 1, 0, 1, seed=1)
@@ -171,6 +180,7 @@ class Threads(Viewing):
         return np.full((12, 12, 3), (cv2.getNumThreads(), torch.get_num_threads(), blas), np.uint8)
 
 
+@pytest.mark.slow
 @FORKS
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_workers_have_one_thread_even_after_opencv_used_more_before_the_fork(stores):
@@ -185,13 +195,14 @@ def test_workers_have_one_thread_even_after_opencv_used_more_before_the_fork(sto
         cv2.setNumThreads(before)
 
 
+@pytest.mark.slow
 @FORKS
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_batches_of_workers_lie_in_memory_that_is_used_again_when_nothing_refers_to_it(stores, monkeypatch):
     made = []
     original = memories.batch_memory
     monkeypatch.setattr(
-        "resproto_fd.trainer.data.batch_memory", lambda *given: made.append(original(*given)) or made[-1]
+        "resproto_fd.trainer.loader.batch_memory", lambda *given: made.append(original(*given)) or made[-1]
     )
     batches = EvaluationBatches(len(FRAMES), 2, 0, 1)
     loader = make_loader(dataset(stores), batches, 2, CPU)
@@ -208,6 +219,7 @@ def test_batches_of_workers_lie_in_memory_that_is_used_again_when_nothing_refers
     assert torch.equal(view, seen)
 
 
+@pytest.mark.slow
 @FORKS
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_pass_that_is_given_up_halfway_does_not_disturb_the_next(stores):
@@ -307,9 +319,9 @@ def test_the_benchmark_prints_a_table_and_last_a_line_of_figures(tmp_path, monke
     assert importlib.import_module("read_path").main() == 0
     lines = capsys.readouterr().out.splitlines()
     figures = json.loads(lines[-1])
-    assert len(figures["results"]) == 2 * 3 * 2
+    assert len(figures["results"]) == 2 * 4 * 2
     assert all(result["cpu_ms"] > 0 and result["images_per_second"] > 0 for result in figures["results"])
-    assert sum(line.startswith(("png ", "native ")) for line in lines) == 12
+    assert sum(line.startswith(("png ", "native ")) for line in lines) == 16
     assert len(figures["memory_mib"]) == 2
     assert figures["packing"]["png"]["frames_per_second"] > 0
     assert not list(tmp_path.iterdir())

@@ -101,6 +101,7 @@ def test_ucfs_losses_are_deepfakebenchs_where_nothing_is_shuffled(shared, parity
     assert norm == pytest.approx(golden["grad_norm"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_ucf_puts_each_image_beside_its_partner_whichever_is_the_fake():
     torch.manual_seed(0)
     detector = thin_detector("ucf", pretrained=None, swap=0.0, dropout=0.0).eval()
@@ -130,6 +131,7 @@ def test_ucf_puts_each_image_beside_its_partner_whichever_is_the_fake():
         torch.testing.assert_close(output.losses["reconstruction"], expected)
 
 
+@pytest.mark.slow
 def test_ucfs_every_parameter_learns_from_partners_and_methods_and_either_may_be_absent():
     detector = thin_detector("ucf", pretrained=None).train()
     images, partner = torch.randn(2, 4, 3, 64, 64)

@@ -12,6 +12,7 @@ from resproto_fd import detectors
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector, register, registry
+from resproto_fd.training.cli import main
 
 
 @pytest.fixture
@@ -36,6 +37,7 @@ def probe(clean_registry):
     return Probe
 
 
+@pytest.mark.slow
 def test_listing_and_importing_the_registry_does_not_import_torch():
     code = (
         "import sys; from resproto_fd.detectors import create_detector;"
@@ -101,6 +103,31 @@ def test_keywords_that_do_not_fit_the_signature_are_named(probe, keywords, messa
         create_detector("probe", **keywords)
 
 
+def test_further_keywords_are_those_with_a_default_of_the_constructor_that_is_extended(probe):
+    @register("wide")
+    class Wide(probe):
+        def __init__(self, depth: int = 1, kind: Literal["b", "c"] = "b", **probe):
+            super().__init__(8 * depth, kind=kind, **probe)
+
+    assert registry.keywords_of("wide") == ["depth", "kind", "rate", "layout"]
+    assert registry.defaults_of("wide") == {"depth": 1, "kind": "b", "rate": 0.5, "layout": None}
+    assert create_detector("wide", depth=2, rate=1, kind="c").given == (16, 1.0, "c", None)
+    with pytest.raises(UserError, match=r"unknown key 'width'; .*known here: depth, kind, layout, rate"):
+        create_detector("wide", width=3)
+    with pytest.raises(UserError, match=r"key 'rate': .*number"):
+        create_detector("wide", rate="0.5")
+
+
+def test_further_keywords_that_no_constructor_names_are_passed_as_they_are(clean_registry):
+    @register("any")
+    class Any(nn.Module):
+        def __init__(self, width: int = 1, **rest):
+            super().__init__()
+            self.given = (width, rest)
+
+    assert create_detector("any", width=2, colour="red").given == (2, {"colour": "red"})
+
+
 @pytest.mark.parametrize("keywords", [{"gamma": 1.5}, {"top_k": 0}, {"similarity": "angle"}, {"start_epoch": -1}])
 def test_values_out_of_range_are_refused_before_anything_is_built(keywords):
     with pytest.raises(UserError, match=next(iter(keywords))):
@@ -127,7 +154,7 @@ def test_a_preset_named_like_its_class_says_the_class_defaults_only():
     for name in shared:
         config = loading.load("detectors", name)
         assert config.detector == name
-        fields = registry._schema(registry.detector_class(name)).model_fields
+        fields = registry._schema(name).model_fields
         assert {key: fields[key].default for key in config.model} == config.model
 
 
@@ -172,8 +199,8 @@ def package(tmp_path, monkeypatch):
     """A module of another package, importable, that registers `theirs`."""
     path = tmp_path / "other_package_detector.py"
     path.write_text(
-        "from torch import nn\nfrom resproto_fd.detectors import register\n\n"
-        "@register('theirs')\nclass Theirs(nn.Module):\n"
+        "from resproto_fd.detectors import register\nfrom resproto_fd.detectors.base import Detector\n\n"
+        "@register('theirs')\nclass Theirs(Detector):\n"
         "    def __init__(self, size: int = 4):\n        super().__init__()\n        self.size = size\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -199,14 +226,83 @@ def test_an_entry_point_that_registers_another_name_is_told_so(clean_registry, m
 
 def test_an_entry_point_that_cannot_be_imported_is_told_so(clean_registry, monkeypatch):
     offer(monkeypatch, gone="no_such_module_anywhere")
-    with pytest.raises(UserError, match=r"'gone': no_such_module_anywhere cannot be imported: No module named"):
+    with pytest.raises(UserError, match=r"'gone' .*cannot be imported \(no_such_module_anywhere\): .*No module named"):
         create_detector("gone")
 
 
-def test_an_entry_point_may_not_take_a_built_in_name(clean_registry, monkeypatch):
+def test_an_entry_point_may_not_take_a_built_in_name(clean_registry, monkeypatch, capsys):
     offer(monkeypatch, clip="elsewhere")
-    with pytest.raises(UserError, match=r"'clip' is taken by resproto_fd\.detectors\.clip; elsewhere"):
-        registry.class_names()
+    assert registry.detector_class("clip").__module__ == "resproto_fd.detectors.clip"
+    assert "'clip' is taken by resproto_fd.detectors.clip; elsewhere" not in capsys.readouterr().err
+    registry.class_names()
+    assert "'clip' is taken by resproto_fd.detectors.clip; elsewhere" in capsys.readouterr().err
+
+
+THEIRS = "class Theirs(Detector):\n    def __init__(self"
+BROKEN = {
+    "raises": (f"{THEIRS}): 1 / 0\n", "its constructor failed .*ZeroDivisionError"),
+    "exits": (f"{THEIRS}): raise SystemExit(3)\n", "its constructor failed .*SystemExit: 3"),
+    "hints": (f"{THEIRS}, width: 'Gone' = 1): ...\n", "signature .*'Gone' is not"),
+    "other": ("class Theirs: ...\n", r"expected a subclass of .*Detector, got broken_package\.Theirs"),
+    "function": ("def Theirs(): ...\n", "registers no such name"),
+    "exit": ("raise SystemExit(3)\n", "cannot be imported .*SystemExit: 3"),
+    "base": ("class Own(BaseException): ...\nraise Own\n", "cannot be imported .*Own"),
+    "syntax": ("def\n", "cannot be imported .*SyntaxError"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_detector_of_another_package_is_named_and_others_go_on(
+    clean_registry, monkeypatch, tmp_path, demo, fault, capsys
+):
+    code, message = BROKEN[fault]
+    (tmp_path / "broken_package.py").write_text(f"from resproto_fd.detectors.base import Detector\n{code}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_package", raising=False)
+    offer(monkeypatch, theirs="broken_package:Theirs")
+    quiet = [f"run.out={tmp_path}", "run.device=cpu", "run.workers=0"]
+    assert main(["list", "detectors"]) == 0
+    assert main(["train", "--detector", "theirs", "--protocol", "demo_cross", f"data.root={demo}", *quiet]) == 2
+    with pytest.raises(UserError, match=f"'theirs'.*{message}"):
+        create_detector("theirs")
+    assert create_detector("chance")
+    assert "theirs" in capsys.readouterr().err
+    sys.modules.pop("broken_package", None)
+
+
+def test_a_name_that_two_packages_claim_is_refused_when_it_is_asked_for(clean_registry, monkeypatch):
+    found = [EntryPoint("theirs", value, registry.GROUP) for value in ("one:One", "two:Two")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: found)
+    assert "theirs" in registry.class_names()
+    with pytest.raises(UserError, match=r"'theirs' is claimed by several installed packages: one:One .*, two:Two"):
+        create_detector("theirs")
+
+
+def test_damaged_metadata_of_a_package_stops_no_other_command(clean_registry, monkeypatch, capsys):
+    def damaged(group):
+        raise TypeError("no =")
+
+    monkeypatch.setattr(registry, "entry_points", damaged)
+    assert main(["list", "detectors"]) == 0
+    assert "left out: their entry points: TypeError('no =')" in capsys.readouterr().err
+
+
+def test_a_file_does_not_name_code_to_import(tmp_path):
+    """Only what is typed does, or a file that is trusted on purpose."""
+    path = tmp_path / "stranger.yaml"
+    path.write_text("detector: deepfakebench_class\nmodel: {target: 'made:PeerDetector', config: {width: 6}}\n")
+    config = loading.load("detectors", str(path))
+    for refused in (registry.check_model, registry.build_detector):
+        with pytest.raises(
+            UserError, match=r"'stranger': a file names code .*model\.target=made:PeerDetector.*--trust-"
+        ):
+            refused(config)
+    with pytest.raises(UserError, match="names code"):
+        create_detector(str(path))
+    assert create_detector(str(path), target="made:PeerDetector").target == "made:PeerDetector"
+    assert registry.build_detector(config.trusting(["target"])).target == "made:PeerDetector"
+    assert registry.build_detector(config.trusting()).target == "made:PeerDetector"
+    assert "trust" not in config.trusting().model_dump_json()
 
 
 OWN_CLASS = """

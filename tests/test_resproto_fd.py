@@ -217,6 +217,7 @@ def test_collecting_prototypes_changes_neither_loss_nor_gradients():
     assert all(torch.equal(one, two) for one, two in zip(*gradients, strict=True))
 
 
+@pytest.mark.slow
 def test_a_training_step_never_waits_for_the_device():
     """Fake tensors have no values: whatever reads one back to the host fails."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -291,3 +292,45 @@ def test_storing_decayed_scores_and_decaying_again_is_decaying_by_the_square():
         if g >= stored[weakest][1] * 0.9 ** stored[weakest][2]:
             stored[weakest] = [candidate, g, 0]
     torch.testing.assert_close(memory.prototypes[1], torch.stack([entry[0] for entry in stored]))
+
+
+def filled(real: int, forged: int, **switches):
+    detector = make(capacity=6, top_k=8, **switches).eval()
+    generator = torch.Generator().manual_seed(0)
+    for label, count in ((0, real), (1, forged)):
+        for _ in range(count):
+            detector.memory.update(label, torch.randn(1, 6, generator=generator), 1.0)
+    return detector
+
+
+def test_balanced_neighbours_are_the_nearest_of_each_class():
+    torch.manual_seed(0)
+    features = torch.nn.functional.normalize(torch.randn(20, 6), dim=-1)
+    detector = filled(6, 6, neighbours="balanced")
+    found = detector.head(features).variants["grp"]
+    unit = torch.nn.functional.normalize(detector.memory.prototypes, dim=-1)
+    for feature, score in zip(features, found, strict=True):
+        sums = [sorted(math.exp(float(feature @ p)) for p in unit[label])[-4:] for label in (0, 1)]
+        assert score.item() == pytest.approx(sum(sums[1]) / sum(map(sum, sums)), abs=1e-6)
+
+
+def test_a_lopsided_memory_leans_and_balanced_neighbours_do_not():
+    torch.manual_seed(0)
+    features = torch.nn.functional.normalize(torch.randn(200, 6), dim=-1)
+    nearest = filled(2, 6).head(features).scores
+    balanced = filled(2, 6, neighbours="balanced").head(features).scores
+    assert nearest.mean() > 0.7
+    assert balanced.mean() == pytest.approx(0.5, abs=0.06)
+    with pytest.raises(UserError, match=r"model\.top_k of at least 2, got 1"):
+        make(top_k=1, neighbours="balanced")
+
+
+def test_a_memory_that_is_not_full_is_noted():
+    assert filled(6, 6).notes() == []
+    (note,) = filled(1, 6).notes()
+    assert "holds 1 of 6 real and 6 of 6 forged prototypes; Score_GRP leans" in note
+    (note,) = filled(1, 6, neighbours="balanced").notes()
+    assert "leans" not in note
+    (note,) = filled(0, 2).notes()
+    assert "scores are Score_clip" in note
+    assert make(grp=False).notes() == []

@@ -160,7 +160,10 @@ def test_a_missing_file_a_cut_file_and_another_file_are_named(tmp_path):
 
 
 def test_a_file_with_pickled_objects_is_not_unpickled(tmp_path):
-    np.savez(tmp_path / "scores.npz", videos=np.array([{"a": 1}], dtype=object))
+    ScoreTable(**columns()).save(tmp_path / "scores.npz")
+    with np.load(tmp_path / "scores.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "scores.npz", **(arrays | {"videos": np.array([{"a": 1}], dtype=object)}))
     with pytest.raises(UserError, match="allow_pickle"):
         ScoreTable.load(tmp_path / "scores.npz")
 
@@ -172,7 +175,7 @@ def test_a_loaded_file_is_checked_like_a_new_table(tmp_path):
     for name, value, message in [
         ("score", np.full(12, np.nan), "score refused"),
         ("video_index", np.full(12, 9), "does not list"),
-        ("frame", np.zeros(3), "different lengths"),
+        ("frame", np.zeros(3, int), "different lengths"),
         ("format", np.array(99), "reads up to"),
     ]:
         np.savez(tmp_path / "bad.npz", **(arrays | {name: value}))
@@ -185,3 +188,11 @@ def test_factorize_agrees_with_a_loop():
     distinct, index = factorize(names)
     assert distinct.tolist() == list(dict.fromkeys(names.tolist()))
     assert distinct[index].tolist() == names.tolist()
+
+
+def test_the_people_of_videos_are_kept_in_the_table(tmp_path):
+    table = ScoreTable("D", ["D/a", "D/a", "D/b"], [0, 1, 0], [0, 0, 1], ["real", "real", "x"], [0.1, 0.2, 0.9],
+                       people={"D/b": ("D/a", "P")})  # fmt: skip
+    table.save(tmp_path / "t.npz")
+    assert ScoreTable.load(tmp_path / "t.npz").people() == {"D/a": ("", ""), "D/b": ("D/a", "P")}
+    assert ScoreTable("D", ["D/a"], [0], [0], ["real"], [0.1]).people() == {}

@@ -128,6 +128,66 @@ def test_the_score_is_one_minus_the_share_of_real():
     torch.testing.assert_close(output.scores, 1 - types.softmax(dim=-1)[:, 0], atol=1e-6, rtol=0)
 
 
+def test_the_argmax_variant_calls_fake_what_the_paper_does():
+    torch.manual_seed(1)
+    detector = make().eval()
+    features = torch.randn(200, 12)
+    output = detector.head(features)
+    texts = torch.nn.functional.normalize(detector.clip.text(detector.label_tokens[:, 0]), dim=-1)
+    highest = (torch.nn.functional.normalize(features, dim=-1) @ texts.T).argmax(dim=1)
+    assert torch.equal(output.variants["argmax"] > 0.5, highest != 0)
+    assert not torch.equal(output.scores > 0.5, highest != 0)
+
+
+def test_matrices_are_cosines_of_texts_across_and_within_types():
+    detector = make().eval()
+    found = detector.matrices(IMAGES, LABELS)
+    assert list(found) == ["texts across types", *(f"texts of {name}" for name in TYPES)]
+    swaps = detector.clip.text(detector.clip.tokenizer(text_labels()["face swap"][:5])).detach()
+    expected = [[cosine(a, b) for b in swaps] for a in swaps]
+    torch.testing.assert_close(found["texts of face swap"], torch.tensor(expected), atol=1e-5, rtol=0)
+    means = []
+    for name in TYPES:
+        texts = detector.clip.text(detector.clip.tokenizer(text_labels()[name]))
+        means.append(torch.nn.functional.normalize(texts, dim=-1).mean(dim=0).detach())
+    torch.testing.assert_close(
+        found["texts across types"], torch.tensor([[cosine(a, b) for b in means] for a in means]), atol=1e-5, rtol=0
+    )
+
+
+def test_descriptions_encoded_in_portions_give_the_same_loss_and_gradients():
+    found = []
+    for portion in (64, 2):
+        detector = make(texts_at_once=portion, labels="simple").double().train()
+        detector(IMAGES.double(), LABELS, **FIELDS).losses["total"].backward()
+        found.append({name: p.grad for name, p in detector.named_parameters() if p.grad is not None})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=name)
+
+
+def test_the_saved_activations_of_descriptions_do_not_grow_with_their_number():
+    detector = make(texts_at_once=4, lora_dropout=0.0).train()
+    features, scale = torch.randn(8, 12), torch.tensor(1.0)
+
+    def saved(count):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            detector._contrast(features[:count], [f"face {i}" for i in range(count)], scale)
+        return sum(sizes)
+
+    within_one_portion = saved(4)
+    assert saved(8) < within_one_portion
+
+
+def test_captioned_images_are_counted_exactly_in_half_precision():
+    present = torch.tensor([1.0] * 509 + [0.0] * 3)
+    images, texts = torch.randn(512, 8), torch.randn(512, 8)
+    expected = siglip_loss(images, texts, torch.tensor(5.0), torch.tensor(-5.0), present)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = siglip_loss(images, texts, torch.tensor(5.0), torch.tensor(-5.0), present)
+    assert found.item() == expected.item()
+
+
 def test_tau_starts_as_clips_and_b_as_its_negative():
     detector = make()
     assert detector.clip.logit_scale.exp().item() == pytest.approx(1 / 0.07, rel=1e-6)
@@ -229,7 +289,7 @@ def test_an_adapter_adds_alpha_by_r_times_b_a():
 def test_wrong_towers_and_layers_are_refused_by_name():
     with pytest.raises(UserError, match="no layers called nothing_such"):
         create_detector("clip_lora", **TINY_VIT, targets=["nothing_such"])
-    with pytest.raises(UserError, match="layers of TimmModel are not known"):
+    with pytest.raises(UserError, match="expected a ViT or ResNet of open_clip, got TimmModel"):
         create_detector("sd2", **TINY_TIMM_CLIP, lora_rank=None)
 
 

@@ -6,6 +6,8 @@ from sklearn.metrics import roc_auc_score
 
 from resproto_fd.training.cli import main
 from resproto_fd.training.measures import shift
+from resproto_fd.training.measures.clusters import source_clusters
+from resproto_fd.training.measures.intervals import UNDEFINED, auc_interval
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
 
@@ -32,6 +34,32 @@ def test_thresholds_are_where_their_rules_say():
     assert gaps[found["eer"]] == min(gaps.values())
     allowed = [cut for cut in gaps if np.mean(reals >= cut) <= 0.05]
     assert found["fpr_5"] == min(allowed)
+
+
+def test_cross_and_pooled_intervals_are_those_of_one_set_and_join_what_two_sets_share():
+    """A and B list each other's reals, as the FF++ sets do, and their fakes are made of these."""
+    rng, tables = np.random.default_rng(3), {}
+    video, label = np.repeat(np.arange(40), 5), np.repeat([0, 1], 20)
+    for name in ("A", "B"):
+        reals = [f"F/real/{i:03d}" for i in range(20)]
+        fakes = [f"F/{name}/{i:03d}_{i ^ 1:03d}" for i in range(20)]
+        ids, methods = np.array(reals + fakes)[video], np.array(["real", name])[label[video]]
+        scores = 1 / (1 + np.exp(-rng.normal(size=40)[video] - label[video] - 0.5 * rng.normal(size=200)))
+        tables[name] = ScoreTable(name, ids, np.tile(np.arange(5), 40), label[video], methods, scores)
+    pooled, cross = shift.across_intervals(tables)
+    for name, each in tables.items():
+        own = source_clusters(each.videos.tolist())[each.video_index]
+        assert cross[name][name][:3] == pytest.approx(auc_interval(each.label, each.score, own)[:3], abs=1e-12)
+        assert shift.across_intervals({name: each})[0][:3] == pytest.approx(cross[name][name][:3], abs=1e-12)
+    both = list(tables.values())
+    clusters = source_clusters([name for each in both for name in each.videos.tolist()])
+    index = np.concatenate([clusters[:40][both[0].video_index], clusters[40:][both[1].video_index]])
+    joined = [np.concatenate([getattr(each, part) for each in both]) for part in ("label", "score")]
+    assert pooled[:3] == pytest.approx(auc_interval(*joined, index)[:3], abs=1e-12)
+    assert pooled.value == pytest.approx(shift.pooled_auc(tables)) and pooled.low < pooled.value < pooled.high
+    for real, by in shift.cross_aucs(tables).items():
+        assert {fake: cross[real][fake].value for fake in by} == pytest.approx(by)
+    assert shift.across_intervals({"C": table([0.3, 0.9], [1, 1], "C")}) == (UNDEFINED, {})
 
 
 def test_a_carried_threshold_has_the_rates_of_counting():
@@ -83,3 +111,18 @@ def test_a_run_keeps_its_shift_and_what_it_costs(demo, tmp_path):
     assert main(["test", "--run", str(folder), "--out", str(tmp_path / "again"), *quiet]) == 0
     again = RunResult.load(next((tmp_path / "again").rglob("result.json")))
     assert again.tests["Demo-B"].transfer == result.tests["Demo-B"].transfer
+
+
+def test_a_carried_threshold_has_the_accuracy_of_counting():
+    target = draw(1)
+    right = [(score >= 0.6) == (label == 1) for score, label in zip(target.score, target.label, strict=True)]
+    assert shift.transferred_acc(target, 0.6) == pytest.approx(sum(right) / len(right))
+
+
+def test_scores_on_one_side_of_the_threshold_are_said():
+    assert shift.one_sided(table([0.6, 0.9, 0.7], [0, 1, 1])) == (
+        "all scores of D are above 0.5: its accuracy is the share of fakes"
+    )
+    assert "at most 0.5: its accuracy is the share of reals" in shift.one_sided(table([0.5, 0.1], [0, 1]))
+    assert shift.one_sided(table([0.6, 0.4], [0, 1])) == ""
+    assert shift.one_sided(table([0.6, 0.7], [1, 1])) == ""

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from test_evaluate import of_generators
 
 from resproto_fd.training.board.building import build
 from resproto_fd.training.results import RunResult, Selection, test_result
@@ -82,6 +83,7 @@ def test_rows_are_ranked_then_sorted_both_ways(page):
     assert names(page) == one_way[::-1]
 
 
+@pytest.mark.slow
 def test_search_leaves_the_rows_that_hold_its_words(page):
     assert page.locator("#count").inner_text() == "3 of 3 rows"
     page.fill("#search", "midd")
@@ -94,6 +96,20 @@ def test_search_leaves_the_rows_that_hold_its_words(page):
     assert not page.locator("div.on table.board td[data-set='Other-B']").first.is_visible()
 
 
+@pytest.mark.slow
+def test_a_long_table_of_methods_has_a_search_of_its_own(browser, tmp_path):
+    of_generators(tmp_path, 40)
+    build([tmp_path / "runs"], tmp_path / "site")
+    (path,) = (tmp_path / "site" / "rows").glob("*.html")
+    opened = browser.new_page(viewport={"width": 1200, "height": 900})
+    opened.goto(path.as_uri())
+    opened.fill("input.within", "generator 01")
+    shown = opened.locator("#methods tbody tr:visible th").all_inner_texts()
+    opened.close()
+    assert sorted(shown) == [f"generator {number:03d}" for number in (1, *range(10, 20))]
+
+
+@pytest.mark.slow
 def test_another_metric_shows_another_table(page):
     before = page.locator("div.on table.board").inner_text()
     page.get_by_role("radio", name="Video EER").check(force=True)
@@ -107,6 +123,7 @@ def test_text_from_outside_stays_text(page):
     assert "1 result file left out" in page.locator("#problems").inner_text()
 
 
+@pytest.mark.slow
 def test_a_rows_page_opens_and_its_curve_is_followed_by_pointer_and_keys(page):
     page.locator("div.on table.board tbody th a", has_text="Strong").click()
     assert page.locator("h1").inner_text().startswith("Strong")
@@ -128,6 +145,7 @@ def test_a_rows_page_opens_and_its_curve_is_followed_by_pointer_and_keys(page):
     assert len(names(page)) == 3
 
 
+@pytest.mark.slow
 def test_the_theme_turns_dark_and_is_kept_on_the_next_page(page):
     from playwright.sync_api import expect
 
@@ -146,7 +164,8 @@ def test_the_theme_turns_dark_and_is_kept_on_the_next_page(page):
     assert page.locator("#theme").inner_text() == "Theme: dark"
 
 
-@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, pytest.param(1200, marks=pytest.mark.slow)])
 def test_no_page_is_wider_than_its_window(page, site, width):
     page.set_viewport_size({"width": width, "height": 800})
     for path in [site / "index.html", site / "published.html", *sorted((site / "rows").iterdir())]:
@@ -154,6 +173,7 @@ def test_no_page_is_wider_than_its_window(page, site, width):
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
 
 
+@pytest.mark.slow
 def test_without_scripts_every_table_is_there(browser, site):
     context = browser.new_context(java_script_enabled=False)
     opened = context.new_page()

@@ -1,12 +1,21 @@
 """Scores made elsewhere: exactly the protocol's frames, or refused by name."""
 
 import csv
+import json
 import math
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
+from resproto_fd.configs.locks import held
+from resproto_fd.preprocessing.side_file import SideRecord, write_side
+from resproto_fd.training import cli
 from resproto_fd.training.board.building import build
+from resproto_fd.training.board.collecting import collect
 from resproto_fd.training.cli import main
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
@@ -42,6 +51,7 @@ def submit(data, path, out, *words):
     )
 
 
+@pytest.mark.slow
 def test_scores_of_exactly_the_protocols_frames_become_a_result_that_stands_on_the_board(data, template, tmp_path):
     path = filled(tmp_path / "s.csv", template)
     stated = ["--trained-on", "protocol", "--selected", "best/frame_auc/Demo-A/val"]
@@ -64,6 +74,7 @@ def test_scores_of_exactly_the_protocols_frames_become_a_result_that_stands_on_t
     assert "submitted" in page
 
 
+@pytest.mark.slow
 def test_a_submission_that_states_nothing_is_ranked_apart(data, template, tmp_path):
     assert submit(data, filled(tmp_path / "s.csv", template), tmp_path / "runs") == 0
     result = RunResult.load(tmp_path / "runs" / "demo_cross" / "theirs" / "seed0" / "result.json")
@@ -83,6 +94,26 @@ def test_a_choice_made_on_test_frames_is_an_oracle_and_another_form_is_refused(d
     assert "expected last or best/METRIC/SET/SPLIT" in capsys.readouterr().err
 
 
+def test_a_stated_split_whose_videos_are_tested_is_an_oracle(data, tmp_path, capsys):
+    lists = tmp_path / "data" / "dataset_json"
+    shutil.copytree(data / "dataset_json", lists)
+    content = json.loads((lists / "Demo-B.json").read_text())
+    for by_split in content["Demo-B"].values():
+        by_split["val"] = by_split["test"]
+    (lists / "Demo-B.json").write_text(json.dumps(content))
+    words = ["--protocol", "demo_cross", f"data.root={tmp_path / 'data'}"]
+    assert main(["submit", *words, "--template", str(tmp_path / "t.csv")]) == 0
+    with open(tmp_path / "t.csv", newline="") as file:
+        path = filled(tmp_path / "s.csv", csv.DictReader(file))
+    for name, oracle in (("Demo-B", True), ("Demo-A", False)):
+        stated = ["--trained-on", "protocol", "--selected", f"best/auc/{name}/val"]
+        assert main(["submit", path, *words, "--name", name, "--out", str(tmp_path / "runs"), *stated]) == 0
+        result = RunResult.load(tmp_path / "runs" / "demo_cross" / name / "seed0" / "result.json")
+        assert result.selected_on.oracle == oracle
+        assert ("frames of videos that Demo-B tests: its row is an oracle" in capsys.readouterr().err) == oracle
+
+
+@pytest.mark.slow
 def test_a_submission_has_the_fingerprint_of_a_run_under_the_same_protocol(data, template, tmp_path):
     assert submit(data, filled(tmp_path / "s.csv", template), tmp_path / "runs") == 0
     words = ["--detector", "clip_zero_shot_tiny", "--protocol", "demo_cross", "--out", str(tmp_path / "runs")]
@@ -109,10 +140,13 @@ def test_missing_extra_and_repeated_rows_are_counted_and_named(data, template, t
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "-0.1", "1.5", "", "high"])
+@pytest.mark.parametrize("text", ["inf", "-0.1", "1.5", "", "high"])
 def test_a_score_that_is_no_number_from_0_to_1_is_named_with_its_line(data, template, tmp_path, capsys, text):
     assert submit(data, filled(tmp_path / "s.csv", template, r2=text), tmp_path / "runs") == 2
-    assert f"1 no number in [0, 1]: line 4: Demo-A, {template[2]['frame']}: {text!r}" in capsys.readouterr().err
+    assert (
+        f"1 no number in [0, 1], nor nan for no answer: line 4: Demo-A, {template[2]['frame']}: {text!r}"
+        in capsys.readouterr().err
+    )
 
 
 def test_many_faults_are_counted_and_the_first_named(data, template, tmp_path, capsys):
@@ -154,3 +188,147 @@ def test_a_result_is_not_overwritten(data, template, tmp_path, capsys):
     assert "holds a result already; give another --name or --seed, or remove the folder" in capsys.readouterr().err
     assert submit(data, path, tmp_path / "runs", "--seed", "1") == 0
     assert math.isclose(RunResult.load(tmp_path / "runs/demo_cross/theirs/seed1/result.json").seed, 1)
+
+
+def test_a_submission_needs_the_lists_and_no_pictures(data, template, tmp_path):
+    lists = tmp_path / "lists"
+    shutil.copytree(data / "dataset_json", lists / "dataset_json")
+    path = filled(tmp_path / "s.csv", template)
+    assert submit(data, path, tmp_path / "a") == submit(lists, path, tmp_path / "b") == 0
+    one, other = (RunResult.load(tmp_path / x / "demo_cross" / "theirs" / "seed0" / "result.json") for x in "ab")
+    assert one.model_dump() == other.model_dump()
+
+
+def test_a_missing_training_manifest_is_said_to_change_the_fingerprint(data, tmp_path, capsys):
+    lists, protocol = tmp_path / "lists", tmp_path / "cross.yaml"
+    shutil.copytree(data / "dataset_json", lists / "dataset_json")
+    protocol.write_text("title: Cross\ntrain: [Demo-A]\nselection: {rule: last}\ntest: [Demo-B]\n")
+    words = ["submit", "--protocol", str(protocol), "--template", str(tmp_path / "t.csv"), f"data.root={lists}"]
+    assert main(words) == 0
+    assert "fingerprint" not in capsys.readouterr().err
+    (lists / "dataset_json" / "Demo-A.json").unlink()
+    assert main(words) == 0
+    assert "the manifests of Demo-A are not all here" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_frame_without_an_answer_counts_as_a_half_and_the_share_of_answers_is_shown(data, template, tmp_path):
+    first = next(i for i, row in enumerate(template) if row["test_set"] == "Demo-B")
+    path = filled(tmp_path / "s.csv", template, **{f"r{first + i}": "nan" for i in range(3)})
+    stated = ["--trained-on", "protocol", "--selected", "last"]
+    assert submit(data, path, tmp_path / "runs", *stated) == 0
+    folder = tmp_path / "runs" / "demo_cross" / "theirs" / "seed0"
+    table, test = (
+        ScoreTable.load(folder / "scores" / "Demo-B.npz"),
+        RunResult.load(folder / "result.json").tests["Demo-B"],
+    )
+    assert (table.score[~table.answered] == 0.5).all() and (~table.answered).sum() == 3
+    kept = table.answered
+    assert test.answered == pytest.approx(1 - 3 / len(table))
+    assert test.over_answered.frame_auc == pytest.approx(roc_auc_score(table.label[kept], table.score[kept]))
+    assert test.frame_auc == pytest.approx(roc_auc_score(table.label, table.score))
+    assert RunResult.load(folder / "result.json").tests["Demo-A"].answered is None
+    build([tmp_path / "runs"], tmp_path / "board")
+    page = (tmp_path / "board" / "index.html").read_text()
+    assert f"answered {test.answered:.1%}" in page
+    exports = [(tmp_path / "board" / f"leaderboard.{kind}").read_text() for kind in ("md", "tex")]
+    assert f"answered {test.answered:.1%}" in exports[0]
+    assert f"answered {test.answered:.1%}".replace("%", r"\%") in exports[1] and "got a score" in exports[1]
+    (row,) = (tmp_path / "board" / "rows").glob("*.html")
+    assert "answered frames alone" in row.read_text()
+
+
+def test_answers_that_a_result_file_invents_are_found(data, template, tmp_path):
+    first = next(i for i, row in enumerate(template) if row["test_set"] == "Demo-B")
+    path = filled(tmp_path / "s.csv", template, **{f"r{first + i}": "nan" for i in range(3)})
+    assert submit(data, path, tmp_path / "runs") == 0
+    file = tmp_path / "runs" / "demo_cross" / "theirs" / "seed0" / "result.json"
+    result = RunResult.load(file)
+    result.tests["Demo-B"].over_answered.frame_auc = 0.999
+    result.save(file)
+    results, (problem,) = collect([tmp_path / "runs"])
+    assert not results and "frame_auc of Demo-B answered frames is 0.999" in problem.reason
+
+
+def test_a_row_says_whether_its_score_tables_are_at_hand(data, template, tmp_path):
+    assert submit(data, filled(tmp_path / "s.csv", template), tmp_path / "runs") == 0
+    for said in ("all at hand", "at hand, but for Demo-B, seed 0", "none at hand"):
+        build([tmp_path / "runs"], tmp_path / "board")
+        (row,) = (tmp_path / "board" / "rows").glob("*.html")
+        assert said in row.read_text() and "Submitted scores (SHA-256)" in row.read_text()
+        scores = tmp_path / "runs" / "demo_cross" / "theirs" / "seed0" / "scores"
+        for path in scores.glob("*.npz" if "but for" in said else "Demo-B.npz"):
+            path.unlink()
+
+
+def test_score_tables_hold_the_people_that_side_files_name(data, template, tmp_path):
+    lists = tmp_path / "lists"
+    shutil.copytree(data / "dataset_json", lists / "dataset_json")
+    path = filled(tmp_path / "s.csv", template)
+    assert submit(lists, path, tmp_path / "before") == 0
+    before = ScoreTable.load(tmp_path / "before" / "demo_cross" / "theirs" / "seed0" / "scores" / "Demo-B.npz")
+    assert before.people() == {}
+    records = [
+        SideRecord(video, ("test",), int(label), "x", "x", "x", target="D/1", source="D/2") if label
+        else SideRecord(video, ("test",), 0, "real", "real", "real", identity="D/1")
+        for video, label in zip(before.videos.tolist(), before.video_label.tolist())
+    ]  # fmt: skip
+    write_side(lists / "dataset_json" / "Demo-B.side.jsonl", {"dataset": "Demo-B"}, records)
+    assert submit(lists, path, tmp_path / "after") == 0
+    table = ScoreTable.load(tmp_path / "after" / "demo_cross" / "theirs" / "seed0" / "scores" / "Demo-B.npz")
+    assert set(table.people().values()) == {("D/1", "D/2"), ("D/1", "D/1")}
+    assert table.frames_hash() == before.frames_hash()
+
+
+def test_a_folder_in_which_another_process_works_is_left_to_it(data, template, tmp_path, capsys):
+    path, folder = filled(tmp_path / "s.csv", template), tmp_path / "runs" / "demo_cross" / "theirs" / "seed0"
+    with held(folder / ".lock", "taken"):
+        assert submit(data, path, tmp_path / "runs") == 2
+    assert f"{folder}: another process is at work in this run folder" in capsys.readouterr().err
+    assert [each.name for each in folder.iterdir()] == [".lock"]
+    assert submit(data, path, tmp_path / "runs") == 0
+
+
+@pytest.mark.slow
+def test_of_two_submissions_at_once_one_succeeds_and_the_other_is_told(data, template, tmp_path):
+    words = [filled(tmp_path / "s.csv", template), "--protocol", "demo_cross", "--name", "theirs"]
+    words += ["--out", str(tmp_path / "runs"), f"data.root={data}"]
+    command = [sys.executable, cli.__file__, "submit", *words]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate()[1] for process in started]
+    assert sorted(process.returncode for process in started) == [0, 2]
+    assert any("at work in this run folder" in error or "holds a result already" in error for error in errors)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/abs", "a" * 300, ".hidden", "nul", "com1.x", "dot.", "a b", "a\\b", "e\u0301", "\ud800"]
+)
+def test_a_name_that_no_folder_can_have_is_refused(name, tmp_path, capsys):
+    words = ["s.csv", "--name", name, "--protocol", "demo_cross", "--out", str(tmp_path)]
+    assert main(["submit", *words]) == 2
+    assert "--name" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_differs_in_case_alone_from_another_run_is_refused(data, template, tmp_path, capsys):
+    path = filled(tmp_path / "s.csv", template)
+    assert submit(data, path, tmp_path / "runs") == 0
+    assert submit(data, path, tmp_path / "runs", "--name", "Theirs") == 2
+    assert "whose name differs in case or Unicode form alone" in capsys.readouterr().err
+
+
+def test_backslash_paths_are_taken_logits_get_a_hint_and_numbers_are_printed(demo, tmp_path, capsys):
+    words, data = ["submit", "--protocol", "demo_cross"], f"data.root={demo}"
+    template, scores = tmp_path / "t.csv", str(tmp_path / "s.csv")
+    assert main([*words, "--template", str(template), data]) == 0
+    lines = template.read_text().splitlines()
+    given = [lines[0], *(line.replace("/", "\\") + "0.25" for line in lines[1:])]
+    (tmp_path / "s.csv").write_text("\n".join(given))
+    capsys.readouterr()
+    out = ["--out", str(tmp_path / "runs"), data]
+    assert main(["submit", scores, *words[1:], "--name", "theirs", *out]) == 0
+    printed = capsys.readouterr().out
+    assert "frame_auc" in printed and "0.5000" in printed and printed.splitlines()[-1].endswith("result.json")
+    (tmp_path / "s.csv").write_text("\n".join([lines[0], *(line + "-3.2" for line in lines[1:])]))
+    assert main(["submit", scores, *words[1:], "--name", "logits", *out]) == 2
+    assert "look like logits: give 1 / (1 + exp(-logit))" in capsys.readouterr().err

@@ -76,7 +76,7 @@ def test_a_data_sets_own_labels_are_laid_over_the_taxonomy():
         ({"a": {"method": "X"}}, "key 'type' is missing"),
         ({"a": {"method": "X", "type": "editing", "kind": 1}}, "unknown key 'kind'"),
         ({"a": {"method": "SimSwap", "type": "editing"}}, "known as face swap"),
-        ({"a": {"method": "camera", "type": "real"}}, "have the method 'real'"),
+        ({"a": {"method": "camera", "type": "real"}}, "expected method 'real'"),
         ({"a": 1}, "label 'a'"),
     ],
 )
@@ -88,10 +88,10 @@ def test_a_wrong_label_of_a_data_set_is_refused_by_name(labels, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("methods: {A: {type: editing, labels: [x]}, B: {type: editing, labels: [x]}}", "'x' stands under two"),
+        ("methods: {A: {type: editing, labels: [x]}, B: {type: editing, labels: [x]}}", "'x' is listed under two"),
         ("methods: {A: {type: swap}}", "methods.A.type"),
         ("methods: {A: {type: editing, label: [x]}}", "methods.A.label"),
-        ("methods: {A: {type: real}}", "have the method 'real'"),
+        ("methods: {A: {type: real}}", "expected method 'real'"),
         ("labels: {}", "unknown key 'labels'"),
     ],
 )

@@ -110,6 +110,7 @@ def test_a_spectral_convolution_mixes_channels_at_each_frequency(spectra):
         torch.testing.assert_close(found[0, c], torch.tensor(wanted, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spectra", ["amplitude and phase", "real and imaginary"])
 def test_an_image_without_any_contrast_gives_finite_gradients(spectra):
     detector = create_detector("freqnet", spectra=spectra)

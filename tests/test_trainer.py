@@ -5,6 +5,8 @@ import os
 import random
 import signal
 import threading
+import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,12 +16,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.configs.schema import OptimizerConfig, ScheduleConfig
+from resproto_fd.detectors.weights import load_all, read_state_dict
 from resproto_fd.trainer import checkpoint
-from resproto_fd.trainer.data import EvaluationBatches, Normaliser, TrainBatches, make_loader, watched
+from resproto_fd.trainer.batches import EvaluationBatches, TrainBatches
+from resproto_fd.trainer.data import Normaliser
 from resproto_fd.trainer.distributed import World
+from resproto_fd.trainer.loader import make_loader, watched
 from resproto_fd.trainer.optimizers import climbed, lr_factor
+from resproto_fd.trainer.run_folder import exclusive
 from resproto_fd.trainer.scoring import ScoringOptions, score_frames
-from resproto_fd.trainer.trainer import Trainer, exclusive
+from resproto_fd.trainer.trainer import Trainer
 
 CPU = World(0, 1, torch.device("cpu"))
 
@@ -39,6 +45,7 @@ def same_bits(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_separates_the_classes(tmp_path):
     config = made_config(epochs=12)
     trainer = make_trainer(tmp_path, config)
@@ -60,16 +67,44 @@ def test_every_precision_trains_to_a_finite_state(tmp_path, precision):
     assert not torch.equal(before["classifier.weight"], after["classifier.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coupled", [False, True])
 def test_accumulated_micro_batches_equal_the_large_batch(tmp_path, coupled):
     states = []
-    for accumulate in (1, 4):
-        config = made_config(precision="fp64", accumulate=accumulate, augment="flip")
-        trainer = make_trainer(tmp_path / str(accumulate), config, TinyDetector(coupled))
+    for accumulate, split in ((1, 1), (4, 1), (1, 4), (2, 2)):
+        config = made_config(precision="fp64", accumulate=accumulate, augment="flip", run={"split_batch": split})
+        trainer = make_trainer(tmp_path / f"{accumulate}{split}", config, TinyDetector(coupled))
         trainer.fit()
         states.append(state_of(trainer))
-    for name in states[0]:
-        torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=1e-10, msg=name)
+    for state in states[1:]:
+        for name in state:
+            torch.testing.assert_close(states[0][name], state[name], rtol=0, atol=1e-10, msg=name)
+    assert same_bits(states[1], states[2])
+    assert same_bits(states[1], states[3])
+
+
+def test_a_run_whose_batch_was_too_large_for_the_device_goes_on_in_parts(tmp_path):
+    config = made_config(precision="fp64", epochs=2, augment="flip", run={"save_every": 1})
+    whole = make_trainer(tmp_path / "whole", config, TinyDetector(coupled=True))
+    whole.fit()
+    first = make_trainer(tmp_path / "cut", config, TinyDetector(coupled=True))
+    step = first._step
+
+    def too_large(micro):
+        if first.progress.step == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        step(micro)
+
+    first._step = too_large
+    with pytest.raises(torch.OutOfMemoryError):
+        first.fit()
+    config.run.split_batch = 2
+    second = make_trainer(tmp_path / "cut", config, TinyDetector(coupled=True))
+    second.resume()
+    assert second.progress.step == 2
+    assert second.fit().step == whole.progress.step
+    for name, value in state_of(whole).items():
+        torch.testing.assert_close(state_of(second)[name], value, rtol=0, atol=1e-10, msg=name)
 
 
 def test_accumulation_sees_the_same_dropout_in_both_encodings(tmp_path):
@@ -89,7 +124,8 @@ class _Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 5, 9])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop_after", [1, 5, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 9))])
 def test_a_run_cut_off_anywhere_resumes_to_the_same_bits(tmp_path, stop_after):
     config = made_config(
         epochs=3, augment="flip", ema=0.9, schedule={"name": "cosine", "warmup_steps": 2}, run={"save_every": 2}
@@ -127,6 +163,29 @@ def test_a_run_cut_off_anywhere_resumes_to_the_same_bits(tmp_path, stop_after):
     assert whole.progress.best_epoch == resumed.progress.best_epoch
 
 
+def test_the_best_weights_say_whether_their_run_has_ended(tmp_path):
+    def make(fail=False):
+        def validate(_):
+            if fail and trainer.progress.epoch == 1:
+                raise _Stop
+            return {"frame_auc": 0.5}
+
+        trainer = make_trainer(tmp_path, made_config(epochs=2), validate=validate)
+        trainer.history = {"x": 1}
+        return trainer
+
+    with pytest.raises(_Stop):
+        make(fail=True).fit()
+    assert checkpoint.record_in(tmp_path / "best.pt")["finished"] is False
+    make().fit()
+    assert checkpoint.record_in(tmp_path / "best.pt")["finished"] is True
+    older = {key: value for key, value in checkpoint.load(tmp_path / "best.pt").items() if key != "finished"}
+    checkpoint.save(tmp_path / "best.pt", older)
+    before = (tmp_path / "best.pt").read_bytes()
+    make().fit()  # has nothing left to do
+    assert (tmp_path / "best.pt").read_bytes() == before
+
+
 def test_a_run_cut_off_while_validating_validates_again_and_logs_each_scalar_once(tmp_path):
     config = made_config(epochs=2, run={"save_every": 2, "log_every": 2})
 
@@ -143,6 +202,34 @@ def test_a_run_cut_off_while_validating_validates_again_and_logs_each_scalar_onc
     with pytest.raises(_Stop):
         make(tmp_path / "cut", True).fit()
     make(tmp_path / "cut", False).fit()
+    assert scalars(tmp_path / "whole") == scalars(tmp_path / "cut")
+
+
+OTHER_SHIFTS = [pytest.param(shifts, marks=pytest.mark.slow) for shifts in [(-60, 0), (0, 0)]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shifts", [(-7 * 86400,), (-60, -120), *OTHER_SHIFTS])
+def test_a_run_that_is_resumed_after_the_clock_was_set_back_keeps_its_scalars(tmp_path, monkeypatch, shifts):
+    config, now = made_config(epochs=3, run={"log_every": 1}), time.time
+    make_trainer(tmp_path / "whole", config).fit()
+    stops = [3, 6, None][-len(shifts) - 1 :]
+    for stop, shift in zip(stops, (0, *shifts)):
+        monkeypatch.setattr(time, "time", lambda shift=shift: now() + shift)
+        trainer = make_trainer(tmp_path / "cut", config)
+        step = trainer._step
+
+        def step_then_stop(micro, trainer=trainer, step=step, stop=stop):
+            step(micro)
+            if trainer.progress.step + 1 == stop:
+                signal.raise_signal(signal.SIGTERM)
+
+        trainer._step = step_then_stop
+        if stop is None:
+            trainer.fit()
+        else:
+            with pytest.raises(Interrupted):
+                trainer.fit()
     assert scalars(tmp_path / "whole") == scalars(tmp_path / "cut")
 
 
@@ -271,6 +358,7 @@ def test_the_best_epoch_is_kept_not_the_last(tmp_path):
     assert same_bits(state_of(trainer), states[1])
 
 
+@pytest.mark.slow
 def test_what_validation_draws_changes_nothing(tmp_path):
     def draws(detector):
         random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
@@ -346,7 +434,7 @@ def test_steps_looked_at_for_a_checkpoint_are_not_counted_again_for_the_log(tmp_
 
 
 def test_fp16_that_never_recovers_stops_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("resproto_fd.trainer.trainer.PATIENCE_WITH_FP16", 3)
+    monkeypatch.setattr("resproto_fd.trainer.progress.PATIENCE_WITH_FP16", 3)
     trainer = make_trainer(tmp_path, made_config(precision="fp16", epochs=4, run={"log_every": 1}), _PoisonedAt(1))
     with pytest.raises(UserError, match="not finite"):
         trainer.fit()
@@ -404,6 +492,138 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         make_trainer(tmp_path, made_config(epochs=1)).fit()
 
 
+def flip(path):
+    """Flips a bit of the largest tensor."""
+    with zipfile.ZipFile(path) as archive:
+        held = archive.read(max(archive.infolist(), key=lambda member: member.file_size))
+    content = bytearray(path.read_bytes())
+    content[content.index(held) + len(held) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", [flip, halve, lambda path: path.write_bytes(b"")], ids=["flipped", "cut", "empty"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_and_the_bits_are_the_same(tmp_path, harm, capsys):
+    values = [0.6, 0.9, 0.95]
+
+    def make(folder):
+        trainer = make_trainer(
+            folder, made_config(epochs=3), validate=lambda _: {"frame_auc": values[trainer.progress.epoch]}
+        )
+        return trainer
+
+    whole = make(tmp_path)
+    whole.fit()
+    best = (tmp_path / "best.pt").read_bytes()
+    older, newest = checkpoint.stored(tmp_path / "checkpoints")
+    harm(newest)
+    again = make(tmp_path)
+    again.fit()
+    assert f"{newest}: cannot be read as a checkpoint" in (said := capsys.readouterr().err)
+    assert f"the run goes on from {older.name}" in said
+    assert same_bits(state_of(whole), state_of(again))
+    assert (tmp_path / "best.pt").read_bytes() == best
+    for path in checkpoint.stored(tmp_path / "checkpoints"):
+        harm(path)
+    with pytest.raises(UserError, match=r"cannot be read as a checkpoint.*no older one that is whole.*run\.out"):
+        make(tmp_path).fit()
+
+
+def test_every_bit_of_a_tensor_in_a_checkpoint_is_looked_at(tmp_path):
+    checkpoint.save(tmp_path / "a.pt", {"model": {"w": torch.arange(1000.0)}})
+    whole = (tmp_path / "a.pt").read_bytes()
+    start = whole.index(torch.arange(1000.0).numpy().tobytes())
+    for at in range(start, start + 4000, 97):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << at % 8
+        (tmp_path / "b.pt").write_bytes(changed)
+        torch.load(tmp_path / "b.pt", weights_only=True)  # PyTorch itself sees nothing
+        for read in (checkpoint.load, read_state_dict):
+            with pytest.raises(UserError, match=r"b\.pt: cannot be read.*CRC-32"):
+                read(tmp_path / "b.pt")
+
+
+def test_the_best_weights_in_the_place_of_a_step_are_named(tmp_path):
+    make_trainer(tmp_path, made_config(epochs=2)).fit()
+    newest = checkpoint.stored(tmp_path / "checkpoints")[-1]
+    newest.write_bytes((tmp_path / "best.pt").read_bytes())
+    with pytest.raises(UserError, match=rf"{newest.name}: expected a checkpoint of a step.*best\.pt is none"):
+        make_trainer(tmp_path, made_config(epochs=2)).fit()
+    (tmp_path / "best.pt").unlink()
+    with pytest.raises(UserError, match=r"best\.pt: no such checkpoint, although the run has come to its end"):
+        make_trainer(tmp_path, made_config(epochs=2)).load_best()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["progress"].update(lap=3), "does not fit this run .*lap"),
+        (lambda c: c.update(rng=[]), "does not fit this run"),
+        (lambda c: c.update(optimizer={}), "does not fit this run"),
+        (lambda c: c["model"].popitem(), "does not fit this run"),
+        (lambda c: c["model"].update({7: torch.ones(1)}), "expected tensors by name"),
+        (lambda c: c.update(model=[1]), "expected tensors by name under 'model', got list"),
+        (
+            lambda c: c["model"].update(w=torch.eye(3).to_sparse()),
+            r"expected dense tensors, got model\.w \(sparse_coo\)",
+        ),
+        (lambda c: c["model"].update(w=torch.ones(2, device="meta")), r"expected dense tensors, got model\.w \(meta\)"),
+        (lambda c: c.update(format={"a": ["b" * 9000]}), "format 1, got"),
+    ],
+)
+def test_a_checkpoint_with_other_contents_is_refused_by_name(tmp_path, change, message):
+    make_trainer(tmp_path, made_config(epochs=1)).fit()
+    newest = checkpoint.stored(tmp_path / "checkpoints")[-1]
+    contents = torch.load(newest, weights_only=True)
+    change(contents)
+    torch.save(contents, newest)
+    with pytest.raises(UserError, match=message) as error:
+        make_trainer(tmp_path, made_config(epochs=1)).fit()
+    assert newest.name in str(error.value) and len(str(error.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({7: torch.ones(1)}, "expected named tensors, got one under the int 7"),
+        ({"w": torch.eye(3).to_sparse()}, r"expected dense tensors, got w \(sparse_coo\)"),
+        ({"model": {"a": torch.ones(1), "w": torch.ones(2, device="meta")}}, r"expected dense tensors, got w \(meta\)"),
+        ({"w": torch.ones(2, dtype=torch.complex64).conj()}, r"expected dense tensors, got w \(complex\)"),
+        ({"w": torch.zeros(1).expand(10**11)}, r"got w \(of 400000000000 bytes, for which the file has 4\)"),
+    ],
+)
+def test_weights_that_are_no_plain_named_tensors_are_refused(tmp_path, contents, message):
+    torch.save(contents, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=message):
+        read_state_dict(tmp_path / "w.pth")
+
+
+def test_whole_numbers_are_no_weights_and_a_long_name_is_cut():
+    module = torch.nn.Linear(2, 2)
+    state = {**module.state_dict(), "weight": torch.ones(2, 2, dtype=torch.int8), "x" * 9000: torch.ones(1)}
+    with pytest.raises(UserError, match=r"weight: expected fractions \(torch.float32\), got whole .*int8") as error:
+        load_all(module, state, "w.pth")
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.slow
+def test_a_packed_checkpoint_may_not_unpack_to_far_more_than_its_size(tmp_path):
+    torch.save({"format": 1, "model": {"w": torch.zeros(10_000_000)}}, tmp_path / "a.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pt") as plain,
+        zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    for read in (checkpoint.load, read_state_dict):
+        with pytest.raises(UserError, match=r"b\.pt: .*bytes unpack to 4000\d\d\d\d"):
+            read(tmp_path / "b.pt")
+
+
 def test_a_second_process_on_a_run_folder_is_refused(tmp_path):
     with exclusive(tmp_path, CPU), pytest.raises(UserError, match="another process"), exclusive(tmp_path, CPU):
         pass
@@ -411,6 +631,7 @@ def test_a_second_process_on_a_run_folder_is_refused(tmp_path):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_stop_signal_saves_and_the_run_goes_on_later(tmp_path, stop):
     config = made_config(epochs=3)
@@ -565,3 +786,15 @@ def test_the_compiled_encoder_trains_like_the_plain_one(tmp_path):
         states.append(state_of(trainer))
     for name in states[0]:
         torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_more_workers_than_cores_are_told_once_and_without_torchs_warning(capsys, recwarn):
+    from resproto_fd.trainer import loader
+
+    loader._note_many_workers.cache_clear()
+    for _ in range(2):
+        loader.FrameLoader(looks=False, dataset=[1], num_workers=1000)
+    loader.FrameLoader(looks=False, dataset=[1], num_workers=1)
+    shown = capsys.readouterr().err
+    assert shown.count("note: 1000 data workers on ") == 1 and shown.count("note:") == 1
+    assert not [each for each in recwarn if "DataLoader" in str(each.message)]

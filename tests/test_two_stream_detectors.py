@@ -32,6 +32,7 @@ def assert_kept(shared, name: str, constants: dict[str, torch.Tensor]) -> None:
         np.testing.assert_allclose(values[:8], golden["first"], atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_f3nets_matrix_and_bands_are_deepfakebenchs(shared):
     bands = create_detector("f3net", pretrained=None, paper=False).bands
@@ -98,6 +99,7 @@ def test_f3net_says_which_size_it_takes():
         thin_detector("f3net", pretrained=None, size=32).encode(torch.zeros(1, 3, 64, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_srms_filters_are_deepfakebenchs(shared):
     detector = create_detector("srm", pretrained=None, paper=False)
@@ -217,6 +219,7 @@ def test_the_likeness_of_patches_is_their_cosine_and_that_of_a_mask_its_share():
             assert wanted[b, one, two].item() == pytest.approx(1 - abs(shares[one] - shares[two]), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_lrl_adds_up_its_three_losses_where_there_are_masks_and_teaches_all_its_parts():
     detector = make("lrl", size=32, similarity=2.0, segmentation=3.0).train()
     assert detector.requires == {"mask"}

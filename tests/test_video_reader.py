@@ -55,6 +55,7 @@ def number_in(image):
     return round((float(image[:, :24].mean()) - 20) / 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_frames_are_those_asked_for_and_equal_plain_decoding(tmp_path, name):
     codec, options = ENCODINGS[name]
@@ -236,6 +237,7 @@ def test_names_sort_by_their_numbers():
     assert sorted(["f10", "f9", "e", "10", "f9b"], key=natural_key) == ["10", "e", "f9", "f9b", "f10"]
 
 
+@pytest.mark.slow
 def test_real_videos_read_as_plain_decoding_reads_them(shared):
     paths = sorted((shared / "real" / "videos" / "real").glob("*.mp4"))
     path = min(paths, key=lambda path: path.stat().st_size)

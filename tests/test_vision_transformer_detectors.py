@@ -72,7 +72,7 @@ def test_effort_leaves_clip_as_it_is():
     assert trains == {"S_residual", "U_residual", "V_residual", "weight", "bias"}
     assert all("residual" in n or "classifier" in n for n, p in detector.named_parameters() if p.requires_grad)
     resnet = {"embed_dim": 12, "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32}, "text_cfg": TEXT}
-    with pytest.raises(UserError, match="ModifiedResNet has no attention projections"):
+    with pytest.raises(UserError, match=r"expected a ViT of open_clip, got ModifiedResNet; set model.backbone"):
         create_detector("effort", backbone=resnet, pretrained=None)
 
 
@@ -159,6 +159,20 @@ def test_uia_vits_progress_and_gaussians_survive_a_resume_and_testing():
     assert all(torch.equal(value, state[key]) for key, value in detector.state_dict().items())
     one, two = (each.train()(IMAGES, LABELS).losses["total"] for each in (detector, other))
     assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_uia_vit_loads_where_every_name_of_a_checkpoint_has_the_prefix_of_a_wrapper(wrapper):
+    """DeepfakeBench keeps the whole network as `model`, which is also what Lightning puts before all names."""
+    detector, other = (create_detector("uia_vit", **TINY_UIA_VIT) for _ in range(2))
+    state = other.state_dict()
+    named = {key.replace("backbone.", "model."): value for key, value in state.items() if key.startswith("backbone.")}
+    named |= {f"model.norm_middle.{kind}": state[f"norm_middle.{kind}"] for kind in ("weight", "bias")}
+    named |= {f"model.head.{kind}": state[f"classifier.1.{kind}"] for kind in ("weight", "bias")}
+    named |= {f"model.c_{kind}": state["levels"][i] + 1 for i, kind in enumerate(("real", "fake", "cross"))}
+    detector.load_deepfakebench({wrapper + key: value for key, value in named.items()})
+    assert torch.equal(detector.levels, other.levels + 1)
+    assert torch.equal(detector.classifier[1].weight, other.classifier[1].weight)
 
 
 def test_a_second_look_at_a_batch_does_not_count_for_uia_vits_progress():

@@ -121,6 +121,7 @@ def test_likeness_and_target_of_pcl_are_the_loops():
                 assert bugged[n, p, q].item() == pytest.approx(wanted if j else mask[n, h, w].item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pcl_xception", "sladd", "ffd"])
 def test_masks_add_a_loss_that_reaches_every_parameter(name):
     keywords = {"mask_weight": 0.5} if name == "ffd" else {}

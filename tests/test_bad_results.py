@@ -1,0 +1,219 @@
+"""One bad result costs one row: it is left out and named, and the commands go on with the others."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from resproto_fd.configs.errors import UserError
+from resproto_fd.training.board.building import build
+from resproto_fd.training.board.collecting import collect
+from resproto_fd.training.cli import main
+from resproto_fd.training.results import Metrics, RunResult, Selection, test_result
+from resproto_fd.training.scores import ScoreTable
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run's folder with a result and the scores of two test sets."""
+    folder = tmp_path_factory.mktemp("run")
+    tests = {}
+    for name in ("A", "B"):
+        rng = np.random.default_rng(ord(name))
+        video = np.repeat([f"{name}/{i}" for i in range(8)], 3)
+        label = np.repeat([0, 1] * 4, 3)
+        method = np.where(label == 1, "swap", "real")
+        scores = rng.random(24)
+        table = ScoreTable(name, video, np.tile(range(3), 8), label, method, scores, variants={"clip": scores})
+        table.save(folder / "scores" / f"{name}.npz")
+        tests[name] = test_result(table)
+    first = tests["A"]
+    RunResult(
+        detector="d", title="D", protocol="p", fingerprint="a" * 16, seed=0, config={}, tests=tests,
+        selected_on=Selection(rule="last"), parameters=7,
+        robustness={"A": {"blur": {"1": Metrics(**{name: getattr(first, name) for name in Metrics.model_fields})}}},
+    ).save(folder / "result.json")  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def runs(run_folder, tmp_path):
+    """Two runs; a test spoils the second, `bad`."""
+    for name in ("good", "bad"):
+        shutil.copytree(run_folder, tmp_path / "runs" / name)
+    path = tmp_path / "runs" / "bad" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"detector": "bad", "title": "BAD"}))
+    return tmp_path / "runs"
+
+
+def is_left_out(runs, *words):
+    """The good run is collected; the bad one is named."""
+    results, (problem,) = collect([runs])
+    assert [result.detector for result in results] == ["d"]
+    assert "bad" in problem.path
+    for word in words:
+        assert word in problem.reason
+
+
+ARRAYS = {
+    "format is text": {"format": np.array("one")},
+    "format is a list": {"format": np.array([1, 2])},
+    "format is NaN": {"format": np.array(np.nan)},
+    "format is pickled": {"format": np.array({"a": 1}, dtype=object)},
+    "format is a complex number": {"format": np.array(1j)},
+    "format is of a newer version": {"format": np.array(99)},
+    "skipped is text": {"skipped": np.array("none")},
+    "skipped is a list": {"skipped": np.zeros((2, 2), int)},
+    "skipped is infinite": {"skipped": np.array(np.inf)},
+    "skipped is negative": {"skipped": np.array(-1)},
+    "skipped needs 65 bits": {"skipped": np.array(2**64 - 1, dtype=np.uint64)},
+    "dataset is a number": {"dataset": np.array(3)},
+    "videos are numbers": {"videos": np.arange(8)},
+    "videos are a table": {"videos": np.array([["a", "b"]] * 8)},
+    "videos hold surrogates": {"videos": np.array([f"A/{i}\ud800" for i in range(8)])},
+    "videos hold no characters": {"videos": np.full((8, 1), 0x7FFFFFFF, np.uint32).view("U1")[:, 0]},
+    "labels are floats": {"video_label": np.zeros(8)},
+    "labels are two": {"video_label": np.full(8, 2)},
+    "videos of frames are missing": {"video_index": np.full(24, 99)},
+    "videos of frames are dates": {"video_index": np.zeros(24, "M8[s]")},
+    "frames need 65 bits": {"frame": np.arange(24, dtype=np.uint64) + 2**63},
+    "frames are few": {"frame": np.arange(3)},
+    "scores are text": {"score": np.array(["0.5"] * 24)},
+    "scores are NaN": {"score": np.full(24, np.nan)},
+    "scores have no dimension": {"score": np.array(0.5)},
+    "scores have fields": {"score": np.zeros(24, [("a", "f4")])},
+    "answers are numbers": {"answered": np.ones(24)},
+    "people are one a video": {"video_people": np.array(["a"] * 8)},
+    "people have three columns": {"video_people": np.array([["a", "b", "c"]] * 8)},
+    "a variant is text": {"variant/clip": np.array(["x"] * 24)},
+    "an array is unknown": {"other": np.zeros(3)},
+}
+
+
+@pytest.mark.parametrize("arrays", ARRAYS.values(), ids=ARRAYS.keys())
+def test_a_score_table_of_wrong_arrays_costs_its_row(runs, arrays):
+    path = runs / "bad" / "scores" / "A.npz"
+    with np.load(path) as file:
+        whole = dict(file)
+    np.savez(path, **(whole | arrays))
+    is_left_out(runs, "A.npz")
+
+
+def bomb(path):
+    """An array of zeros whose 8 GB take 8 MB in the file; the header alone is enough here."""
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("variant/zeros.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**9,)})
+
+
+FILES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("video,score"),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-99]),
+    "npy": lambda path: path.write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': '<f8'"),
+    "a longer shape than data": bomb,
+    "twice": lambda path: zipfile.ZipFile(path, "a").writestr("score.npy", b""),
+    "no npy": lambda path: zipfile.ZipFile(path, "a").writestr("score.txt", b""),
+}
+
+
+@pytest.mark.parametrize("spoil", FILES.values(), ids=FILES.keys())
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_score_table_that_is_no_whole_file_costs_its_row(runs, spoil):
+    spoil(runs / "bad" / "scores" / "A.npz")
+    is_left_out(runs, "A.npz")
+
+
+RESULTS = {
+    "parameters of 400 digits": ("parameters", "1" + "0" * 400),
+    "parameters that need 65 bits": ("parameters", str(2**64)),
+    "a lone surrogate": ("title", '"\\ud800"'),
+    "NUL": ("note", '"a\\u0000"'),
+    "robustness of an unknown set": ("robustness", '{"C": {"blur": {}}}'),
+    "robustness of another severity": ("robustness", '{"A": {"blur": {"9": {}}}}'),
+    "robustness that is a list": ("robustness", "[1]"),
+    "cross_auc of an unknown set": ("cross_auc", '{"A": {"C": 0.5}}'),
+    "tests that are a list": ("tests", "[]"),
+    "a test set of 300 letters": ("tests", '{"' + "x" * 300 + '": {}}'),
+    "a number for a text": ("title", "3"),
+    "a text for a number": ("seed", '"3"'),
+    "NaN": ("pooled_auc", "NaN"),
+    "Infinity": ("timing", '{"test_seconds": Infinity}'),
+    "1e400": ("timing", '{"test_seconds": 1e400}'),
+    "deep nesting": ("config", '{"a":' * 200 + "1" + "}" * 200),
+    "nesting beyond the stack": ("config", "[" * 100_000 + "]" * 100_000),
+    "a key twice": ("title", '"x", "title": "y"'),
+    "null": ("selected_on", "null"),
+}
+
+
+@pytest.mark.parametrize("key, text", RESULTS.values(), ids=RESULTS.keys())
+def test_a_result_file_of_wrong_values_costs_its_row(runs, key, text):
+    path = runs / "bad" / "result.json"
+    parts = [f'"{name}": {json.dumps(value)}' for name, value in json.loads(path.read_text()).items() if name != key]
+    path.write_text("{" + ", ".join([*parts, f'"{key}": {text}']) + "}")
+    is_left_out(runs)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xfe{\x00", b"\xef\xbb\xbf", b"\xe9", b"null", b"[]", b"{}", b"\0"])
+def test_a_result_file_that_is_no_whole_json_costs_its_row(runs, data):
+    (runs / "bad" / "result.json").write_bytes(data)
+    is_left_out(runs)
+
+
+@pytest.mark.slow
+def test_a_bad_result_is_named_on_the_page_and_by_the_command(runs, tmp_path, capsys):
+    (runs / "bad" / "scores" / "A.npz").write_bytes(b"PK")
+    assert main(["leaderboard", str(runs), "--out", str(tmp_path / "out")]) == 0
+    assert "left out: " in capsys.readouterr().err
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "bad/result.json" in page and "A.npz" in page
+
+
+def test_a_board_of_bad_results_alone_is_refused(runs, tmp_path):
+    shutil.rmtree(runs / "good")
+    (runs / "bad" / "result.json").write_text("{}")
+    with pytest.raises(UserError, match="no usable result"):
+        build([runs], tmp_path / "out")
+
+
+def test_evaluate_and_ablate_name_a_bad_table_and_go_on(runs, capsys):
+    (runs / "bad" / "scores" / "A.npz").write_bytes(b"PK")
+    assert main(["evaluate", str(runs)]) == 0
+    out = capsys.readouterr().out
+    assert "left out: " in out and "A.npz" in out and "runs/good" in out
+    assert main(["ablate", str(runs / "bad")]) == 0
+    out = capsys.readouterr().out
+    assert "left out: " in out and "A.npz" in out and "as tested" in out
+    (runs / "bad" / "result.json").write_text("[")
+    assert main(["ablate", str(runs / "bad")]) == 0
+    assert "result.json" in capsys.readouterr().out
+    (runs / "bad" / "scores" / "B.npz").write_bytes(b"")
+    assert main(["ablate", str(runs / "bad")]) == 2
+
+
+@pytest.mark.slow
+def test_a_title_beyond_ascii_comes_to_the_board_in_a_locale_of_ascii(demo, tmp_path):
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment.pop("PYTHONIOENCODING", None)
+
+    def resproto(*words):
+        command = [sys.executable, "-m", "resproto_fd.training.cli", *words]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=300)
+
+    data = f"data.root={demo}"
+    assert resproto("submit", data, "--protocol", "demo_cross", "--template", "empty.csv").returncode == 0
+    lines = (tmp_path / "empty.csv").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "full.csv").write_text("\n".join([lines[0], *(line + "0.25" for line in lines[1:])]), encoding="utf-8")
+    made = resproto("submit", "full.csv", data, "--protocol", "demo_cross", "--name", "mine", "--title", "Détecteur 臉")
+    assert made.returncode == 0, made.stderr
+    built = resproto("leaderboard", "runs", "--out", "board")
+    assert built.returncode == 0, built.stderr
+    assert "Détecteur 臉" in (tmp_path / "board" / "index.html").read_text(encoding="utf-8")
+    assert resproto("list", "datasets").returncode == 0
+    refused = resproto("submit", "full.csv", data, "--protocol", "demo_cross", "--name", "né")
+    assert refused.returncode == 2 and b"Traceback" not in refused.stderr

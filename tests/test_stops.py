@@ -1,0 +1,282 @@
+"""Stop signals at any moment, any number of them, and data workers that die at any moment."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from made import MadeStore, TinyDetector, made_config, made_dataset
+
+from resproto_fd.configs import stop_signals
+from resproto_fd.configs.errors import Interrupted, UserError
+from resproto_fd.trainer import checkpoint
+from resproto_fd.trainer.data import Normaliser
+from resproto_fd.trainer.distributed import World
+from resproto_fd.trainer.scoring import ScoringOptions, score_frames
+from resproto_fd.trainer.trainer import Trainer
+from resproto_fd.training import cli
+from resproto_fd.training.commands import listing
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals of POSIX")
+CPU = World(0, 1, torch.device("cpu"))
+AT_FORK = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=lambda: [call() for call in AT_FORK])
+
+
+@pytest.fixture
+def at_fork():
+    """Calls what is appended to it whenever this process has forked, where Python drops exceptions."""
+    yield AT_FORK
+    AT_FORK.clear()
+
+
+def trainer_of(folder, store=None, **run):
+    config = made_config(epochs=3, run={"workers": 2, "save_every": 100, **run})
+    checkpoint.seed_everything(0)
+    return Trainer(TinyDetector(), made_dataset(config, store=store), config, CPU, folder, None, "f")
+
+
+def scores(store=None, workers=2):
+    data = made_dataset(made_config(), split="test", store=store)
+    normaliser = Normaliser([0.5] * 3, [0.5] * 3, CPU.device, torch.float32, False)
+    return score_frames(TinyDetector(), data, normaliser, CPU, ScoringOptions(4, workers, progress=False))
+
+
+def exception_of(number):
+    return KeyboardInterrupt if number == signal.SIGINT else Interrupted
+
+
+# --- stop signals -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", stop_signals.STOP_SIGNALS)
+def test_a_stop_signal_while_workers_are_started_is_not_lost(at_fork, number, tmp_path):
+    at_fork.append(lambda: signal.raise_signal(number))
+    with pytest.raises(exception_of(number)):
+        scores()
+    trainer = trainer_of(tmp_path)
+    with pytest.raises(exception_of(number)):
+        trainer.fit()
+    assert trainer.progress.step == 0
+    assert not multiprocessing.active_children()
+
+
+class StuckStore(MadeStore):
+    """Reading a frame of `broken` takes for ever; `ready` tells that it has begun."""
+
+    def __init__(self, broken):
+        super().__init__(broken)
+        self.ready = multiprocessing.get_context("fork").Event()
+
+    def read(self, path):
+        if path in self.broken:
+            self.ready.set()
+            time.sleep(3600)
+        return super().read(path)
+
+
+def stop_when(ready, progress=None, step=0):
+    def send():
+        ready.wait(60)
+        while progress and progress.step < step:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=send, daemon=True).start()
+
+
+@pytest.mark.slow
+def test_a_stop_signal_while_a_worker_is_stuck_saves_and_ends_the_worker(tmp_path):
+    frames = made_dataset(made_config()).frames.paths
+    last = trainer_of(tmp_path / "order").batches
+    last.start(0, 0)
+    store = StuckStore([frames[list(last)[-1][-1][1]]])
+    trainer = trainer_of(tmp_path / "run", store)
+    steps = trainer.batches.steps - 1
+    stop_when(store.ready, trainer.progress, steps)
+    with pytest.raises(Interrupted, match=f"stopped after step {steps}"):
+        trainer.fit()
+    assert len(checkpoint.stored(tmp_path / "run" / "checkpoints")) == 1
+    assert not multiprocessing.active_children()
+    whole, resumed = trainer_of(tmp_path / "whole"), trainer_of(tmp_path / "run")
+    whole.fit(), resumed.fit()
+    for name, value in whole.detector.state_dict().items():
+        assert torch.equal(value, resumed.detector.state_dict()[name]), name
+
+
+def test_a_stop_signal_while_testing_does_not_wait_for_a_stuck_worker():
+    store = StuckStore([made_dataset(made_config(), split="test").frames.paths[5]])
+    stop_when(store.ready)
+    with pytest.raises(Interrupted):
+        scores(store)
+    assert not multiprocessing.active_children()
+
+
+def test_a_stop_signal_that_comes_after_the_last_look_is_not_lost():
+    with pytest.raises(Interrupted), stop_signals.noted():
+        signal.raise_signal(signal.SIGTERM)
+    assert not stop_signals.asked()
+    with stop_signals.noted():
+        stop_signals.look()
+
+
+def command(saves, ready):
+    """A command that takes for ever; one that saves takes its time for it."""
+    status = 1
+    with stop_signals.ending_at_once("resproto", at_end=True):
+        try:
+            if not saves:
+                ready.set()
+                time.sleep(3600)
+            with stop_signals.noted():
+                ready.set()
+                while True:
+                    stop_signals.look()
+                    time.sleep(0.01)
+        except Interrupted:
+            time.sleep(0.1)
+            status = 75
+        except KeyboardInterrupt:
+            time.sleep(0.1)
+            status = 130
+    time.sleep(0.1)
+    os._exit(status)
+
+
+@pytest.mark.parametrize("saves", [True, False])
+@pytest.mark.parametrize("number", stop_signals.STOP_SIGNALS)
+def test_any_number_of_stop_signals_ends_a_command_as_one_does(number, saves):
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=command, args=(saves, ready), daemon=True)
+    process.start()
+    assert ready.wait(60)
+    while process.exitcode is None:
+        os.kill(process.pid, number)
+        process.join(0.01)
+    assert process.exitcode == (130 if number == signal.SIGINT else 75)
+
+
+def listing_that_takes_for_ever(ready, taken):
+    listing.run = lambda args: (ready.set(), time.sleep(3600))
+    descriptor = os.open(taken, os.O_WRONLY | os.O_CREAT)
+    os.dup2(descriptor, 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    os._exit(cli.main(["list"]))
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "says"),
+    [
+        (signal.SIGTERM, 75, "resproto: stopped; run the same command to go on from there"),
+        (signal.SIGINT, 130, "resproto list: interrupted"),
+    ],
+)
+def test_a_command_with_nothing_to_save_ends_at_once(number, status, says, tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    taken = tmp_path / "stderr"
+    process = context.Process(target=listing_that_takes_for_ever, args=(ready, taken), daemon=True)
+    process.start()
+    assert ready.wait(60)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == status
+    assert taken.read_text().strip() == says
+
+
+ON_A_TERMINAL = """
+import fcntl, sys, termios, time
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from resproto_fd.configs import stop_signals
+from resproto_fd.training import cli
+from resproto_fd.training.commands import listing
+@stop_signals.noted()
+def run(args):
+    print("ready", flush=True)
+    while True:
+        stop_signals.look()
+        time.sleep(0.01)
+listing.run = run
+sys.argv = ["resproto", "list"]
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_is_a_stop_signal_and_what_is_written_to_it_then_is_no_error():
+    master, slave = os.openpty()
+    command = [sys.executable, "-c", ON_A_TERMINAL]
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    os.close(slave)
+    assert b"ready" in os.read(master, 100)
+    os.close(master)
+    assert process.wait(60) == 75
+
+
+def test_under_nohup_a_closed_terminal_is_not_a_stop_signal():
+    code = "from resproto_fd.configs.stop_signals import STOP_SIGNALS as s; import signal; print(signal.SIGHUP in s)"
+    found = [
+        subprocess.run([*words, sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout.strip()
+        for words in ([], ["nohup"])
+    ]
+    assert found == ["True", "False"]
+
+
+# --- data workers that die ----------------------------------------------------------------------------------------
+
+
+class DeadlyStore(MadeStore):
+    """Reading a frame of `broken` kills the process."""
+
+    def read(self, path):
+        if path in self.broken:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [0, 17, 35], ids=["first", "middle", "last"])
+def test_a_worker_that_is_killed_while_reading_is_an_error_that_names_the_frame(place, tmp_path):
+    path = made_dataset(made_config(), split="test").frames.paths[place]
+    with pytest.raises(UserError, match=rf"a data worker died \(ended by SIGKILL\); the frame it was at: {path}"):
+        scores(DeadlyStore([path]))
+    path = made_dataset(made_config()).frames.paths[place]
+    with pytest.raises(UserError, match=rf"a data worker died \(ended by SIGKILL\); the frame it was at: {path}"):
+        trainer_of(tmp_path, DeadlyStore([path])).fit()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [0, 4, 8], ids=["start", "middle", "end"])
+def test_a_worker_that_is_killed_while_the_main_process_computes_is_the_same_error(step, tmp_path):
+    trainer = trainer_of(tmp_path)
+    steps = 3 * trainer.batches.steps
+    compute = trainer._step
+
+    def kill_and_compute(micro):
+        if trainer.progress.step == min(step, steps - 1):
+            worker = multiprocessing.active_children()[0]
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.join()  # so that the signal of its end has come
+            time.sleep(0.01)
+        compute(micro)
+
+    trainer._step = kill_and_compute
+    with pytest.raises(
+        UserError, match=r"a data worker died \(ended by SIGKILL\); the frame it was at: (Made/|none yet)"
+    ):
+        trainer.fit()
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_is_killed_before_its_first_frame_is_the_same_error(at_fork):
+    at_fork.append(lambda: [os.kill(child.pid, signal.SIGKILL) for child in multiprocessing.active_children()])
+    with pytest.raises(UserError, match=r"a data worker died \(ended by SIGKILL\); the frame it was at: none yet"):
+        scores()
