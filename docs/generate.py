@@ -51,7 +51,9 @@ def on_page_markdown(markdown, page, **kwargs):
 def pages() -> dict[str, str]:
     """Markdown of every made page, by its path below docs/."""
     benchmarks = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
-    return {**methods.pages(), **protocols.pages(), **reference.pages(), "benchmarks.md": benchmarks}
+    security = (ROOT / "SECURITY.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    made = {"benchmarks.md": benchmarks, "security.md": security}
+    return {**methods.pages(), **protocols.pages(), **reference.pages(), **made}
 
 
 @cache

@@ -17,10 +17,10 @@ FIDELITY = {
     None: "not rated: there is no paper, or this is a small copy for the demo data",
 }
 CHANNELS = {"clip": "mean and std of CLIP", "imagenet": "mean and std of ImageNet", "half": "mean = std = 0.5"}
-LORA = re.compile(r"\badd_lora\b|detectors\.sd2 import")  # in the source of what needs the extra
+LORA = re.compile(r"\badd_lora\b|\bLoraClip\b|detector_class\(.sd2.\)")  # in the source of what needs the extra
 INDEX = """# Methods
 
-Each name is what `--detector` takes. *Fidelity* tells how close the code is to the paper: **faithful** in all that the
+Each name is what `--detector` takes. *Fidelity* states how close the code is to the paper: **faithful** in all that the
 paper states, **approximate** where the differences should not matter or the paper leaves them open, **deviates** where
 a part is missing or different. Each page lists the differences.
 
@@ -28,7 +28,7 @@ a part is missing or different. Each page lists the differences.
 
 ## Controls
 
-A control is no method. A table carries controls so that a reader sees what a detector gains over them. See
+A control is not a method. Controls are in the table so that a reader sees what a detector gains over them. See
 [Run controls](../how_to/controls.md).
 
 {controls}

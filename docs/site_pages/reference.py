@@ -4,15 +4,17 @@ import contextlib
 import io
 import os
 
+from resproto_fd.configs.settings_reference import describe_settings
 from resproto_fd.training import cli
-from site_pages.markdown import block
+from site_pages.markdown import block, table
 from site_pages.source import FOLDERS, ROOT, module_name, registered
 
 
 def pages() -> dict[str, str]:
-    """The page of the commands, and one for each folder of modules."""
+    """The pages of commands and settings, and one for each folder of modules."""
     folders = sorted(path.parent for folder in FOLDERS for path in (ROOT / folder).rglob("__init__.py"))
-    return {"reference/index.md": _commands()} | {f"reference/{_title(path)}.md": _folder(path) for path in folders}
+    made = {"reference/index.md": _commands(), "reference/settings.md": _settings()}
+    return made | {f"reference/{_title(path)}.md": _folder(path) for path in folders}
 
 
 def _commands() -> str:
@@ -27,6 +29,22 @@ def _commands() -> str:
             "",
         ]
     return "\n".join(text)
+
+
+def _settings() -> str:
+    rows = [[f"`{row['name']}`", row["values"], f"`{row['default']}`", row["meaning"]] for row in describe_settings()]
+    return "\n".join(
+        [
+            "# Settings",
+            "",
+            "Words `key=value` of `resproto train`, `test` and `demo`. `resproto list settings` lists them too, and "
+            "`resproto list settings KEY` explains one, or lists those that begin so. YAMLs have the same keys: "
+            "`train.epochs` is `epochs` below `train:`.",
+            "",
+            table(["setting", "values", "default", "meaning"], rows),
+            "",
+        ]
+    )
 
 
 def _help(command: str) -> str:
