@@ -24,6 +24,7 @@ MOST = 2**31 - 1
 """Counts of settings fit 32 bits."""
 LARGEST_SEED = 2**63 - 1
 LARGEST_INPUT = 4096  # pixels a side
+LONGEST_CLIP = 1024  # frames
 MOST_WORKERS = 1024
 LARGEST_RATE = 1000.0
 LARGEST_CHANNEL = 1000
@@ -81,12 +82,21 @@ class InputConfig(Strict):
         size: Side of the square, in pixels.
         fit: `resize` resizes the whole face; `crop` takes its centre.
         mean, std: Mean and deviation of each channel, RGB of values in [0, 1]: a name, or three numbers.
+        frames: Frames of a clip, T; 1 feeds single frames.
+        stride: Stored frames from one frame of a clip to the next.
+        clips: Clips of each video in testing, evenly spaced; null: as many as the protocol's frames of a video fill.
+        short: What becomes of a video with fewer stored frames than a clip takes: its frames are repeated from the
+            first on, mirrored (forwards and backwards in turn), or the video is left out, and counted.
     """
 
     size: Annotated[int, Field(gt=0, le=LARGEST_INPUT)] = 224
     fit: Literal["resize", "crop"] = "resize"
     mean: str | list[float] = "clip"
     std: str | list[float] = "clip"
+    frames: Annotated[int, Field(gt=0, le=LONGEST_CLIP)] = 1
+    stride: Positive = 1
+    clips: Positive | None = None
+    short: Literal["repeat", "mirror", "leave_out"] = "repeat"
 
     @field_validator("mean", "std")
     @classmethod

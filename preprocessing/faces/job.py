@@ -244,7 +244,7 @@ def read_record(out: str | Path, source: Source) -> dict | None:
             f"{path}: expected format {FORMAT!r}, got {shown(record.get('format'))}; set another --out"
         )
     for key, kinds in _RECORD.items():
-        if not isinstance(record.get(key), kinds):
+        if key not in record or not isinstance(record[key], kinds):
             raise UnreadableFile(
                 f"{path}: expected a record of `resproto faces`, got a damaged one ({key}: {shown(record.get(key))}); "
                 "delete it"
