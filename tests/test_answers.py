@@ -29,7 +29,7 @@ from resproto_fd.training.answers.judges import Judge, read_config
 from resproto_fd.training.answers.records import Answers, FaceAnswer, FileAnswer, Opinion, RunFacts, Settings
 from resproto_fd.training.answers.report import render_report
 from resproto_fd.training.answers.search import FaceSearch, Found, is_cropped, sources_of
-from resproto_fd.training.calibration import FILE, REFERENCE, Calibration
+from resproto_fd.training.calibration import FAILED, FILE, REFERENCE, Calibration, is_tried
 from resproto_fd.training.cli import main
 from resproto_fd.training.commands import predict
 from resproto_fd.training.measures import calibration
@@ -204,18 +204,23 @@ def test_frames_that_cannot_be_read_are_no_part_of_the_reference(frames):
     assert calibrating._unreadable(FrameList.of([video], None), {"A": Store()}) == {"v/b.png"}
 
 
-def test_a_fault_of_the_calibration_is_no_fault_of_the_training(run, monkeypatch, capsys):
+def test_a_fault_of_the_calibration_is_no_fault_of_the_training_and_is_kept(run, monkeypatch, capsys, tmp_path):
     config = read_config(run)
+    assert is_tried(run) and not is_tried(tmp_path)
     monkeypatch.setattr(calibrating, "calibrate", lambda *args: 1 / 0)
-    train._calibrate(config, run)
+    train._calibrate(config, tmp_path)
     assert "note: the run is not calibrated: ZeroDivisionError: division by zero" in capsys.readouterr().err
+    assert (tmp_path / FAILED).read_text() == "ZeroDivisionError: division by zero\n"
+    assert is_tried(tmp_path)
+    Calibration.load(run).save(tmp_path)
+    assert is_tried(tmp_path) and not (tmp_path / FAILED).exists()
 
     def stop(*args):
         raise Interrupted("stopped")
 
     monkeypatch.setattr(calibrating, "calibrate", stop)
     with pytest.raises(Interrupted):
-        train._calibrate(config, run)
+        train._calibrate(config, tmp_path)
 
 
 def test_calibrate_without_scores_or_data_says_what_to_set(run, tmp_path, capsys):

@@ -9,6 +9,7 @@ from made_runs import configuration_of, put_checkpoint, put_result, shipped, swe
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors.registry import detector_class
+from resproto_fd.training.calibration import FAILED
 from resproto_fd.training.results import Selection
 from resproto_fd.training.settings import folder_of
 from resproto_fd.training.sweeps.cells import cells_of, state
@@ -187,6 +188,22 @@ def test_the_state_of_a_cell_is_read_from_its_files(tmp_path):
     cell.failed_file(tmp_path).parent.mkdir(parents=True)
     cell.failed_file(tmp_path).write_text("{}")
     assert state(cell, tmp_path) == "failed"
+    put_result(cell, tmp_path)
+    (Path(tmp_path, cell.folder) / FAILED).write_text("one class")
+    assert state(cell, tmp_path) == "done"
+
+
+def test_a_cell_that_was_killed_before_its_calibration_is_begun_and_not_done(tmp_path):
+    (cell,) = cells_of(sweep())
+    put_checkpoint(cell, tmp_path)
+    put_result(cell, tmp_path)
+    assert state(cell, tmp_path) == "broken"
+    (Path(tmp_path, cell.folder) / "calibration.json").write_text("{}")
+    assert state(cell, tmp_path) == "done"
+
+
+def test_a_cell_that_keeps_no_checkpoint_is_not_trained_again_for_its_calibration(tmp_path):
+    (cell,) = cells_of(sweep())
     put_result(cell, tmp_path)
     assert state(cell, tmp_path) == "done"
 

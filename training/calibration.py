@@ -25,6 +25,8 @@ from resproto_fd.training.results import Count, Estimate, Rate, Record, RunResul
 from resproto_fd.training.scores import ScoreTable
 
 FILE = "calibration.json"
+FAILED = "not_calibrated.txt"
+"""Says why training left no calibration."""
 REFERENCE = "calibration_reference.npz"
 LEVELS = ("frame", "video")
 RATES = (0.01, 0.05, 0.1)
@@ -181,6 +183,7 @@ class Calibration(Record):
         text = json.dumps(checked.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
         with atomic_file(folder / FILE) as file:
             file.write(text.encode() + b"\n")
+        (folder / FAILED).unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: Path) -> "Calibration":
@@ -231,6 +234,11 @@ class Calibration(Record):
         if not len(features) or not np.isfinite(features).all():
             raise UnreadableFile(f"{path}: expected features that are finite numbers, got others or none; {REMEDY}")
         return features.astype(np.float32)
+
+
+def is_tried(folder: Path) -> bool:
+    """Whether a run was calibrated, or it is known why it was not; a run killed after its tests is neither."""
+    return (folder / FILE).is_file() or (folder / FAILED).is_file()
 
 
 def scores_digest(table: ScoreTable) -> str:

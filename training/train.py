@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from resproto_fd.configs.errors import Interrupted, UserError, cut
@@ -33,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _calibrate(config: RunConfig, folder: Path) -> None:
     """Fits what the scores mean, which `predict` needs; whatever is wrong with that is no fault of the training."""
+    from resproto_fd.configs.files import write_text
     from resproto_fd.training.answers.calibrating import calibrate
+    from resproto_fd.training.calibration import FAILED
 
     if config.protocol.selection.rule != "best":
         return
@@ -44,6 +47,8 @@ def _calibrate(config: RunConfig, folder: Path) -> None:
     except Exception as error:
         told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {cut(str(error))}"
         print(f"note: the run is not calibrated: {told}; try again: resproto calibrate {folder}", file=sys.stderr)
+        with suppress(OSError, UserError):
+            write_text(folder / FAILED, f"{told}\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from resproto_fd.configs.schema import ProtocolConfig, RunConfig
 from resproto_fd.configs.sweep_schema import CellGroup, Needs, SweepConfig
 from resproto_fd.detectors.registry import check_model, defaults_of, detector_class
 from resproto_fd.trainer import checkpoint
+from resproto_fd.training.calibration import is_tried
 from resproto_fd.training.lineage import TRAINED
 from resproto_fd.training.overriding import configuration, detector_called
 from resproto_fd.training.results import RunResult
@@ -140,8 +141,8 @@ def state(cell: Cell, runs: str | Path) -> State:
     """What the files say of a cell.
 
     Returns:
-        "done" if its result is there; "failed" if a sweep gave it up; "broken" if it can go on from a checkpoint; else
-        "to do".
+        "done" if its result is there, and its calibration if it can have one; "failed" if a sweep gave it up;
+        "broken" if it can go on from a checkpoint, also if only its calibration is missing; else "to do".
 
     Raises:
         UserError: Its folder holds a run of another specification, or a result that cannot be read.
@@ -156,7 +157,9 @@ def state(cell: Cell, runs: str | Path) -> State:
                 raise
             known = None  # training writes it anew
         if known is not None and _is_of_training(known, cell, result):
-            return "done"
+            calibrates = known.selected_on.rule == "best" and has_checkpoint
+            if not calibrates or is_tried(folder):
+                return "done"
     if cell.failed_file(runs).is_file():
         return "failed"
     if not has_checkpoint:
