@@ -22,6 +22,7 @@ from resproto_fd.preprocessing.faces import extract as faces
 from resproto_fd.preprocessing.faces import job as face_job
 from resproto_fd.preprocessing.faces.finding import FaceFinder
 from resproto_fd.preprocessing.faces.job import sampled_frames
+from resproto_fd.preprocessing.faces.merging import merge_shards
 from resproto_fd.preprocessing.faces.sources import Options, find_sources
 from resproto_fd.preprocessing.faces.worker_pool import WorkerDied, run_tasks
 from resproto_fd.training.cli import main
@@ -86,6 +87,47 @@ def test_frames_are_sampled_as_deepfakebench_samples_them():
     assert sampled_frames(5, 32) == [0, 1, 2, 3, 4]
     assert sampled_frames(5, 0) == [0, 1, 2, 3, 4]
     assert sampled_frames(9, 1) == [0]
+
+
+def test_runs_of_consecutive_frames_are_kept_beside_the_evenly_spaced_ones(data, tmp_path):
+    film(data / "real/videos/003.mp4", [grey(8 * i) for i in range(30)])
+    clip(data / "real/videos/004.mp4", frames=3)
+    report = faces.extract_faces([data], tmp_path / "out", **PLAIN, clips=5, runs=2)
+    folder, records = tmp_path / "out/Set/real", tmp_path / "out/.faces/records/Set/real"
+    numbers = sorted(int(path.stem) for path in (folder / "frames/003").iterdir())
+    assert numbers == [0, 1, 2, 3, 4, 9, 19, 25, 26, 27, 28, 29]  # 9 and 19 stand alone
+    record = json.loads((records / "003.json").read_text())
+    assert record["starts"] == [0, 25] and (record["options"]["clips"], record["options"]["runs"]) == (5, 2)
+    assert json.loads((records / "004.json").read_text())["starts"] == [0]
+    assert len(list((folder / "frames/004").iterdir())) == 3
+    assert (report.runs, report.runs_whole) == (11, 10)  # the video of three frames has no whole one
+    assert "runs of frames             11, 10 whole" in report.as_text()
+
+
+def test_runs_are_the_same_bytes_from_shards_and_again(data, tmp_path):
+    options = {**PLAIN, "clips": 3}
+    faces.extract_faces([data], tmp_path / "whole", **options)
+    for number in (2, 1):
+        faces.extract_faces([data], tmp_path / f"part{number}", shard=f"{number}/2", **options)
+    merged = merge_shards([tmp_path / "part1", tmp_path / "part2"], tmp_path / "out", progress=False)
+    assert files(tmp_path / "out" / "Set") == files(tmp_path / "whole" / "Set") != {}
+    assert merged.runs == merged.runs_whole == 16
+    assert faces.extract_faces([data], tmp_path / "whole", **options).done_before == 4
+
+
+def test_records_without_runs_stand_and_those_with_runs_are_other_crops(data, tmp_path):
+    faces.extract_faces([data], tmp_path / "plain", **PLAIN)
+    record = json.loads((tmp_path / "plain/.faces/records/Set/real/001.json").read_text())
+    assert not {"clips", "runs"} & record["options"].keys() and "starts" not in record  # as before there were runs
+    with pytest.raises(UserError, match="other options .clips 0, now 3"):
+        faces.extract_faces([data], tmp_path / "plain", **PLAIN, clips=3)
+    faces.extract_faces([data], tmp_path / "runs", **PLAIN, clips=3)
+    with pytest.raises(UserError, match="other options .clips 3, now 0"):
+        faces.extract_faces([data], tmp_path / "runs", **PLAIN)
+    path = tmp_path / "runs/.faces/records/Set/real/001.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "starts": "0"}))
+    with pytest.raises(UserError, match=r"001.json: starts: expected numbers of frames, got '0'"):
+        faces.extract_faces([data], tmp_path / "runs", **PLAIN, clips=3)
 
 
 def test_a_record_tells_what_was_found(data, tmp_path):
@@ -276,6 +318,9 @@ def test_a_record_that_cannot_be_written_ends_the_run(data, tmp_path, monkeypatc
         ({"track": "first"}, "expected persistent or largest, got 'first'"),
         ({"min_score": 1.5}, "expected 0 to 1, got 1.5"),
         ({"frames": -1}, "frames: expected 0 to .*, got -1"),
+        ({"clips": 5000}, "clips: expected 0 to 1024, got 5000"),
+        ({"clips": 1}, "clips: expected 0 or at least 2 frames of a run, got 1"),
+        ({"runs": 9}, "runs: expected no such option without clips, got 9; set clips too"),
     ],
 )
 def test_a_wrong_option_is_named(data, tmp_path, given, message):

@@ -180,6 +180,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.frames,
         help="frames a video, evenly spaced; 0 means all (default: %(default)s)",
     )
+    _add_run_arguments(parser, default)
     parser.add_argument(
         "--detector",
         choices=["mtcnn", "none"],
@@ -225,6 +226,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_machine_arguments(parser)
     parser.add_argument("--quiet", "--no-progress", action="store_true", help="show no progress bar")
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser, default: Options) -> None:
+    parser.add_argument(
+        "--clips",
+        type=int,
+        metavar="T",
+        default=default.clips,
+        help="keep runs of T consecutive frames too, for detectors that read clips (default: no runs)",
+    )
+    parser.add_argument(
+        "--runs",
+        type=int,
+        metavar="N",
+        default=default.runs,
+        help="with --clips: runs a video, with evenly spaced starts (default: %(default)s)",
+    )
 
 
 def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:

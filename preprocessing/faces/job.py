@@ -15,7 +15,7 @@ from resproto_fd.configs.errors import MissingFile, UnreadableFile, UserError, s
 from resproto_fd.configs.files import atomic_file
 from resproto_fd.configs.readers.json_reader import read_json_object
 from resproto_fd.preprocessing.faces.finding import FaceFinder
-from resproto_fd.preprocessing.faces.sources import STATE, Options, Source
+from resproto_fd.preprocessing.faces.sources import OF_RUNS, STATE, Options, Source
 from resproto_fd.preprocessing.faces.video_reader import PictureFile, PictureSequence, UnreadableMedia, VideoFile
 
 FORMAT = "resproto faces 1"
@@ -76,7 +76,8 @@ class FaceJob:
 
     def _extract(self, source: Source, folder: Path) -> dict:
         reader = open_source(source)
-        wanted = sampled_frames(reader.info.frames, self.options.frames)
+        starts = run_starts(reader.info.frames, self.options)
+        wanted = wanted_frames(reader.info.frames, self.options)
         numbers = _frame_numbers(source)
         finds, counts = self._finder.kept(reader, wanted)
         kept, missed = [], []
@@ -107,6 +108,7 @@ class FaceJob:
             "codec": info.codec,
             "damage": reader.damage,
             **note,
+            **({"starts": [numbers(i) for i in starts]} if self.options.clips else {}),
             "wanted": [numbers(i) for i in wanted],
             "kept": kept,
             "missed": missed,
@@ -224,6 +226,27 @@ def sampled_frames(frames: int, wanted: int) -> list[int]:
     return sorted(set(np.linspace(0, frames - 1, wanted, dtype=int).tolist()))
 
 
+def run_starts(frames: int, options: Options) -> list[int]:
+    """First frames of the runs that `--clips` keeps, evenly spaced; a video that is too short has one run, of all.
+
+    >>> run_starts(300, Options(clips=16, runs=3)), run_starts(10, Options(clips=16)), run_starts(300, Options())
+    ([0, 142, 284], [0], [])
+    """
+    if not options.clips or frames < 2:
+        return []
+    return sampled_frames(max(frames - options.clips, 0) + 1, options.runs)
+
+
+def wanted_frames(frames: int, options: Options) -> list[int]:
+    """Numbers of the frames to keep: the evenly spaced ones, and those of the runs.
+
+    >>> wanted_frames(100, Options(frames=3, clips=4, runs=2))
+    [0, 1, 2, 3, 49, 96, 97, 98, 99]
+    """
+    runs = {i for start in run_starts(frames, options) for i in range(start, min(start + options.clips, frames))}
+    return sorted(runs.union(sampled_frames(frames, options.frames)))
+
+
 def read_record(out: str | Path, source: Source) -> dict | None:
     """Reads the record of a source that was done, or begun, before; None without one.
 
@@ -254,6 +277,9 @@ def read_record(out: str | Path, source: Source) -> dict | None:
         raise UnreadableFile(
             f"{path}: masks: expected {{'kept': number, 'missing': [...]}}, got {shown(masks)}; delete the file"
         )
+    starts, length = record.get("starts", []), record["options"].get("clips", 0)
+    if not isinstance(starts, list) or any(type(number) is not int for number in [length, *starts]):
+        raise UnreadableFile(f"{path}: starts: expected numbers of frames, got {shown(starts)}; delete the file")
     for face in record["kept"]:
         if not isinstance(face, dict) or type(face.get("frame")) is not int:
             raise UnreadableFile(f"{path}: kept: expected {{'frame': number, ...}}, got {shown(face)}; delete the file")
@@ -270,9 +296,9 @@ def compare_options(record: dict, options: dict, out: str | Path) -> None:
     Raises:
         UserError: The record's options are others.
     """
-    theirs = record["options"]
+    theirs, ours = {**OF_RUNS, **record["options"]}, {**OF_RUNS, **options}
     differing = [
-        f"{name} {theirs.get(name)!r}, now {value!r}" for name, value in options.items() if theirs.get(name) != value
+        f"{name} {theirs.get(name)!r}, now {value!r}" for name, value in ours.items() if theirs.get(name) != value
     ]
     if differing:
         raise UserError(

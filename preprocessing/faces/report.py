@@ -18,6 +18,8 @@ class Report:
         faces_missed: Frames in which no face was found, or not the tracked one.
         frames_unreadable: Frames that could not be decoded.
         several_faces: Frames with more than one face.
+        runs: Runs of consecutive frames that were asked for.
+        runs_whole: Those of them of which every frame was kept.
         failed: Sources that were not done, with the reason: unreadable ones, and those whose place is taken.
         place_taken: Those of them whose crops would lie where others lie, such as a.png beside a.jpg.
         notes: Sources that were changed to be read, and how: 16 bits scaled to 8, the first picture of several.
@@ -38,6 +40,8 @@ class Report:
     faces_missed: int = 0
     frames_unreadable: int = 0
     several_faces: int = 0
+    runs: int = 0
+    runs_whole: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     place_taken: list[str] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
@@ -70,6 +74,7 @@ class Report:
         self.faces_missed += len(record["missed"])
         self.frames_unreadable += len(record["unreadable"])
         self.several_faces += len(record["several"])
+        self._add_runs(record)
         if record["damage"] or record["unreadable"]:
             lost = f"{len(record['unreadable'])} of {len(record['wanted'])} wanted frames lost"
             self.damaged[name] = "; ".join(filter(None, [record["damage"], lost]))
@@ -82,6 +87,12 @@ class Report:
                 self.masks += masks["kept"]
                 if masks["missing"]:
                     self.masks_failed[name] = f"the mask video lacks {len(masks['missing'])} of the frames"
+
+    def _add_runs(self, record: dict) -> None:
+        kept, length = {face["frame"] for face in record["kept"]}, record["options"].get("clips", 0)
+        starts = record.get("starts", [])
+        self.runs += len(starts)
+        self.runs_whole += sum(kept.issuperset(range(start, start + length)) for start in starts)
 
     def as_text(self) -> str:
         """Returns the report for a reader, with at most 50 names of each kind; names that are no text are escaped."""
@@ -97,6 +108,7 @@ class Report:
             ("faces missed", self.faces_missed),
             ("frames unreadable", self.frames_unreadable),
             ("frames with several faces", self.several_faces),
+            *([("runs of frames", f"{self.runs}, {self.runs_whole} whole")] if self.runs else []),
             ("masks", self.masks),
             ("without any face", len(self.without_faces)),
             ("damaged files", len(self.damaged)),

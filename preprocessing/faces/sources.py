@@ -7,11 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.schema import LONGEST_CLIP
 from resproto_fd.preprocessing.faces.video_reader import natural_key
 from resproto_fd.preprocessing.picture_kinds import kind_of_file, stem_of
 
 MOST_LINKS = 256
 """Ways to one folder through links. Few data sets have ten; links that lead to links may make millions."""
+RUNS = 4
+OF_RUNS = {"clips": 0, "runs": RUNS}
+"""Options that a record without runs lacks, and their values then."""
 STATE = ".faces"  # records and half-done work, inside the output folder
 
 
@@ -21,6 +25,8 @@ class Options:
 
     Attributes:
         frames: Frames a video, evenly spaced from the first to the last; 0 takes all.
+        clips: Consecutive frames of a run; 0 takes no runs. Runs are kept beside the evenly spaced frames.
+        runs: Runs a video, with evenly spaced starts.
         detector: "mtcnn", or "none" for pictures that are already cropped; those are only resized.
         track: "persistent": the face that lasts; "largest": each frame's largest face.
         size: Side of the crop in pixels.
@@ -42,6 +48,8 @@ class Options:
     weak_score: float = 0.7
     masks: bool = True
     pictures: str = "separate"
+    clips: int = 0
+    runs: int = RUNS
 
     def __post_init__(self) -> None:
         choices = {
@@ -54,6 +62,8 @@ class Options:
                 raise UserError(f"{name}: expected {' or '.join(allowed)}, got {getattr(self, name)!r}")
         ranges = {
             "frames": (0, 10**9),
+            "clips": (0, LONGEST_CLIP),
+            "runs": (1, 10**6),
             "size": (8, 4096),
             "scale": (0.5, 10),
             "min_face": (12, 10**4),
@@ -63,10 +73,15 @@ class Options:
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name}: expected {low} to {high}, got {getattr(self, name)}")
+        if self.clips == 1:
+            raise UserError("clips: expected 0 or at least 2 frames of a run, got 1")
+        if not self.clips and self.runs != RUNS:
+            raise UserError(f"runs: expected no such option without clips, got {self.runs}; set clips too")
 
     def as_dict(self) -> dict:
-        """Returns the options for a record."""
-        return asdict(self)
+        """Returns the options for a record; those of runs only if there are runs, so that older records stand."""
+        options = asdict(self)
+        return options if self.clips else {name: options[name] for name in options if name not in OF_RUNS}
 
 
 @dataclass(frozen=True, slots=True)
