@@ -119,10 +119,10 @@ def test_records_without_runs_stand_and_those_with_runs_are_other_crops(data, tm
     faces.extract_faces([data], tmp_path / "plain", **PLAIN)
     record = json.loads((tmp_path / "plain/.faces/records/Set/real/001.json").read_text())
     assert not {"clips", "runs"} & record["options"].keys() and "starts" not in record  # as before there were runs
-    with pytest.raises(UserError, match="other options .clips 0, now 3"):
+    with pytest.raises(UserError, match=r"other options .clips 0, now 3"):
         faces.extract_faces([data], tmp_path / "plain", **PLAIN, clips=3)
     faces.extract_faces([data], tmp_path / "runs", **PLAIN, clips=3)
-    with pytest.raises(UserError, match="other options .clips 3, now 0"):
+    with pytest.raises(UserError, match=r"other options .clips 3, now 0"):
         faces.extract_faces([data], tmp_path / "runs", **PLAIN)
     path = tmp_path / "runs/.faces/records/Set/real/001.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "starts": "0"}))

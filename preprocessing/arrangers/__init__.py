@@ -6,14 +6,14 @@ for all.
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.suggestions import nearest
-from resproto_fd.preprocessing.arrangers import df40, faceforensics, pictures, videos
+from resproto_fd.preprocessing.arrangers import benchmarks, df40, faceforensics, panel, pictures, videos
 from resproto_fd.preprocessing.arrangers.arranging import ALL_TEST, SPLIT_KINDS, Arranged, Arrangement, arrange
 from resproto_fd.preprocessing.arrangers.description import Description
 from resproto_fd.preprocessing.arrangers.folders import describe_folders
 
 DESCRIPTIONS: dict[str, Description] = {
     description.name: description
-    for family in (faceforensics, videos, pictures, df40)
+    for family in (faceforensics, videos, panel, benchmarks, pictures, df40)
     for description in family.DESCRIPTIONS
 }
 

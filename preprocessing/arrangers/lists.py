@@ -1,13 +1,14 @@
 """Readers of the lists that come with the data sets: splits, and labels where the folders do not tell them."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resproto_fd.configs.errors import MissingFile, UserError, shown
-from resproto_fd.configs.readers.csv_reader import read_csv_lines
+from resproto_fd.configs.readers.csv_reader import read_csv, read_csv_lines
 from resproto_fd.configs.readers.json_reader import parse_json
 from resproto_fd.configs.readers.text import MIB, read_text
-from resproto_fd.preprocessing.arrangers.description import SPLIT_WORDS, Catalogue, ListEntry
+from resproto_fd.preprocessing.arrangers.description import SPLIT_WORDS, Catalogue, Clip, ListEntry
 
 LARGEST = 256 * MIB
 """Bytes of a list. ForgeryNet's list of its training pictures has some 200 MB."""
@@ -181,6 +182,125 @@ def forgerynet_lists(root: Path) -> Catalogue:
             label = f"ForgeryNet_{FORGERYNET[sixteen]}" if sixteen else "ForgeryNet_Real"
             entries[f"{name}/image/{_without_suffix(words[0])}"] = ListEntry(split, label)
     return Catalogue(entries, lambda clip: clip.path.partition("/")[2], f"{folder}: image_list.txt")
+
+
+FAKEAVCELEB = ("wav2lip", "faceswap", "fsgan", "faceswap-wav2lip", "fsgan-wav2lip")
+"""Its ways to alter the picture; `rtvc` alters the sound alone."""
+
+
+def fakeavceleb_list(root: Path) -> Catalogue:
+    """FakeAVCeleb's meta_data.csv: source, target1, method, ..., path and, in a column without a name, the folder.
+
+    A video is known by its folder below the data set's, and its name. The source is the person on screen.
+
+    Raises:
+        UserError: The list is missing or a line has another form.
+    """
+    top = next((name for name in ("FakeAVCeleb_v1.2", "FakeAVCeleb") if (root / name).is_dir()), "FakeAVCeleb_v1.2")
+    path = root / top / "meta_data.csv"
+    entries = {}
+    for number, row in _rows(path, "FakeAVCeleb's own list", ("source", "target1", "method", "type", "path", "")):
+        if row["type"] == "RealVideo-FakeAudio":
+            continue
+        real, below = row["type"] == "RealVideo-RealAudio", row[""].partition("/")[2]
+        if not below.startswith(row["type"]) or not row["source"] or (row["method"] not in FAKEAVCELEB) != real:
+            found = ", ".join(row[key] for key in ("method", "type", "path", ""))
+            raise UserError(f"{path}:{number}: expected a method, a type, a file and its folder, got {shown(found)}")
+        people = {"identity" if real else "target": row["source"]}
+        if not real:
+            people |= {"source": row["target1"]} if row["target1"].startswith("id") else {}
+            of = below.replace(row["type"], "RealVideo-RealAudio", 1)
+            people["original"] = f"{top}/{of}/{_without_suffix(row['path']).partition('_')[0]}"
+        label = "FakeAVCeleb_Real" if real else f"FakeAVCeleb_{row['method']}"
+        entries[f"{below}/{_without_suffix(row['path'])}"] = ListEntry(None, label, people)
+    return Catalogue(entries, lambda clip: clip.path.partition("/")[2], str(path))
+
+
+def deepspeak_lists(root: Path, dataset: str) -> Catalogue:
+    """DeepSpeak's annotations-split-def.csv: the split of each actor. Real videos are called ACTOR-RECORDING, fakes of
+    version 1.1 ENGINE--SOURCE-TARGET--RECORDING-RECORDING--NUMBER; those of 2.0 are in annotations-fake.csv.
+
+    Raises:
+        UserError: A list is missing or a line has another form.
+    """
+    folder = root / dataset
+    splits: dict[str, str] = {}
+    for number, row in _rows(folder / "annotations-split-def.csv", "DeepSpeak's own list", ("identity", "split")):
+        if row["split"].lower() not in SPLIT_WORDS:
+            where = f"{folder / 'annotations-split-def.csv'}:{number}"
+            raise UserError(f"{where}: expected split train, val or test, got {shown(row['split'])}")
+        splits[row["identity"]] = SPLIT_WORDS[row["split"].lower()]
+    entries = {f"actor {who}": ListEntry(split) for who, split in splits.items()}
+    if dataset == "DeepSpeak-2.0":
+        columns = ("video-file", "identity-source", "identity-target")
+        for _, row in _rows(folder / "annotations-fake.csv", "DeepSpeak's own list of fakes", columns):
+            people = {"target": row["identity-target"], "source": row["identity-source"]}
+            entries[_without_suffix(row["video-file"])] = ListEntry(splits.get(row["identity-target"]), None, people)
+
+    def key(clip: Clip) -> str:
+        actor = re.fullmatch(r"(\d+)-\d+|\w+--\d+-(\d+)--.+", clip.name)
+        return f"actor {actor[1] or actor[2]}" if actor else clip.name
+
+    return Catalogue(entries, key, f"{folder}: annotations-*.csv")
+
+
+IDFORGE_SOUND = ("rvc_textmismatch", "tts_textgen", "tts_textmismatch")
+"""IDForge's folders of real pictures with a forged sound."""
+
+
+def idforge_lists(root: Path) -> Catalogue:
+    """IDForge's train.csv, val.csv, test.csv (version 1): lines "face_tts/id00/id00_00/NAME.mp4".
+
+    Raises:
+        UserError: A list is missing or a line has another form.
+    """
+    entries = {}
+    for split in ("train", "val", "test"):
+        path = root / "IDForge" / f"{split}.csv"
+        what = "IDForge's list, from github.com/xyyandxyy/IDForge, IDForge_v1"
+        for number, line in enumerate(_lines(path, what), 1):
+            if line.count("/") != 3:
+                raise UserError(f"{path}:{number}: expected 'face_tts/id00/id00_00/NAME.mp4', got {shown(line)}")
+            if line.partition("/")[0] not in IDFORGE_SOUND:
+                entries.setdefault(_without_suffix(line), ListEntry(split))
+    return Catalogue(entries, lambda clip: "/".join(clip.path.split("/")[-4:]), f"{root / 'IDForge'}: its three lists")
+
+
+def deepfake_eval_list(root: Path, kind: str) -> Catalogue:
+    """Deepfake-Eval-2024's list of its videos or images: Filename, Ground Truth, Finetuning Set (Train or Test).
+
+    Lines without a name, as a spreadsheet left them, and those of an unknown truth are passed over.
+
+    Args:
+        root: The root of the tree.
+        kind: "video" or "image".
+
+    Raises:
+        UserError: The list is missing or a line has another form.
+    """
+    folder = root / "Deepfake-Eval-2024"
+    places = [folder / f"{kind}-metadata-publish{end}.csv" for end in ("-with-links", "")]
+    path = next((place for place in places if place.exists()), places[-1])
+    truth = "Video Ground Truth" if kind == "video" else "Ground Truth"
+    entries = {}
+    for number, row in _rows(path, "the data set's own list", ("Filename", truth, "Finetuning Set")):
+        says, split = row[truth].lower(), SPLIT_WORDS.get(row["Finetuning Set"].lower())
+        if row["Filename"] in ("", "#NAME?") or says in ("", "unknown"):
+            continue
+        if says not in ("real", "fake") or split is None:
+            found = shown(f"{row[truth]}, {row['Finetuning Set']}")
+            raise UserError(f"{path}:{number}: expected Real or Fake, and Train or Test, got {found}")
+        entries[f"{kind}-data/{_without_suffix(row['Filename'])}"] = ListEntry(split, f"DFEval2024_{says.title()}")
+    return Catalogue(entries, lambda clip: "/".join(clip.path.split("/")[-2:]), str(path))
+
+
+def _rows(path: Path, what: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number, cells by column) of each line of a CSV, without the space around cells."""
+    if not path.exists():
+        raise _missing(path, what)
+    header, lines = read_csv(path, columns)
+    for number, cells in lines:
+        yield number, {column: cell.strip() for column, cell in zip(header, cells, strict=True)}
 
 
 def _lines(path: Path, what: str) -> list[str]:

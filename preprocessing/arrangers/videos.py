@@ -48,14 +48,13 @@ def _celeb(name: str, version: str, year: str, reals: int, fakes: int) -> Descri
     )
 
 
-_CELEB_PP = {
-    name.lower(): f"CelebDFpp_{name}"
-    for name in (
-        "Celeb-DF", "BlendFace", "GHOST", "HifiFace", "InSwapper", "MobileFaceSwap", "SimSwap", "UniFace",
-        "DaGAN", "FSRT", "HyperReenact", "LIA", "LivePortrait", "MCNET", "TPSMM",
-        "AniTalker", "EchoMimic", "EDTalk", "FLOAT", "IP_LAP", "Real3DPortrait", "SadTalker",
-    )
-}  # fmt: skip
+CELEB_PP = {
+    "FS": ("Celeb-DF", "BlendFace", "GHOST", "HifiFace", "InSwapper", "MobileFaceSwap", "SimSwap", "UniFace"),
+    "FR": ("DaGAN", "FSRT", "HyperReenact", "LIA", "LivePortrait", "MCNET", "TPSMM"),
+    "TF": ("AniTalker", "EchoMimic", "EDTalk", "FLOAT", "IP_LAP", "Real3DPortrait", "SadTalker"),
+}
+"""Celeb-DF++'s methods by scenario: face swap, face reenactment, talking face."""
+_CELEB_PP = {name.lower(): f"CelebDFpp_{name}" for names in CELEB_PP.values() for name in names}
 
 _KODF = {
     "original_videos": "KoDF_Real", "real": "KoDF_Real",
@@ -98,6 +97,10 @@ DESCRIPTIONS = (
             ),
         ),
         partial(celeb_list, dataset="Celeb-DF++"),
+        parts={
+            f"Celeb-DF++-{scenario}": ("CelebDFpp_real", *(f"CelebDFpp_{name}" for name in names))
+            for scenario, names in CELEB_PP.items()
+        },
         store="Celeb-DF++_lmdb",
         source="Li et al., Celeb-DF++, 2025",
         layout="github.com/OUC-VAS/Celeb-DF-PP, README: Celeb-synthesis/SCENARIO/METHOD; SCENARIO may be missing",
