@@ -280,7 +280,7 @@ def test_people_of_the_panel_are_known_by_names_and_lists(tmp_path):
         for name in ("DFDM", "DeepSpeak-1.1", "DeepSpeak-2.0", "FakeAVCeleb", "IDForge")
         for video in arrange(DESCRIPTIONS[name], tmp_path).videos
     }
-    assert people["id1_id2_0000_IAE"] == (
+    assert people["DFDM_crf0_IAE_id1_id2_0000_IAE"] == (
         {"target": "Celeb-DF-v2/id1", "source": "Celeb-DF-v2/id2"},
         "Celeb-DF-v2/Celeb-real/id1_0000",
     )

@@ -97,8 +97,8 @@ class PublishedTable(_Strict):
     Attributes:
         content: "results", or what it varies.
         unit: How the source prints fractions.
-        level_stated: Whether the source states what was counted; if not, frames are assumed, unless the source's note says
-            otherwise.
+        level_stated: Whether the source states what was counted; if not, frames are assumed, unless the source's
+            note says otherwise.
         runs: Method x training set x setting.
         cells: Printed numbers.
         absent: Printed dashes.

@@ -46,9 +46,9 @@ def _protocol(name: str) -> str:
     frames = ", ".join(f"{split} {count or 'all'}" for split, count in config.frames.model_dump().items())
     values = {
         "Name": f"`{name}`",
-        "Trained on": _sets(config.train),
+        "Trained on": _sets(config.train) or "nothing: for tests alone",
         "Tested on": _sets(config.test),
-        "Checkpoint chosen by": _selection(config),
+        "Checkpoint chosen by": _selection(config) if config.train else "",
         "Frames of each video": f"{frames}; evenly spaced",
         "Sampling": "balanced: each training set has an equal share" if config.sampling == "balanced" else "",
         "Share of the training frames": f"{config.share:g}" if config.share != 1 else "",
@@ -59,6 +59,8 @@ def _protocol(name: str) -> str:
     }
     detector = "resproto_fd_tiny" if name.startswith("demo") else "resproto_fd"
     command = f"resproto train --detector {detector} --protocol {name} data.root=DATA"
+    if not config.train:
+        command = f"resproto test --weights WEIGHTS --protocol {name} data.root=DATA"
     text = [f"# {config.title or name}", "", config.note, "", facts(values), "", block("bash", command), ""]
     text += [f"`configs/protocols/{name}.yaml`:", "", _source("protocols", name), ""]
     return "\n".join([*text, *published.beside(config, "frame_auc"), *published.beside(config, "video_auc")])
