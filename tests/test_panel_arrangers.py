@@ -8,6 +8,7 @@ from test_arrangers import all_videos, celeb, counts, frames, pictures, refused,
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import load
+from resproto_fd.configs.schema import DataConfig
 from resproto_fd.preprocessing.arrangers import DESCRIPTIONS, arrange, find
 from resproto_fd.preprocessing.arrangers.benchmarks import HYDRAFAKE
 from resproto_fd.preprocessing.arrangers.lists import FAKEAVCELEB
@@ -16,7 +17,7 @@ from resproto_fd.preprocessing.arrangers.videos import CELEB_PP
 from resproto_fd.preprocessing.manifest import read_manifest
 from resproto_fd.preprocessing.side_file import read_side, side_path
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
-from resproto_fd.training.protocols import dataset_config
+from resproto_fd.training.protocols import dataset_config, resolve
 
 META = "source,target1,target2,method,category,type,race,gender,path,\n"
 
@@ -293,17 +294,26 @@ def test_people_of_the_panel_are_known_by_names_and_lists(tmp_path):
     assert people["00109_2_id00002_wav2lip"] == ({"target": "FakeAVCeleb/id00001"}, original)
 
 
-def test_every_new_protocol_for_tests_alone_trains_on_nothing_and_takes_the_last_epoch():
-    for name in (
-        "celeb_df_pp_gf",
-        "celeb_df_pp_gfq",
-        "deepfake_eval_2024",
-        "deepfake_eval_2024_images",
-        "hydrafake",
-        "scaledf",
-    ):
-        protocol = load("protocols", name)
-        assert (protocol.train, protocol.selection.rule) == ([], "last"), name
+@pytest.mark.parametrize(
+    ("protocol", "names"),
+    [
+        ("celeb_df_pp_gf", ["Celeb-DF++"]),
+        ("celeb_df_pp_gfq", ["Celeb-DF++"]),
+        ("deepfake_eval_2024", ["Deepfake-Eval-2024"]),
+        ("deepfake_eval_2024_images", ["Deepfake-Eval-2024-images"]),
+        ("hydrafake", ["HydraFake"]),
+        ("scaledf", ["ScaleDF"]),
+    ],
+)
+def test_a_protocol_for_tests_alone_finds_the_arranged_videos_and_no_training(tmp_path, protocol, names):
+    for name in names:
+        RIGHT[name][0](tmp_path / "rgb")
+        resproto(name, tmp_path / "rgb", tmp_path, "--allow", "fewer-videos")
+    data = DataConfig(json_dir=str(tmp_path), rgb_dir=str(tmp_path / "rgb"))
+    found = resolve(load("protocols", protocol), data)
+    assert (found.train, found.selection, found.config.selection.rule) == (None, None, "last")
+    assert all(min(frames.class_counts()) > 0 for frames in found.tests.values())
+    assert {video.split for frames in found.tests.values() for video in frames.videos} == {"test"}
 
 
 def test_a_data_set_without_its_folder_is_refused(tmp_path):
