@@ -705,6 +705,29 @@ def test_a_protocol_for_tests_alone_tests_and_does_not_train(demo, tmp_path, cap
     assert r"only_tests is for tests alone (train: [])" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_protocol_for_tests_alone_takes_weights_and_scores_and_calls_no_column_in_domain(demo, trained, tmp_path):
+    protocol, runs = tmp_path / "only_tests.yaml", tmp_path / "runs"
+    protocol.write_text("train: []\nselection: {rule: last}\ntest: [Demo-A, Demo-B]\nframes: {test: 2}\n")
+    words = ["--protocol", str(protocol), f"data.root={demo}"]
+    weights = ["--weights", str(trained / "best.pt"), "--out", str(runs), *QUICK[2:]]
+    assert main(["test", *SMALL, *words, *weights]) == 0
+    assert main(["submit", *words, "--template", str(tmp_path / "t.csv")]) == 0
+    scores = (tmp_path / "t.csv").read_text().splitlines()
+    (tmp_path / "s.csv").write_text(
+        "\n".join([scores[0], *(f"{line}{i % 9 / 9}" for i, line in enumerate(scores[1:]))])
+    )
+    theirs = ["--name", "theirs", "--out", str(runs), "--trained-on", "protocol"]
+    assert main(["submit", str(tmp_path / "s.csv"), *words, *theirs]) == 0
+    found = {result.detector: result for result in map(RunResult.load, runs.rglob("result.json"))}
+    assert set(found) == {"timm", "theirs"} and len({result.fingerprint for result in found.values()}) == 1
+    assert found["theirs"].trained_on == [] and not any(test.in_domain for test in found["theirs"].tests.values())
+    assert found["timm"].trained_on == ["Demo-A", "Demo-B"]  # the row says what it has seen
+    assert main(["leaderboard", str(runs), "--out", str(tmp_path / "board")]) == 0
+    (table,) = json.loads((tmp_path / "board" / "leaderboard.json").read_text())["tables"]
+    assert table["in_domain"] == [] and len(table["metrics"]["frame_auc"]) == 2
+
+
 def test_the_users_own_names_are_among_the_nearest(own_demo, tmp_path, capsys, monkeypatch):
     from resproto_fd.training import overriding
 
