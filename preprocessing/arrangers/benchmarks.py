@@ -56,7 +56,7 @@ def _hydrafake() -> tuple[Source, ...]:
 
 DESCRIPTIONS = (
     _eval_2024("video", "", "Deepfake-Eval-2024/video-data"),
-    _eval_2024("image", "-images", "Deepfake-Eval-2024/image-data/**", pictures=True),
+    _eval_2024("image", "-img", "Deepfake-Eval-2024/image-data/**", pictures=True),
     Description(
         "HydraFake",
         ("hydrafake",),
