@@ -77,6 +77,8 @@ ARRAYS = [
     np.array([2**62] * 6), np.array(["x"] * 6), np.array([""] * 2), np.array(["a\0b", "c"]), np.array([["a", "b"]] * 2),
     np.zeros(2, "M8[s]"), np.zeros(2, "V4"), np.zeros(6, ">f8"), np.zeros(6, "<f2"), np.array([b"x"] * 6),
     np.zeros(6, np.longdouble), np.arange(6, dtype=">i4"), np.array(["\ud800", "b"]), np.zeros(6, [("a", "f4")]),
+    np.zeros((6, 3), int), np.array(1), np.full((6, 3), 2**63, np.uint64), np.zeros((6, 2000), int),
+    np.zeros((6, 1), int),
 ]  # fmt: skip
 """Put into npz files."""
 
@@ -139,7 +141,8 @@ def _other_arrays(data: bytes, below: Below) -> bytes:
     with np.load(io.BytesIO(data)) as file:
         arrays = dict(file)
     for _ in range(below(2) + 1):
-        name = [*arrays, "variant/new", "new", "answered", "video_people"][below(len(arrays) + 4)]
+        names = [*arrays, "variant/new", "new", "answered", "video_people", "clips", "short_videos"]
+        name = names[below(len(names))]
         other, shape = ARRAYS[below(len(ARRAYS))], arrays.get(name, np.zeros(6)).shape
         if not below(6):
             arrays.pop(name, None)
@@ -183,7 +186,7 @@ def readers() -> dict[str, Reader]:
         "scores csv": Reader("s.csv", [scores], _read_csv),
         "published": Reader("gm_df.csv", [(published_folder() / "gm_df.csv").read_bytes()], _read_published),
         "features": Reader("D.npz", [_features_bytes()], lambda path: load_features(path, _table()), "npz"),
-        "scores": Reader("D.npz", [_table_bytes()], _read_table, "npz"),
+        "scores": Reader("D.npz", [_table_bytes(), _clip_table_bytes()], _read_table, "npz"),
         "result": Reader("result.json", [_result_bytes()], _read_result, "json"),
     }
 
@@ -239,6 +242,13 @@ def _table() -> ScoreTable:
 
 def _table_bytes() -> bytes:
     return _saved(_table().save)
+
+
+def _clip_table_bytes() -> bytes:
+    whole, starts = _table(), np.arange(6) % 3
+    of_rows = {name: getattr(whole, name) for name in ("video", "label", "method", "score", "variants")}
+    clips = starts[:, None] + np.arange(3)
+    return _saved(ScoreTable("D", frame=starts, clips=clips, short_videos=1, **of_rows).save)
 
 
 def _features_bytes() -> bytes:

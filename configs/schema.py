@@ -570,3 +570,13 @@ class RunConfig(Strict):
     data: DataConfig = DataConfig()
     run: RunSettings = RunSettings()
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
+
+    @property
+    def selection_metric(self) -> str:
+        """What checkpoints are selected by: the protocol's metric. A detector of clips has no metric of frames, so that
+        it takes the same one of videos."""
+        return self.metric_of(self.protocol.selection.metric)
+
+    def metric_of(self, metric: str) -> str:
+        """A metric of the protocol as this detector has it: `video_auc` for `frame_auc` if it scores clips."""
+        return metric.replace("frame_", "video_") if self.detector.input.frames > 1 else metric

@@ -82,7 +82,7 @@ class Trainer:
         self.recipe, self.settings = config.detector.train, config.run
         self.config, self.world, self.folder = config, world, Path(folder)
         self.validate, self.fingerprint, self.history = validate, fingerprint, history
-        self.metric = config.protocol.selection.metric
+        self.metric = config.selection_metric
         self.data = data
         self.parts = self.recipe.accumulate * self.settings.split_batch
         if detector.steps_alone:

@@ -101,7 +101,7 @@ class Bench:
         job = Job(chosen.dataset, self.resolved.selection, None, "validating")
         scored = self._score(detector, job)
         table = self._table(job, scored, None)
-        wanted = {*self.config.protocol.metrics, chosen.metric}
+        wanted = {*map(self.config.metric_of, self.config.protocol.metrics), self.config.selection_metric}
         return {name: value for name, value in table_metrics(table).items() if name in wanted}
 
     def test_tables(self, detector: Detector, sha: str | None) -> dict[str, ScoreTable]:

@@ -162,9 +162,11 @@ class Calibration(Record):
     reference: Reference | None = None
 
     @model_validator(mode="after")
-    def _has_both_levels(self):
-        if sorted(self.levels) != sorted(LEVELS):
-            raise ValueError(f"levels: expected {' and '.join(LEVELS)}, got {', '.join(self.levels) or 'none'}")
+    def _has_all_levels(self):
+        if sorted(self.levels) not in (sorted(LEVELS), ["video"]):  # a detector of clips scores videos alone
+            raise ValueError(
+                f"levels: expected {' and '.join(LEVELS)}, or video, got {', '.join(self.levels) or 'none'}"
+            )
         if self.weights is None and self.tensors is None:
             raise ValueError("expected the digest of the weights or of their tensors, got neither")
         return self
@@ -242,9 +244,9 @@ def is_tried(folder: Path) -> bool:
 
 
 def scores_digest(table: ScoreTable) -> str:
-    """SHA-256 of a table's frames, labels, scores and weights."""
+    """SHA-256 of a table's frames or clips, labels, scores and weights."""
     digest = hashlib.sha256(f"{table.frames_hash()} {table.checkpoint}".encode())
-    order = np.lexsort((table.frame, table.video))
+    order = np.lexsort((*table.numbers.T[::-1], table.video))
     digest.update(np.ascontiguousarray(table.score[order], dtype="<f8"))
     return digest.hexdigest()
 

@@ -7,14 +7,24 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from resproto_fd.configs.errors import MissingFile, UnreadableFile, cut, shown
 from resproto_fd.configs.files import atomic_file
 from resproto_fd.configs.readers.json_reader import read_json
 from resproto_fd.configs.readers.text import LARGEST_NUMBER
+from resproto_fd.configs.schema import LONGEST_CLIP
 from resproto_fd.training.measures.intervals import table_intervals
-from resproto_fd.training.measures.metrics import method_metrics, table_metrics
+from resproto_fd.training.measures.metrics import NAMES, method_metrics, table_metrics
 from resproto_fd.training.scores import ScoreTable
 
 SCHEMA_VERSION = 1
@@ -22,6 +32,9 @@ LONGEST_NAME = 240  # bytes of a test set's name
 Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=LARGEST_NUMBER)]
 Seconds = Annotated[float, Field(ge=0)]
+BY_CLIPS = "scored by clips"
+"""Why a metric of frames has no value for a detector of clips."""
+_OF_CLIPS = ("clips", "clip_frames", "short_videos")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -57,9 +70,12 @@ class Compute(Record):
 
 
 class Metrics(Record):
-    """Metrics of one set of frames (see `metrics.table_metrics`); None is undefined, see `undefined`."""
+    """Metrics of one set of frames or clips (see `metrics.table_metrics`); None is undefined, see `why_none`.
 
-    frames: Count
+    The file of a detector of frames has no key of clips, so that versions without them read it as ever.
+    """
+
+    frames: Count  # that were scored; of clips those that they hold, each counted once
     real_frames: Count
     videos: Count
     real_videos: Count
@@ -73,6 +89,8 @@ class Metrics(Record):
     video_eer: Rate | None
     video_acc: Rate | None
     video_balanced_acc: Rate | None
+    clips: Count | None = None  # that were scored; None: frames were
+    clip_frames: Annotated[int, Field(ge=2, le=LONGEST_CLIP)] | None = None  # T, frames of a clip
 
     @property
     def undefined(self) -> str | None:
@@ -85,11 +103,29 @@ class Metrics(Record):
             return "no fake frames in this test set"
         return None
 
+    def why_none(self, metric: str) -> str:
+        """Why a metric has no value."""
+        if self.clips is not None and metric.startswith("frame_"):
+            return BY_CLIPS
+        return self.undefined or "not defined"
+
     @model_validator(mode="after")
     def _counts_agree(self):
         if self.real_frames > self.frames or self.real_videos > self.videos:
             raise ValueError("more real frames or videos than there are frames or videos")
         return self
+
+    @model_validator(mode="after")
+    def _clips_score_no_frame(self):
+        if (self.clips is None) != (self.clip_frames is None):
+            raise ValueError("expected clips and clip_frames together, got one of them")
+        if self.clips is not None and any(getattr(self, f"frame_{name}") is not None for name in NAMES):
+            raise ValueError("expected no metric of frames beside clips; test again")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_keys_of_clips(self, handler):
+        return {name: value for name, value in handler(self).items() if value is not None or name not in _OF_CLIPS}
 
 
 class MethodResult(Metrics):
@@ -110,9 +146,16 @@ class TestResult(Metrics):
     answered: Rate | None = None  # share of the frames that got a score; the others count as 0.5. None: all did
     over_answered: Metrics | None = None  # metrics of these frames alone; None where all or none were answered
     skipped: Count = 0  # frames that could not be read and are in no number
+    short_videos: Count | None = None  # with fewer frames than a clip takes, see `input.short`; None: not by clips
     frames_hash: Sha256
     made_from: Sha256 | None = None  # of all that the scores were made from, see `provenance`; None: not known
     in_domain: bool | None = None  # the detector was trained on this data set's training split; None: not known
+
+    @model_validator(mode="after")
+    def _clips_have_no_frame_scores(self):
+        if self.clips is not None and (self.transfer or any(name.startswith("frame_") for name in self.intervals)):
+            raise ValueError("expected no threshold and no interval of frames beside clips; test again")
+        return self
 
 
 class Selection(Record):
@@ -188,6 +231,16 @@ class RunResult(Record):
     _folder: Path | None = PrivateAttr(None)
 
     @property
+    def clip_frames(self) -> int | None:
+        """T of a detector of clips; None of one of frames."""
+        return next(iter(self.tests.values())).clip_frames
+
+    @property
+    def level(self) -> str:
+        """What its main metrics are of: "frame", or of a detector of clips "video"."""
+        return "frame" if self.clip_frames is None else "video"
+
+    @property
     def folder(self) -> Path | None:
         """The run folder that the file was read from or written to; its score tables lie there too."""
         return self._folder
@@ -209,12 +262,22 @@ class RunResult(Record):
             raise ValueError(f"robustness: expected severities 1 to 5, got {shown(unknown[0])}")
         return self
 
+    @model_validator(mode="after")
+    def _scores_frames_or_clips(self):
+        corrupted = [each for by in self.robustness.values() for levels in by.values() for each in levels.values()]
+        found = {each.clip_frames for each in (*self.tests.values(), *corrupted)}
+        if len(found) > 1:
+            raise ValueError("tests, robustness: expected frames alone, or clips of one length; test again")
+        if found != {None} and (self.pooled_auc is not None or self.cross_auc):
+            raise ValueError("expected no pooled_auc and no cross_auc, which are of frames, beside clips; test again")
+        return self
+
     def unseen(self) -> list[str]:
         """Names of the test sets whose training split the detector was not trained on; all, where it was on each."""
         return [name for name, test in self.tests.items() if not test.in_domain] or list(self.tests)
 
     def m_eer(self) -> float | None:
-        """M_EER: the largest frame EER of the unseen test sets, in [0, 1]; None where one is undefined.
+        """M_EER: the largest frame EER of the unseen test sets, in [0, 1]; None where one is undefined, as of clips.
 
         Lai et al., GM-DF, section 4.1, take the largest so that no domain hides behind a mean. They also speak of a
         prior of real faces, without its value; none is used.
@@ -282,6 +345,7 @@ def test_result(table: ScoreTable, in_domain: bool | None = None) -> TestResult:
         answered=None if table.answered is None else float(table.answered.mean()),
         over_answered=answered and Metrics(**table_metrics(answered)),
         skipped=table.skipped,
+        short_videos=None if table.clips is None else table.short_videos,
         frames_hash=table.frames_hash(),
         made_from=table.made_from_hash(),
         in_domain=in_domain,

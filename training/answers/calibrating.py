@@ -84,7 +84,7 @@ def calibrate(config: RunConfig, folder: Path, device: str = "auto") -> Calibrat
 
 
 def fitted_levels(table: ScoreTable, tests: Mapping[str, ScoreTable]) -> dict[str, Level]:
-    """Calibrators and thresholds of frames and of videos.
+    """Calibrators and thresholds of frames and of videos; of clips, of videos alone.
 
     Args:
         table: Scores of the selection split.
@@ -99,7 +99,7 @@ def fitted_levels(table: ScoreTable, tests: Mapping[str, ScoreTable]) -> dict[st
     clusters = Clusters(owners, table.video_label.astype(np.int64))
     of_person = owners if owners.ndim == 1 else owners[:, 0]
     found = {}
-    for level in records.LEVELS:
+    for level in table.levels:
         scores, labels, index = _at(level, table)
         others = {name: _at(level, test)[:2] for name, test in tests.items()}
         fitted = {kind: fit(kind, scores, labels) for kind in KINDS}

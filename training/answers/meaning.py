@@ -13,11 +13,11 @@ def meaning_of(judge: Judge, settings: Settings) -> list[str]:
     if made is None:
         return ["This run has no calibration: its scores are no probabilities, and every answer is unsure."]
     where, found = f"{made.dataset} {made.split}", []
-    for level in LEVELS:
-        given = made.levels[level]
+    levels = {level: made.levels[level] for level in LEVELS if level in made.levels}
+    for level, given in levels.items():
         what = "Pictures" if level == "frame" else "Videos"
         found.append(_of_threshold(what, f"{level}s", where, given.thresholds[f"{settings.false_alarms:g}"]))
-    share = made.levels["frame"].fakes
+    share = next(iter(levels.values())).fakes
     if settings.calibration == "none":
         found.append("The probability is the score itself.")
     elif settings.prior is None:

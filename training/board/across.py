@@ -40,7 +40,7 @@ def chosen_on_tests(run: RunResult, reader: ScoreReader) -> list[str]:
         return []
     found = []
     for name, test in run.tests.items():
-        tested = reader.first_table(test.frames_hash) if reader.has(run, name) else None
+        tested = reader.first_table(name, test.frames_hash) if reader.has(run, name) else None
         shared = set() if tested is None else {*table.videos.tolist()} & {*tested.videos.tolist()}
         if shared and not _keys(table, shared).isdisjoint(_keys(tested, shared)):
             found.append(name)
@@ -48,9 +48,11 @@ def chosen_on_tests(run: RunResult, reader: ScoreReader) -> list[str]:
 
 
 def _keys(table: ScoreTable, videos: set[str]) -> set[tuple[str, int]]:
-    """Video and number of a table's frames that are of some videos."""
+    """Video and number of a table's frames that are of some videos; of clips, all frames of each."""
     kept = np.isin(table.videos, list(videos))[table.video_index]
-    return set(zip(table.videos[table.video_index[kept]].tolist(), table.frame[kept].tolist(), strict=True))
+    numbers = table.numbers[kept]
+    owners = np.repeat(table.videos[table.video_index[kept]], numbers.shape[1])
+    return set(zip(owners.tolist(), numbers.ravel().tolist(), strict=True))
 
 
 def _thresholds(run: RunResult) -> Iterator[Claim]:

@@ -121,7 +121,7 @@ def metric_cell(found: list, metric: str, limits: str = "", why_none: str = "") 
     """One metric over seeds, with its limits as text, or why there are none."""
     values = [getattr(metrics, metric) for metrics in found]
     if None in values:
-        return value_cell(Cell(reason=next(filter(None, (metrics.undefined for metrics in found)), "not defined")))
+        return value_cell(Cell(reason=next(m.why_none(metric) for m, v in zip(found, values) if v is None)))
     cell = value_cell(Cell(tuple(values)), limits=limits)
     return replace(cell, tip=f"{cell.tip}; {why_none}", limits=NOT_COMPUTED) if why_none else cell
 

@@ -113,6 +113,8 @@ def _in_metrics(result: RunResult, reader: ScoreReader) -> str:
             return (
                 f"{name}: its score table was made from other weights, settings or frames than the file's; test again"
             )
+        if (test.clips, test.short_videos) != (found[()].get("clips"), facts.short_videos):
+            return f"{name}: other counts of clips or short videos in the file than in its score table; test again"
         said = {("per_method", method): values for method, values in test.per_method.items()}
         said |= {("variants", variant): values for variant, values in test.variants.items()} | {(): test}
         if test.over_answered is not None:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resproto_fd.training.measures.roc import Ranking
+from resproto_fd.training.measures.videos import mean_by_video
 from resproto_fd.training.scores import ScoreTable
 
 ROC_POINTS = 201
@@ -20,23 +21,29 @@ class Curves(NamedTuple):
         real: Share of the real frames in each of HISTOGRAM_BINS equal bins of the score.
         fake: The same of the fake frames.
         reliability: (mean score, share of fakes, frames) of each bin of the score that holds a frame.
+        level: What is drawn: "frame", or of a table of clips "video".
     """
 
     roc: list[tuple[float, float]]
     real: list[float]
     fake: list[float]
     reliability: list[tuple[float, float, int]]
+    level: str
 
 
 def curves(table: ScoreTable) -> Curves:
-    """Everything that is drawn of one table's frames."""
-    labels, scores = table.label, table.score.astype(np.float64)
+    """Everything that is drawn of one table's frames; of clips, of its videos."""
+    level = table.levels[0]
+    if level == "frame":
+        labels, scores = table.label, table.score.astype(np.float64)
+    else:
+        labels, scores = table.video_label, mean_by_video(table.score, table.video_index, len(table.videos))
     bins = np.minimum((scores * HISTOGRAM_BINS).astype(int), HISTOGRAM_BINS - 1)
     shares = [
         (np.bincount(bins[labels == label], minlength=HISTOGRAM_BINS) / max((labels == label).sum(), 1)).tolist()
         for label in (0, 1)
     ]
-    return Curves(_roc(labels, scores), *shares, _reliability(labels, scores))
+    return Curves(_roc(labels, scores), *shares, _reliability(labels, scores), level)
 
 
 def _roc(labels: np.ndarray, scores: np.ndarray) -> list[tuple[float, float]]:

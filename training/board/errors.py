@@ -33,13 +33,12 @@ class Errors(NamedTuple):
 
 
 def metric_errors(
-    frame: Ranking, video: Ranking, video_index: np.ndarray, videos: int, metrics: Sequence[str] = MEASURED
+    levels: Mapping[str, Ranking], video_index: np.ndarray, videos: int, metrics: Sequence[str] = MEASURED
 ) -> dict[str, Errors]:
-    """Metrics and their errors by name.
+    """Metrics and their errors by name; those of frames are left out where the levels have none.
 
     Args:
-        frame: Frames of both classes.
-        video: Their videos.
+        levels: Scores of both classes, see `RankedTable.levels`.
         video_index: Each frame's video, [N].
         videos: How many videos there are.
         metrics: Which, "frame_auc", ...
@@ -47,7 +46,9 @@ def metric_errors(
     found = {}
     for metric in metrics:
         level, _, name = metric.partition("_")
-        value, parts = influences(frame if level == "frame" else video, name)
+        if level not in levels:
+            continue
+        value, parts = influences(levels[level], name)
         found[metric] = Errors(value, np.bincount(video_index, parts, videos) if level == "frame" else parts)
     return found
 
@@ -55,7 +56,14 @@ def metric_errors(
 def rate_errors(
     frame: Ranking, thresholds: Mapping[str, float], video_index: np.ndarray, videos: int
 ) -> dict[str, tuple[Errors, Errors]]:
-    """The share of the reals and of the fakes at or above each threshold; arguments as for `metric_errors`."""
+    """The share of the reals and of the fakes at or above each threshold.
+
+    Args:
+        frame: Frames (or videos) of both classes.
+        thresholds: By rule.
+        video_index: Each frame's video, [N].
+        videos: How many videos there are.
+    """
     sizes, found = np.bincount(frame.labels), {}
     for rule, threshold in thresholds.items():
         called = frame.scores >= threshold
@@ -66,22 +74,22 @@ def rate_errors(
     return found
 
 
-def closed_limits(frame: Ranking, video: Ranking, video_index: np.ndarray, clusters: Clusters) -> dict[str, Interval]:
+def closed_limits(levels: Mapping[str, Ranking], video_index: np.ndarray, clusters: Clusters) -> dict[str, Interval]:
     """The interval of every metric in closed form.
 
     Args:
-        frame: Frames of both classes.
-        video: Their videos.
+        levels: Scores of both classes, see `RankedTable.levels`.
         video_index: Each frame's video, [N].
         clusters: The videos in clusters.
     """
-    found, names = {}, [f"{level}_{name}" for level in ("frame", "video") for name in INFLUENCES]
-    for metric, errors in metric_errors(frame, video, video_index, len(clusters.labels), names).items():
+    found, names = {}, [f"{level}_{name}" for level in levels for name in INFLUENCES]
+    for metric, errors in metric_errors(levels, video_index, len(clusters.labels), names).items():
         level, _, name = metric.partition("_")
-        cost = failure_cost(name, float((frame if level == "frame" else video).labels.mean()))
+        cost = failure_cost(name, float(levels[level].labels.mean()))
         found[metric] = mean_interval([errors], clusters, cost)
     main, rates = clusters.main, list(FALSE_POSITIVE_RATES.values())
-    for level, ranking, index in (("frame", frame, main.index[video_index]), ("video", video, main.index)):
+    for level, ranking in levels.items():
+        index = main.index[video_index] if level == "frame" else main.index
         intervals = tpr_intervals(ranking, Clusters(index, ranking.labels), rates)
         found |= {f"{level}_{name}": each for name, each in zip(FALSE_POSITIVE_RATES, intervals)}
     return found

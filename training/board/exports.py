@@ -18,9 +18,10 @@ from resproto_fd.training.board.table import (
     TIE,
     TIE_RULE,
     Section,
+    clips_in_words,
     number,
 )
-from resproto_fd.training.results import RunResult
+from resproto_fd.training.results import BY_CLIPS, RunResult
 
 MARKDOWN_METRICS = ("frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc")
 
@@ -61,6 +62,7 @@ def _rows(section: Section, metric: str) -> list[dict]:
                 "oracle": line.row.oracle,
                 "group": line.row.group,
                 "checkpoint": line.row.selection,
+                "scored_by": line.row.by_clips or "frames",
                 "seeds": [run.seed for run in line.row.runs],
                 "parameters": run.parameters,
                 "mean": line.cells[-1].mean,
@@ -96,11 +98,13 @@ def to_csv(results: Iterable[RunResult], reader: ScoreReader | None = None) -> s
             )
             values |= {
                 "test_set": name,
-                "undefined": test.undefined,
                 "overrides": " ".join(run.overrides),
                 "selected_on": run.selected_on.text(),
                 "oracle": run.selected_on.oracle,
+                "undefined": "; ".join(filter(None, [test.undefined, BY_CLIPS * (test.clips is not None)])),
+                "scored_by": clips_in_words(run) or "frames",
             }
+            values |= {name: getattr(test, name) for name in ("clips", "clip_frames", "short_videos")}
             for metric in LIMITS:
                 estimate = checked.of(run, name).get(metric)
                 values[f"{metric}_low"] = estimate and estimate.low
@@ -118,6 +122,7 @@ CSV_COLUMNS = (
     + ["frames_hash", "parameters", "trainable_parameters", "train_images", "commit", "dirty", "checkpoint_sha256"]
     + ["role", "answered"]
     + [f"{metric}_{end}" for metric in LIMITS for end in ("low", "high")]
+    + ["scored_by", "clips", "clip_frames", "short_videos"]
 )
 
 
@@ -165,7 +170,7 @@ def _markdown_table(section: Section, metric: str) -> list[str]:
         numbers = [f"**{text}**" if best else text for text, best in zip(numbers, line.best or [False] * len(numbers))]
         tied = line.tied or [False] * len(numbers)
         numbers = [f"{text} {TIE}" if tie else text for text, tie in zip(numbers, tied)]
-        title = markdown(f"{row.first.title} ({row.name})")
+        title = markdown(f"{row.first.title} ({row.name})" + (row.by_clips and f", {row.by_clips}"))
         fields = [str(line.rank or "–"), title, *numbers, str(len(row.runs)), markdown(row.selection)]
         lines.append("| " + " | ".join(fields) + " |")
     return [*lines, ""]

@@ -33,6 +33,7 @@ from resproto_fd.training.board.run_facts import (
 from resproto_fd.training.board.score_facts import CLUSTERINGS
 from resproto_fd.training.board.table import DIGITS, METRICS, Line, Row, Section, number
 from resproto_fd.training.board.ties import MEAN
+from resproto_fd.training.results import BY_CLIPS
 
 FIRST_METRIC = "frame_auc"
 _GROUP_TITLES = {
@@ -76,17 +77,17 @@ _OVERVIEW = [
     Column("Rows"),
     Column("Runs"),
     Column("Test sets"),
-    Column("Leads by frame AUC", kind="t"),
+    Column("Leads by frame AUC", "By video AUC where all rows score clips", kind="t"),
     Column("Mean"),
 ]
 
 
 def _overview(section: Section) -> dict[str, Any]:
     """A line for each protocol: its counts, and the row that leads."""
-    ranked = [line for line in section.table(FIRST_METRIC) if line.rank == 1 and line.row.ranks]
+    ranked = [line for line in section.table(section.auc) if line.rank == 1 and line.row.ranks]
     best = ranked[0].cells[-1].shown if ranked else None
     counts = len(section.rows), sum(len(row.runs) for row in section.rows), len(section.test_sets)
-    leads = ", ".join(line.row.first.title for line in ranked)
+    leads = ", ".join(line.row.first.title for line in ranked) + " (video AUC)" * (section.auc != FIRST_METRIC)
     return {
         "protocol": section.protocol,
         "fingerprint": section.fingerprint,
@@ -113,13 +114,13 @@ def _section(section: Section) -> dict[str, Any]:
 
 
 def _by_clustering(section: Section) -> TableView | None:
-    """Intervals and marks of the mean frame AUC under each clustering; None where all are one."""
+    """Intervals and marks of the mean AUC under each clustering; None where all are one."""
     marks = section.by_clustering
     if not marks:
         return None
     lines = []
-    for line in section.table("frame_auc"):
-        if line.row.ranks:
+    for line in section.table(section.auc):
+        if line.row.ranks and line.cells[-1].reason != BY_CLIPS:
             key = line.row.key
             cells = [
                 value_cell(
@@ -129,7 +130,7 @@ def _by_clustering(section: Section) -> TableView | None:
             ]
             lines.append(([f"{line.row.first.title} ({line.row.name})"], cells))
     heads = ["Detector", *(CLUSTERINGS[name] for name in marks)]
-    return small_table(heads, lines, "Mean frame AUC under each clustering", texts=1)
+    return small_table(heads, lines, f"Mean {METRICS[section.auc].title} under each clustering", texts=1)
 
 
 def _board(section: Section, name: str) -> dict[str, Any]:
@@ -187,8 +188,8 @@ def _set_column(section: Section, name: str, test_set: str) -> Column:
 _RACE = [
     Column("Backbone", "Backbone of the detector; own: its configuration describes it", "t", first="ascending"),
     Column("Parameters", "All parameters of the detector, trained or not, in millions", first="ascending"),
-    Column("FLOPs", "FLOPs of one frame in billions; a multiply-add counts as two", first="ascending"),
-    Column("Input", "Side of the image that the detector sees, in pixels", first="ascending"),
+    Column("FLOPs", "FLOPs of one frame or clip in billions; a multiply-add counts as two", first="ascending"),
+    Column("Input", "Side of the image that the detector sees, in pixels; of clips, frames x side", first="ascending"),
     Column("Training images", "Images seen in training; repeats count", first="ascending"),
     Column("Fidelity", "How close the implementation is to its paper; see the row's page", "t", first="ascending"),
 ]
@@ -240,7 +241,7 @@ def _race(row: Row) -> list[CellView]:
         CellView(name, sort="", kind="t none") if name == NOT_STORED else CellView(name, kind="t"),
         amount(run.parameters, f"{(run.parameters or 0) / 1e6:.3g} M"),
         amount(run.compute.gflops, f"{run.compute.gflops or 0:.3g} G"),
-        amount(size, f"{size}"),
+        amount(size, f"{run.clip_frames} x {size}" if row.by_clips else f"{size}"),
         amount(run.train_images, f"{run.train_images or 0:,}"),
         CellView(fidelity_words(run), kind="t", tip="; ".join(deviations)),
     ]

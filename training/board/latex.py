@@ -93,7 +93,8 @@ def _table(section: Section, metric: str) -> str:
 def _row(section: Section, line: Line, further: list[Cell], choices: list[str]) -> list[str]:
     """A row of the table: numbers, and 95 % intervals below them."""
     row = line.row
-    title = latex(row.first.title + _GROUP_MARKS.get(row.group, ""))
+    clips = f" (clips of {row.first.clip_frames})" if row.by_clips else ""
+    title = latex(row.first.title + clips + _GROUP_MARKS.get(row.group, ""))
     if len(choices) > 1:
         title += f"$^{{{chr(ord('a') + choices.index(row.selection) % 26)}}}$"
     blank = [False] * (len(line.cells) + len(further))
@@ -121,6 +122,9 @@ def _notes(section: Section, lines: list[Line], every: bool, choices: list[str])
         found.append(r"[ ]: 95\,\% interval, clustered by video and source.")
     if any(line.row.answered(name) is not None for line in lines for name in section.test_sets):
         found.append("answered: share of the frames that got a score; the others count as 0.5.")
+    clips = [f"{line.row.first.title}: {line.row.by_clips}" for line in lines if line.row.by_clips]
+    if clips:
+        found.append(latex(f"Rows of clips have no metric of frames ({'; '.join(dict.fromkeys(clips))})."))
     if section.in_domain:
         found.append(r"$\dagger$: in-domain, the protocol trains on this set.")
     if section.mean_sets:

@@ -22,17 +22,21 @@ NEAR = {"acc": 0.1, "balanced_acc": 0.1, "brier": 0.1, "ap": 0.1, "eer": 0.15, "
 
 
 def limits_over_seeds(runs: Sequence[RunResult], test_set: str, reader: ScoreReader) -> dict[str, Limits]:
-    """95 % limits of each metric's mean over runs, by metric; empty without their score tables of the same frames."""
+    """95 % limits of each metric's mean over runs, by metric, where their score tables are of the same frames, or for
+    metrics of videos of the same videos."""
     try:
         facts = [reader.facts(run, test_set) for run in runs]
-        frames_hash, *others = {run.tests[test_set].frames_hash for run in runs}
     except (UserError, KeyError):
         return {}
-    if others or not facts[0].errors:
+    if len({each.lists["video"] for each in facts}) > 1 or not facts[0].errors:
         return {}
-    clusters, found = reader.clusters(frames_hash), {}
+    clusters, found = reader.clusters(test_set, facts[0].lists["video"]), {}
     for metric in MEASURED:
-        cost = failure_cost(metric.partition("_")[2], facts[0].fakes)
+        level, _, name = metric.partition("_")
+        lists = {each.lists.get(level) for each in facts}
+        if None in lists or len(lists) > 1:
+            continue
+        cost = failure_cost(name, facts[0].fakes)
         interval = mean_interval([each.errors[metric] for each in facts], clusters, cost)
         if interval.low is not None:
             found[metric] = (interval.low, interval.high)
@@ -42,22 +46,22 @@ def limits_over_seeds(runs: Sequence[RunResult], test_set: str, reader: ScoreRea
 def corrupted_limits(
     runs: Sequence[RunResult], test_set: str, corruptions: Sequence[str], severity: str, reader: ScoreReader
 ) -> Limits | None:
-    """95 % limits of the frame AUC under a corruption, over seeds; of several corruptions, of their mean.
+    """95 % limits of the AUC of frames, or of clips' videos, under a corruption, over seeds; of several, of their mean.
 
     None where a score table is not at hand.
     """
-    of_seeds = []
+    of_seeds, lists = [], set()
     for run in runs:
         found = [reader.corrupted(run, test_set, corruption, severity) for corruption in corruptions]
-        errors = [each.errors.get("frame_auc") if each else None for each in found]
+        errors = [each.errors.get(f"{run.level}_auc") if each else None for each in found]
         if None in errors:
             return None
+        lists |= {(run.tests[test_set].frames_hash, each.lists["video"]) for each in found}
         values, parts = zip(*errors)
         of_seeds.append(Errors(float(np.mean(values)), np.mean(parts, axis=0)))
-    hashes = {run.tests[test_set].frames_hash for run in runs}
-    if len(hashes) != 1:
+    if len(lists) != 1:
         return None
-    interval = mean_interval(of_seeds, reader.clusters(hashes.pop()))
+    interval = mean_interval(of_seeds, reader.clusters(test_set, lists.pop()[1]))
     return None if interval.low is None else (interval.low, interval.high)
 
 
@@ -68,7 +72,7 @@ def rate_limits(run: RunResult, test_set: str, rule: str, reader: ScoreReader) -
     """
     if not reader.has(run, test_set) or rule not in (rates := reader.facts(run, test_set).rates):
         return [None, None, None]
-    clusters = reader.clusters(run.tests[test_set].frames_hash)
+    clusters = reader.clusters(test_set, reader.facts(run, test_set).lists["video"])
     fpr, tpr = rates[rule]
     fakes = reader.facts(run, test_set).fakes
     acc = Errors(*(fakes * right + (1 - fakes) * wrong for right, wrong in ((tpr[0], 1 - fpr[0]), (tpr[1], -fpr[1]))))

@@ -3,9 +3,11 @@
 from collections import Counter
 
 from resproto_fd.configs import loading
+from resproto_fd.training.board.run_facts import short_videos
 from resproto_fd.training.board.table import DIGITS, TIE, Row, Section
 from resproto_fd.training.board.ties import MEAN, NO_TABLES
 from resproto_fd.training.measures.comparisons import holm
+from resproto_fd.training.results import RunResult, TestResult
 
 ONE_SIDE = 0.01
 """A share of the frames that is as good as none."""
@@ -21,17 +23,7 @@ def notes(section: Section) -> list[str]:
         if not tests:
             found.append(f"{name}: no row was tested on it, so no row has a mean; test on it.")
             continue
-        usual = Counter(test.frames_hash for *_, test in tests).most_common(1)[0][0]
-        for row, run, test in tests:
-            if test.skipped:
-                found.append(
-                    f"{name}: {row.name}, seed {run.seed}: {test.skipped} frames could not be read and are left out."
-                )
-            elif test.frames_hash != usual:
-                found.append(
-                    f"{name}: {row.name}, seed {run.seed} was not scored on the same frames as the rest, so the row is "
-                    "not tested."
-                )
+        found += _other_frames(name, tests)
     for row in section.rows:
         missing = sorted({name for run in row.runs for name in section.test_sets if name not in run.tests})
         if missing:
@@ -39,10 +31,50 @@ def notes(section: Section) -> list[str]:
         for name in section.test_sets:
             if (share := row.answered(name)) is not None:
                 found.append(f"{name}: {row.name}: answered {share:.1%} of the frames; the others count as 0.5.")
+        found += _clips(row, section)
         if row.group == "seen":
             found.append(f"{row.name}: was trained on {', '.join(row.seen)}, a set of the mean; not ranked.")
     clustering = [f"{name}: {text}" for name, text in section.clustering.items()]
     return [*found, *section.oddities, *_denied_limits(section), *_untested(section), *_turned(section), *clustering]
+
+
+def _other_frames(test_set: str, tests: list[tuple[Row, RunResult, TestResult]]) -> list[str]:
+    """Runs with frames that could not be read, or with other frames or videos than the rest."""
+    frames = Counter(test.frames_hash for *_, test in tests if test.clips is None)
+    videos = Counter(filter(None, (_videos(row, run, test_set) for row, run, _ in tests)))
+    usual, usual_videos = (counts.most_common(1)[0][0] if counts else "" for counts in (frames, videos))
+    found = []
+    for row, run, test in tests:
+        other_videos = (own := _videos(row, run, test_set)) is not None and own != usual_videos
+        which = f"{test_set}: {row.name}, seed {run.seed}"
+        if test.skipped:
+            unit = "frames" if test.clips is None else "clips"
+            found.append(f"{which}: {test.skipped} {unit} could not be read and are left out.")
+        elif test.clips is None and test.frames_hash != usual:
+            tested = "only its metrics of videos are" if own and not other_videos else "the row is not"
+            found.append(f"{which} was not scored on the same frames as the rest, so {tested} tested.")
+        elif test.clips is not None and other_videos:
+            found.append(f"{which} was not scored on the same videos as the rest, so the row is not tested.")
+    return found
+
+
+def _videos(row: Row, run: RunResult, test_set: str) -> str | None:
+    """The hash of the videos that were scored; None if the score table is not at hand."""
+    return row.reader.facts(run, test_set).lists["video"] if row.reader.has(run, test_set) else None
+
+
+def _clips(row: Row, section: Section) -> list[str]:
+    """What tells a row of clips from rows of frames: its metrics, its selection, its short videos."""
+    if not row.by_clips:
+        return []
+    found = [f"{row.name}: scored by {row.by_clips}. It has no metric of frames; compare it by videos."]
+    asked = section.protocol_content.get("selection")
+    asked, chosen = asked.get("metric") if isinstance(asked, dict) else None, row.first.selected_on.metric
+    if chosen and asked and chosen != asked:
+        found.append(f"{row.name}: its checkpoint was chosen by {chosen}, in place of the protocol's {asked}.")
+    if parts := short_videos(row, section.test_sets):
+        found.append(f"{row.name}: short videos: {'; '.join(parts)}.")
+    return found
 
 
 def _denied_limits(section: Section) -> list[str]:
@@ -67,31 +99,34 @@ def _listed(names: list[str]) -> str:
 def _turned(section: Section) -> list[str]:
     """Scores that are wrong more often than right, and accuracies of a threshold that calls all frames alike."""
     found = []
-    for name in section.test_sets:
-        rows = [row for row in section.rows if not row.control and row.cell(name, "frame_auc").mean is not None]
-        turned = [row for row in rows if (limits := row.limits(name, "frame_auc")) and limits[1] < 0.5]
-        parts = [f"{row.name} {row.cell(name, 'frame_auc').mean:.{DIGITS}f}" for row in turned]
+    for name, level in ((name, level) for name in section.test_sets for level in ("frame", "video")):
+        rows = [row for row in section.rows if not row.control and row.first.level == level]
+        rows = [row for row in rows if row.cell(name, row.auc).mean is not None]
+        turned = [row for row in rows if (limits := row.limits(name, row.auc)) and limits[1] < 0.5]
+        parts = [f"{row.name} {row.cell(name, row.auc).mean:.{DIGITS}f}" for row in turned]
         if parts:
             found.append(
-                f"{name}: the frame AUC and its whole interval are below .5: {', '.join(parts)}. The score is turned "
+                f"{name}: the {level} AUC and its whole interval are below .5: {', '.join(parts)}. The score is turned "
                 "round here, not noise: fakes score lower than reals."
             )
         alike = [f"{row.name} {share:.1%}" for row in rows if (share := _called_fake(row, name)) is not None]
         if alike:
             found.append(
-                f"{name}: nearly all frames are on one side of the threshold of .5; called fake: {', '.join(alike)}. "
+                f"{name}: nearly all {level}s are on one side of the threshold of .5; called fake: {', '.join(alike)}. "
                 "ACC is then the share of one class and tells nothing of the detector; the AUC does."
             )
     return found
 
 
 def _called_fake(row: Row, test_set: str) -> float | None:
-    """The share of frames called fake, if with some seed it is nearly 0 or 1 and that of the fakes is not."""
+    """The share of frames, or of clips' videos, called fake, if with some seed it is nearly 0 or 1 and that of the
+    fakes is not."""
     for run in row.runs:
         test = run.tests.get(test_set)
         if test is None or test.undefined or not row.reader.has(run, test_set):
             continue
-        reals, share = test.real_frames / test.frames, row.reader.facts(run, test_set).called_fake
+        facts = row.reader.facts(run, test_set)
+        reals, share = 1 - facts.fakes, facts.called_fake
         if not ONE_SIDE < share < 1 - ONE_SIDE and 5 * ONE_SIDE <= reals <= 1 - 5 * ONE_SIDE:
             return share
     return None
@@ -99,14 +134,15 @@ def _called_fake(row: Row, test_set: str) -> float | None:
 
 def _untested(section: Section) -> list[str]:
     """Ranked rows without stored scores, which the marks leave out, and whether the marks know nothing of seeds."""
-    marks = section.marks["frame_auc"]
+    marks, by_videos = (section.marks[metric] for metric in ("frame_auc", "video_auc"))
     names = {row.key: row.name for row in section.rows}
     result = []
     for column, untested in marks.untested.items():
-        lacking = [names[key] for key, reason in untested.items() if reason == NO_TABLES]
+        of_both = untested | {key: why for key, why in by_videos.untested[column].items() if why == NO_TABLES}
+        lacking = [name for key, name in names.items() if of_both.get(key) == NO_TABLES]
         if lacking:
             result.append(f"{column}: {NO_TABLES} of {', '.join(lacking)}: not recomputed, and not tested for {TIE}.")
-    if columns := sorted(marks.one_seed - {MEAN}):
+    if columns := sorted((marks.one_seed | by_videos.one_seed) - {MEAN}):
         result.append(
             f"{', '.join(columns)}: each row has one seed. The marks {TIE} do not cover what another seed would change."
         )
@@ -127,8 +163,8 @@ def warnings(section: Section) -> list[str]:
                     found.append((row, name, *seen))
     corrected = holm([p for *_, p in found])
     return [
-        f"{name}: {row.first.title} sees no face, and its frame AUC {text}): something other than the face goes with "
-        "the label. A detector may use it."
+        f"{name}: {row.first.title} sees no face, and its {row.first.level} AUC {text}): something other than the face "
+        "goes with the label. A detector may use it."
         for (row, name, text, _), p in zip(found, corrected)
         if p < 0.05
     ]
@@ -201,21 +237,21 @@ def fingerprint_warnings(tables: list[Section]) -> list[str]:
 
 
 def _from_chance(row: Row, test_set: str) -> tuple[str, float] | None:
-    """A row's frame AUC on a test set in words, and the two-sided p-value of chance; None without an interval.
+    """A row's main AUC on a test set in words, and the two-sided p-value of chance; None without an interval.
 
     With several seeds, the interval of their mean decides; the page prints it. This interval is long for two or three
     seeds, so the largest p-value of the seeds counts if it is smaller and all seeds are on one side of chance.
     """
     own = [
-        (run.tests[test_set].frame_auc, (limits.low, limits.high), run)
+        (getattr(run.tests[test_set], row.auc), (limits.low, limits.high), run)
         for run in row.runs
         if test_set in run.tests
-        and (limits := run.tests[test_set].intervals.get("frame_auc"))
+        and (limits := run.tests[test_set].intervals.get(row.auc))
         and limits.low is not None
         and limits.high is not None
     ]
-    over = row.limits(test_set, "frame_auc") if len(row.runs) > 1 else None
-    mean = row.cell(test_set, "frame_auc").mean
+    over = row.limits(test_set, row.auc) if len(row.runs) > 1 else None
+    mean = row.cell(test_set, row.auc).mean
     found = []
     if over and mean is not None:
         text = f"is {mean:.{DIGITS}f}, the mean of {len(row.runs)} seeds ({_interval(over)}"

@@ -164,7 +164,8 @@ def _measured(
         here = [next((name for name in own_names(each) if name in section.test_names), None) for each in sets]
         known = ours and here and None not in here
         cells.append(_text(row.mean(here, ours) if known else Cell(), scale))
-    return [row.first.title, train, *cells]
+    clips = f" (clips of {row.first.clip_frames})" if row.by_clips else ""
+    return [row.first.title + clips, train, *cells]
 
 
 def _text(cell: Cell, scale: int) -> str:

@@ -1,7 +1,7 @@
 """95 % intervals of parts of a test set, over seeds: of each forgery method, and of other scores of the same frames.
 
 They are made from the score tables when a page is drawn, in closed form (`measures.influence`). In shapes, N is the
-number of frames, V of videos.
+number of rows (frames or clips), V of videos.
 """
 
 from collections.abc import Iterator, Sequence
@@ -120,8 +120,9 @@ def _limits(
     errors = []
     for scores in of_seeds:
         video = Ranking(video_label, mean_by_video(scores[frames], index, len(video_label)))
-        errors.append(metric_errors(Ranking(label, scores[frames]), video, index, len(video_label), metrics))
-    for metric in metrics:
+        levels = {"frame": Ranking(label, scores[frames])} if "frame" in table.levels else {}
+        errors.append(metric_errors(levels | {"video": video}, index, len(video_label), metrics))
+    for metric in errors[0]:
         level, _, name = metric.partition("_")
         cost = failure_cost(name, float((label if level == "frame" else video_label).mean()))
         interval = mean_interval([each[metric] for each in errors], clusters, cost)

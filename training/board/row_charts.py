@@ -40,7 +40,7 @@ def curve_charts(drawn: dict[str, Curves]) -> list[Markup]:
 
 
 def histograms(drawn: dict[str, Curves]) -> list[Markup]:
-    """Shares of real and fake frames by score, a chart for each test set."""
+    """Shares of real and fake frames (of clips: videos) by score, a chart for each test set."""
     return [_histogram(name, found) for name, found in drawn.items()]
 
 
@@ -52,26 +52,27 @@ def _histogram(name: str, found: Curves) -> Markup:
             continue
         steps = [(edge, share) for i, share in enumerate(shares) for edge in (i * width, (i + 1) * width)]
         words = [
-            f"score {i * width:.2f} to {(i + 1) * width:.2f}: {share:.3f} of the {kind} frames"
+            f"score {i * width:.2f} to {(i + 1) * width:.2f}: {share:.3f} of the {kind} {found.level}s"
             for i, share in enumerate(shares)
             for _ in range(2)
         ]
         series.append(charts.Series(kind, steps, words))
     high = max(0.2, *(y for one in series for _, y in one.points))
     high = -(-high // 0.2) * 0.2
-    axis = charts.Axis("share of frames", [(i * high / 4, f"{i * high / 4:.2f}") for i in range(5)], 0, high)
+    axis = charts.Axis(f"share of {found.level}s", [(i * high / 4, f"{i * high / 4:.2f}") for i in range(5)], 0, high)
     return charts.line_chart(name, series, charts.tenths("score, P(fake)"), axis)
 
 
 def method_bars(tables: dict[str, ScoreTable], reader: ScoreReader) -> list[Markup]:
-    """Frame AUC of each forgery method, the lowest first, a chart for each test set that has both classes.
+    """AUC of each forgery method, the lowest first, a chart for each test set that has both classes.
 
     Of many methods, the `MOST_BARS` lowest are drawn.
     """
     drawn = []
     for name, table in tables.items():
         by_method = method_auc_intervals(table, clusters=reader.of_video(table))
-        found = {method: each["frame_auc"] for method, each in by_method.items()}
+        level = table.levels[0]
+        found = {method: each[f"{level}_auc"] for method, each in by_method.items()}
         bars = [
             charts.Bar(method, each.value, each.low, each.high)
             for method, each in found.items()
@@ -79,7 +80,7 @@ def method_bars(tables: dict[str, ScoreTable], reader: ScoreReader) -> list[Mark
         ]
         bars.sort(key=lambda bar: (bar.value, bar.name))
         many = "" if len(bars) <= MOST_BARS else f", the {MOST_BARS} lowest of {len(bars)}"
-        title = f"Frame AUC by forgery method on {name}{many}"
+        title = f"{level.capitalize()} AUC by forgery method on {name}{many}"
         drawn.append(charts.bar_chart(title, bars[:MOST_BARS], low=0.4, chance=0.5))
     return [chart for chart in drawn if chart]
 
@@ -88,7 +89,7 @@ def reliability(drawn: dict[str, Curves]) -> list[Markup]:
     """Share of fakes by mean score, a line for each test set."""
     series = []
     for name, found in drawn.items():
-        words = [f"mean score {x:.3f}, {y:.3f} of {n:,} frames fake" for x, y, n in found.reliability]
+        words = [f"mean score {x:.3f}, {y:.3f} of {n:,} {found.level}s fake" for x, y, n in found.reliability]
         series.append(charts.Series(name, [(x, y) for x, y, _ in found.reliability], words))
     chart = charts.line_chart(
         "Reliability",

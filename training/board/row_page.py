@@ -55,6 +55,7 @@ def render_row(section: Section, row: Row, groups: Mapping[str, Mapping[str, str
         row_tags=tags(row),
         subtitle=f"{row.name} · {section.protocol} · {count(len(row.runs), 'seed')} · {row.selection}",
         seed=run.seed,
+        level=run.level,
         without_scores=[name for name in section.test_sets if name in run.tests and name not in scores],
         parts=parts,
     )

@@ -1,7 +1,7 @@
 """The tables of a row's page, from its result files and score tables."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +38,11 @@ from resproto_fd.training.measures.shift import across_intervals
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
 
-DETAIL_METRICS = ("frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc", "video_eer")
+DETAIL_METRICS = {
+    "frame": ("frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc", "video_eer"),
+    "video": ("video_auc", "video_ap", "video_eer", "video_acc"),
+}
+"""Metrics of parts of a test set, by `RunResult.level`."""
 FURTHER = {
     "auc": "AUC",
     "partial_auc": "Partial AUC",
@@ -71,6 +75,7 @@ def estimates(section: Section, row: Row) -> TableView | None:
         over = [
             ([f"{metric.title}, mean over seeds"], [_mean_cell(row, name, metric.name) for name in sets])
             for metric in METRICS.values()
+            if metric.level == "video" or not row.by_clips
         ]
         lines = over + lines
     return small_table(["Metric", *sets], lines, "Every metric with its 95 % interval", texts=1)
@@ -87,8 +92,8 @@ def _estimate_cell(found) -> CellView:
 
 
 def method_tables(section: Section, row: Row, tables: Mapping[str, ScoreTable]) -> list[TableView]:
-    """Metrics of each forgery method over seeds, a table for each test set, the lowest frame AUC first."""
-    heads = ["Method", "Type", "Fake frames", "Real frames", *(METRICS[m].title for m in DETAIL_METRICS)]
+    """Metrics of each forgery method over seeds, a table for each test set, the lowest AUC first."""
+    heads = ["Method", "Type", "Fake frames", "Real frames", *(METRICS[m].title for m in _details(row))]
     lines = {name: _method_lines(row, name, tables.get(name)) for name in section.test_sets}
     return [small_table(heads, found, f"By forgery method on {name}") for name, found in lines.items() if found]
 
@@ -102,7 +107,7 @@ def _method_lines(row: Row, test_set: str, table: ScoreTable | None) -> list[tup
     }
 
     def order(method: str) -> float:
-        values = [each.frame_auc for each in methods[method]]
+        values = [getattr(each, row.auc) for each in methods[method]]
         return 2.0 if None in values else statistics.fmean(values)
 
     lines = []
@@ -110,8 +115,12 @@ def _method_lines(row: Row, test_set: str, table: ScoreTable | None) -> list[tup
         found = methods[method]
         fakes = found[0].frames - found[0].real_frames
         start = [method, found[0].forgery_type, f"{fakes:,}", f"{found[0].real_frames:,}"]
-        lines.append((start, _detail_cells(found, limits.get(method, {}), why)))
+        lines.append((start, _detail_cells(_details(row), found, limits.get(method, {}), why)))
     return lines
+
+
+def _details(row: Row) -> tuple[str, ...]:
+    return DETAIL_METRICS[row.first.level]
 
 
 def _part_limits(make, row: Row, test_set: str, table: ScoreTable | None) -> tuple[PartLimits, str]:
@@ -123,13 +132,13 @@ def _part_limits(make, row: Row, test_set: str, table: ScoreTable | None) -> tup
     if table is None or not runs or runs[0] is not row.first:
         return {}, ""
     try:
-        return make(runs, test_set, DETAIL_METRICS, row.reader, table), ""
+        return make(runs, test_set, _details(row), row.reader, table), ""
     except TooManyFrames:
         return {}, TOO_MANY
 
 
-def _detail_cells(found: list, limits: Mapping[str, tuple], why_none: str) -> list[CellView]:
-    return [metric_cell(found, metric, limits_text(limits.get(metric)), why_none) for metric in DETAIL_METRICS]
+def _detail_cells(metrics: Sequence[str], found: list, limits: Mapping[str, tuple], why_none: str) -> list[CellView]:
+    return [metric_cell(found, metric, limits_text(limits.get(metric)), why_none) for metric in metrics]
 
 
 def group_tables(row: Row, tables: dict[str, ScoreTable], groups: Mapping[str, Mapping[str, str]]) -> list[TableView]:
@@ -147,7 +156,8 @@ def group_tables(row: Row, tables: dict[str, ScoreTable], groups: Mapping[str, M
             if any(video in facts for video in table.videos.tolist()):
                 lines += _group_lines(name, group_metrics(table, facts, clusters=row.reader.of_video(table)))
         if lines:
-            heads = ["Test set", column, "Real videos", "Fake videos", "Frame AUC", "Frame EER"]
+            level = row.first.level.capitalize()
+            heads = ["Test set", column, "Real videos", "Fake videos", f"{level} AUC", f"{level} EER"]
             found.append(small_table(heads, lines, f"By {column}"))
     return found
 
@@ -174,14 +184,18 @@ def _group_lines(test_set: str, grouping: Grouping) -> list[tuple]:
     return lines
 
 
-def shift(section: Section, row: Row, tables: dict[str, ScoreTable]) -> dict[str, Any]:
+def shift(section: Section, row: Row, tables: dict[str, ScoreTable]) -> dict[str, Any] | None:
     """What one threshold gives on other test sets, and whether the scores of two sets can be compared.
+
+    None for a row of clips: all of this is of scores of frames.
 
     Args:
         section: The row's table.
         row: The row.
         tables: Score tables of its first run, by test set.
     """
+    if row.by_clips:
+        return None
     run = row.first
     sets, thresholds = [name for name in section.test_sets if name in run.tests], []
     for rule, words in _RULES.items():
@@ -229,7 +243,7 @@ def _transfer_cells(row: Row, test_set: str, rule: str, with_acc: bool) -> list[
 
 
 def robustness(row: Row) -> list[dict[str, Any]]:
-    """Frame AUC under corruptions by severity, as a chart and a table for each test set."""
+    """AUC of frames, or of clips' videos, under corruptions by severity, as a chart and a table for each test set."""
     return [_robust(row, name) for name in sorted({name for run in row.runs for name in run.robustness})]
 
 
@@ -239,16 +253,16 @@ def _robust(row: Row, test_set: str) -> dict[str, Any]:
     levels = sorted({level for run in runs for by in run.robustness[test_set].values() for level in by})
     lines, means = [], {}
     for corruption in sorted({each for run in runs for each in run.robustness[test_set]}):
-        cells = _severity_cells(runs, test_set, corruption, levels)
+        cells = _severity_cells(runs, row.auc, test_set, corruption, levels)
         means[corruption] = [cell.mean for cell in cells]
-        limits = [row.limits(test_set, "frame_auc") if len(runs) == len(row.runs) else None]
+        limits = [row.limits(test_set, row.auc) if len(runs) == len(row.runs) else None]
         limits += [corrupted_limits(runs, test_set, [corruption], level, row.reader) for level in levels]
         lines.append(([corruption], [value_cell(c, limits=limits_text(each)) for c, each in zip(cells, limits)]))
     mean = [sum(column) / len(column) if None not in column else None for column in zip(*means.values())]
     limits = [None, *(corrupted_limits(runs, test_set, list(means), level, row.reader) for level in levels)]
     cells = [Cell(() if value is None else (value,), "not run") for value in mean]
     lines.append((["mean"], [value_cell(c, limits=limits_text(each)) for c, each in zip(cells, limits)]))
-    title = f"Frame AUC under corruptions on {test_set}"
+    title = f"{METRICS[row.auc].title} under corruptions on {test_set}"
     heads = ["Corruption", "clean", *(f"severity {level}" for level in levels)]
     series = [
         charts.Series(
@@ -260,27 +274,28 @@ def _robust(row: Row, test_set: str) -> dict[str, Any]:
     ]
     low = min([0.4, *(int(y * 10) / 10 for one in series for _, y in one.points)])
     x = charts.Axis("severity", list(enumerate(["0", *levels])), 0, max(len(levels), 1))
-    chart = charts.line_chart(title, series, x, charts.tenths("frame AUC", low, 1.0), dots=True)
+    chart = charts.line_chart(title, series, x, charts.tenths(f"{row.first.level} AUC", low, 1.0), dots=True)
     return {"chart": chart, "table": small_table(heads, lines, title, texts=1)}
 
 
-def _severity_cells(runs: list[RunResult], test_set: str, corruption: str, levels: list[str]) -> list[Cell]:
-    """Frame AUC on clean frames, then at each severity."""
-    clean = [run.tests[test_set].frame_auc for run in runs]
+def _severity_cells(runs: list[RunResult], auc: str, test_set: str, corruption: str, levels: list[str]) -> list[Cell]:
+    """AUC on clean frames, then at each severity."""
+    clean = [getattr(run.tests[test_set], auc) for run in runs]
     cells = [Cell(tuple(clean)) if None not in clean else Cell(reason="undefined")]
     for level in levels:
         found = [run.robustness[test_set].get(corruption, {}).get(level) for run in runs]
-        values = [each.frame_auc for each in found if each is not None and each.frame_auc is not None]
+        values = [value for each in found if each is not None and (value := getattr(each, auc)) is not None]
         cells.append(Cell(tuple(values)) if len(values) == len(runs) else Cell(reason="not run"))
     return cells
 
 
 def calibration(section: Section, row: Row) -> TableView | None:
-    """Calibration errors of the first run's frames before and after its calibration; None if it has none."""
+    """Calibration errors of the first run's frames, or of clips' videos, before and after its calibration; None if it
+    has none."""
     found = calibration_of(row.first)
-    if found is None:
+    if found is None or row.first.level not in found.levels:
         return None
-    level, lines = found.levels["frame"], []
+    level, lines = found.levels[row.first.level], []
     split = {"before": level.before, **level.held_out}
     for name, errors in {f"{found.dataset} {found.split}, held out": split, **level.tests}.items():
         if name in level.tests and name not in section.test_sets:
@@ -289,7 +304,7 @@ def calibration(section: Section, row: Row) -> TableView | None:
         pairs = [(each and each.ece, each and each.brier) for each in shown]
         lines.append(([name], [rate_cell(value) for pair in pairs for value in pair]))
     heads = [f"{what}, {kind}" for kind in ("before", *KINDS) for what in ("ECE", "Brier")]
-    return small_table(["Frames of", *heads], lines, "Calibration before and after", texts=1)
+    return small_table([f"{row.first.level.capitalize()}s of", *heads], lines, "Calibration before and after", texts=1)
 
 
 def thresholds(row: Row) -> TableView | None:
@@ -327,35 +342,38 @@ def _difference(found) -> CellView:
 
 def variants(section: Section, row: Row, tables: Mapping[str, ScoreTable]) -> TableView | None:
     """Metrics of every score that the detector gave the same frames; None if it gave one."""
-    lines = []
+    lines, metrics = [], _details(row)
     for name in section.test_sets:
         tests = [run.tests[name] for run in row.runs if name in run.tests]
         names = sorted({variant for test in tests for variant in test.variants})
         alone = [test.over_answered for test in tests if test.over_answered is not None]
         limits, why = _part_limits(variant_limits, row, name, tables.get(name))
         if names or alone:
-            main = {metric: row.limits(name, metric) for metric in DETAIL_METRICS}
-            lines.append(([name, "main"], _detail_cells(tests, main, "")))
+            main = {metric: row.limits(name, metric) for metric in metrics}
+            lines.append(([name, "main"], _detail_cells(metrics, tests, main, "")))
         for variant in names:
             found = [test.variants[variant] for test in tests if variant in test.variants]
-            lines.append(([name, variant], _detail_cells(found, limits.get(variant, {}), why)))
+            lines.append(([name, variant], _detail_cells(metrics, found, limits.get(variant, {}), why)))
         if alone:
-            lines.append(([name, "answered frames alone"], [metric_cell(alone, metric) for metric in DETAIL_METRICS]))
+            unit = "clips" if row.by_clips else "frames"
+            lines.append(([name, f"answered {unit} alone"], [metric_cell(alone, metric) for metric in metrics]))
     if not lines:
         return None
-    heads = ["Test set", "Score", *(METRICS[m].title for m in DETAIL_METRICS)]
-    return small_table(heads, lines, "Other scores of the same frames")
+    heads = ["Test set", "Score", *(METRICS[metric].title for metric in metrics)]
+    return small_table(heads, lines, f"Other scores of the same {'clips' if row.by_clips else 'frames'}")
 
 
 def runs(section: Section, row: Row) -> TableView:
     """Every run on every test set."""
-    heads = ["Seed", "Test set", "Frames", "Videos", "Skipped", *(m.title for m in METRICS.values())]
+    of_clips = ["Clips", "Short videos"] if row.by_clips else []
+    heads = ["Seed", "Test set", "Frames", "Videos", "Skipped", *of_clips, *(m.title for m in METRICS.values())]
     lines = []
     for run in row.runs:
         for name in section.test_sets:
             if name in run.tests:
                 test = run.tests[name]
                 counts = [run.seed, name, f"{test.frames:,}", f"{test.videos:,}", test.skipped]
+                counts += [f"{test.clips:,}", test.short_videos] if of_clips else []
                 found = row.checked.of(run, name)
                 limits = {metric: (found[metric].low, found[metric].high) for metric in METRICS if metric in found}
                 cells = [metric_cell([test], metric, limits_text(limits.get(metric))) for metric in METRICS]

@@ -22,6 +22,8 @@ def row_facts(section: Section, row: Row) -> dict[str, str]:
         "Fidelity to the paper": fidelity_words(run),
         "Deviations": "; ".join(deviations),
         "Changed from the preset": ", ".join(run.overrides),
+        "Scored by": row.by_clips,
+        "Short videos": "; ".join(short_videos(row, section.test_sets)),
         "Checkpoint": row.selection,
         "Chosen at": "; ".join(filter(None, (_chosen(run) for run in row.runs))),
         "Backbone": backbone(run),
@@ -29,10 +31,10 @@ def row_facts(section: Section, row: Row) -> dict[str, str]:
         if run.parameters is None
         else f"{run.parameters:,}"
         + ("" if run.trainable_parameters is None else f", {run.trainable_parameters:,} of them trained"),
-        "FLOPs of one frame": NOT_STORED
+        f"FLOPs of one {'clip' if row.by_clips else 'frame'}": NOT_STORED
         if run.compute.gflops is None
         else f"{run.compute.gflops:.3g} billion (a multiply-add counts as two)",
-        "Input": f"{size} x {size} pixels" if size else NOT_STORED,
+        "Input": f"{f'{run.clip_frames} x ' * bool(row.by_clips)}{size} x {size} pixels" if size else NOT_STORED,
         "Training sets": _training_sets(run, section.train),
         "Training images seen": NOT_STORED if run.train_images is None else f"{run.train_images:,}",
         "Recipe": recipe(run),
@@ -56,9 +58,26 @@ def search_text(row: Row) -> str:
 
 
 def tags(row: Row) -> list[str]:
-    """What makes a row different from a measured detector's: oracle, control, submitted, callable."""
+    """What makes a row different from a measured detector's of frames: oracle, control, submitted, callable, clips."""
     found = ["oracle" * row.oracle, "control" * row.control, row.first.source * (row.first.source != "measured")]
-    return [text for text in found if text]
+    return [text for text in [*found, row.by_clips] if text]
+
+
+_SHORT = {"repeat": "their frames were repeated", "mirror": "their frames were mirrored", "leave_out": "left out"}
+
+
+def short_videos(row: Row, test_sets: Sequence[str]) -> list[str]:
+    """How many videos of each test set have fewer frames than a clip takes, and what became of them; none if none has.
+
+    Of several seeds, the largest number.
+    """
+    how = _SHORT.get(_part(row.first, "detector", "input", "short"), "see the configuration")
+    found = []
+    for name in test_sets:
+        count = max((run.tests[name].short_videos or 0 for run in row.runs if name in run.tests), default=0)
+        if count:
+            found.append(f"{name}: {count} shorter than a clip ({how})")
+    return found
 
 
 def backbone(run: RunResult) -> str:

@@ -3,14 +3,15 @@
 A table of a million frames is read and sorted in a second; a board has hundreds. What is kept is small: metrics, what
 is odd about the scores, and metrics with their errors by video, from which means over seeds have intervals and tests.
 
-In shapes, N is the number of frames, V of videos, K of clusters.
+In shapes, N is the number of rows (frames or clips), V of videos, K of clusters.
 """
 
 import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from resproto_fd.training.measures.comparisons import aligned_scores
 from resproto_fd.training.measures.intervals import Interval, degrees_of_freedom
 from resproto_fd.training.measures.metrics import RankedTable
 from resproto_fd.training.measures.roc import Ranking
+from resproto_fd.training.measures.shift import called_fake
 from resproto_fd.training.measures.videos import mean_by_video
 from resproto_fd.training.results import RunResult, TestResult
 from resproto_fd.training.scores import ScoreTable, table_path
@@ -47,11 +49,15 @@ class ScoreFacts:
         metrics: Metrics recomputed: of all frames under (), of a method under ("per_method", name), of other scores
             under ("variants", name), of the answered frames alone under ("over_answered", "answered frames").
         strange: What no detector's scores would be, in words; empty if nothing is.
-        ranks: SHA-256 of the order of the frames by score; None if all scores are the same.
-        errors: By metric of `MEASURED`; empty where a class is missing or in one cluster alone.
+        ranks: SHA-256 of the order of the rows by score; None if all scores are the same.
+        errors: By metric of `MEASURED`; empty where a class is missing or in one cluster alone. Of clips, those of
+            videos.
         rates: The false and the true positive rate at each threshold that was carried here, by its rule.
-        called_fake: Share of the frames whose score is above 0.5.
+        called_fake: Share of the frames, or of clips of the videos, whose score is above 0.5.
         closed: 95 % limits by metric, all in closed form; empty where the result file has no intervals to be checked.
+        lists: Hash of the list of "frame"s, unless the rows are clips, and of "video"s. Scores of a level are compared
+            where its lists are the same.
+        short_videos: `ScoreTable.short_videos`; None where rows are frames.
         made_from: `ScoreTable.made_from_hash`.
     """
 
@@ -62,20 +68,23 @@ class ScoreFacts:
     rates: dict[str, tuple[Errors, Errors]]
     called_fake: float
     closed: dict[str, Interval]
+    lists: dict[str, str]
+    short_videos: int | None = None
     made_from: str | None = None
 
     @property
     def fakes(self) -> float:
-        """Share of fakes among the frames."""
-        counts = self.metrics[()]
-        return 1 - counts["real_frames"] / counts["frames"]
+        """Share of fakes among the frames, or of clips among the videos."""
+        counts, unit = self.metrics[()], "frames" if "frame" in self.lists else "videos"
+        return 1 - counts[f"real_{unit}"] / counts[unit]
 
 
-class TestFrames:
-    """The frames of one test set in the order of the first table that was read, and their clusters.
+class TestVideos:
+    """The videos of one test set in the order of the first table that was read, and their clusters.
 
     Attributes:
-        table: That table.
+        videos: Their ids, [V].
+        label: 0 real, 1 fake, [V].
         of_video: The cluster of each video, see `table_clusters`.
         clusters: The videos in clusters, by a name of `CLUSTERINGS`.
     """
@@ -83,26 +92,52 @@ class TestFrames:
     __test__ = False  # pytest: not a test class
 
     def __init__(self, table: ScoreTable):
-        self.table = table
+        self.videos, self.label = table.videos, table.video_label
         self.of_video = of_video = table_clusters(table)
         labels = table.video_label.astype(np.int64)
         people = Clusters(of_video, labels)
         self.clusters = {"video": Clusters(None, labels), "recorded": people.main, "people": people}
 
-    def in_order(self, table: ScoreTable, ranked: RankedTable) -> tuple[Ranking, Ranking]:
-        """Frames and videos of another table of the same frames, in the order of these."""
-        first = self.table
-        _, scores = aligned_scores({"the first table": first, "this table": table})
-        if np.array_equal(scores["this table"], table.score) and np.array_equal(first.videos, table.videos):
-            return ranked.frame, ranked.video
-        means = mean_by_video(scores["this table"], first.video_index, len(first.videos))
-        return Ranking(first.label, scores["this table"]), Ranking(first.video_label, means)
+    def places(self, videos: np.ndarray) -> np.ndarray:
+        """Where each of the same videos in another order stands in these, [V]."""
+        place = {video: i for i, video in enumerate(self.videos.tolist())}
+        return np.array([place[video] for video in videos.tolist()], dtype=np.int32)
 
-    def errors(self, frame: Ranking, video: Ranking, metrics: Sequence[str] = MEASURED) -> dict[str, Errors]:
-        """Metrics of rankings in this order with their errors; empty where a class is missing or in one cluster."""
-        if not frame.defined or self.clusters["people"].fewest < 2:
+
+class TestRows:
+    """The frames or clips of one test set in the order of the first table that was read.
+
+    Attributes:
+        table: That table.
+        videos: Their videos, in an order that tables of frames and of clips share.
+        video_index: Each row's place in these videos, [N].
+        lists: See `ScoreFacts`.
+    """
+
+    __test__ = False  # pytest: not a test class
+
+    def __init__(self, table: ScoreTable, videos: TestVideos, lists: dict[str, str]):
+        self.table, self.videos, self.lists = table, videos, lists
+        self.video_index = table.video_index
+        if not np.array_equal(videos.videos, table.videos):
+            self.video_index = videos.places(table.videos)[table.video_index]
+
+    def in_order(self, table: ScoreTable, ranked: RankedTable) -> tuple[Ranking, dict[str, Ranking]]:
+        """The rows of another table of the same frames or clips, and its levels, in the order of these."""
+        _, scores = aligned_scores({"the first table": self.table, "this table": table})
+        same_videos = np.array_equal(self.videos.videos, table.videos)
+        if np.array_equal(scores["this table"], table.score) and same_videos:
+            return ranked.rows, ranked.levels
+        rows = Ranking(self.table.label, scores["this table"])
+        means = mean_by_video(scores["this table"], self.video_index, len(self.videos.videos))
+        levels = {"frame": rows, "video": Ranking(self.videos.label, means)}
+        return rows, {level: levels[level] for level in table.levels}
+
+    def errors(self, levels: Mapping[str, Ranking], metrics: Sequence[str] = MEASURED) -> dict[str, Errors]:
+        """Metrics of levels in this order with their errors; empty where a class is missing or in one cluster."""
+        if not levels["video"].defined or self.videos.clusters["people"].fewest < 2:
             return {}
-        return metric_errors(frame, video, self.table.video_index, len(self.table.videos), metrics)
+        return metric_errors(levels, self.video_index, len(self.videos.videos), metrics)
 
 
 class ScoreReader:
@@ -115,7 +150,8 @@ class ScoreReader:
     def __init__(self):
         self.checked: dict[tuple[int, str], tuple] = {}
         self._facts: dict[tuple, ScoreFacts | UserError] = {}
-        self._frames: dict[str, TestFrames] = {}
+        self._rows: dict[tuple[str, str], TestRows] = {}  # by test set and hash of its frames
+        self._videos: dict[tuple[str, str], TestVideos] = {}  # by test set and hash of its videos
 
     def facts(self, run: RunResult, test_set: str) -> ScoreFacts:
         """What a run's score table of a test set tells.
@@ -126,7 +162,7 @@ class ScoreReader:
         key = run.folder, test_set
         if key not in self._facts:
             try:
-                self._facts[key] = self._read(stored_scores(run, test_set), run.tests[test_set])
+                self._facts[key] = self._read(stored_scores(run, test_set), test_set, run.tests[test_set])
             except UserError as error:
                 self._facts[key] = error
             except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as error:
@@ -154,11 +190,10 @@ class ScoreReader:
             if not table_path(run.folder, test_set, kind, mark).is_file():
                 return None
             table = stored_scores(run, test_set, kind, mark)
-            frames = self._of_frames(run.tests[test_set].frames_hash, table)
+            rows = self._rows_of(test_set, run.tests[test_set].frames_hash, table)
             ranked = RankedTable(table)
-            frame, video = frames.in_order(table, ranked)
-            errors = frames.errors(frame, video, ("frame_auc",))
-            self._facts[key] = ScoreFacts({(): ranked.metrics()}, "", None, errors, {}, 0.0, {})
+            errors = rows.errors(rows.in_order(table, ranked)[1], (f"{run.level}_auc",))
+            self._facts[key] = ScoreFacts({(): ranked.metrics()}, "", None, errors, {}, 0.0, {}, rows.lists)
         return self._facts[key]
 
     def has(self, run: RunResult, test_set: str) -> bool:
@@ -171,26 +206,28 @@ class ScoreReader:
     def read_all(self, results: Sequence[RunResult]) -> None:
         """Read every score table of some runs, several at a time.
 
-        The first table of each list of frames is read alone: its order is the one that the others are put into, and
-        must not depend on which thread is faster.
+        The first tables of each test set, one for each list of frames, are read one after another: their order is the
+        one that the others are put into, and must not depend on which thread is faster.
         """
-        tables = [(run, name) for run in results for name in run.tests]
-        first = {run.tests[name].frames_hash: (run, name) for run, name in reversed(tables)}
+        tables, first = [(run, name) for run in results for name in run.tests], defaultdict(dict)
+        for run, name in tables:
+            first[name].setdefault(run.tests[name].frames_hash, (run, name))
+        parts = [list(of_set.values()) for of_set in first.values()], [[table] for table in tables]
         # Else each thread's BLAS would start threads of its own, which compete for the cores.
         with threadpool_limits(1), ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
             bar = tqdm(total=len(tables), desc="score tables", disable=None, leave=False, file=sys.stderr)
             with bar:
-                for some in (first.values(), tables):
-                    for new in pool.map(self._is_new, *zip(*some)):
+                for some in parts:
+                    for new in pool.map(self._read_new, some):
                         bar.update(new)
 
-    def _is_new(self, run: RunResult, test_set: str) -> bool:
-        """Read a table unless it has been read."""
-        if (run.folder, test_set) in self._facts:
-            return False
-        with contextlib.suppress(UserError):
-            self.facts(run, test_set)
-        return True
+    def _read_new(self, tables: Sequence[tuple[RunResult, str]]) -> int:
+        """Read those of some tables that have not been read; returns how many."""
+        new = [(run, name) for run, name in tables if (run.folder, name) not in self._facts]
+        for run, name in new:
+            with contextlib.suppress(UserError):
+                self.facts(run, name)
+        return len(new)
 
     def clustering(self, runs: Sequence[RunResult], test_set: str) -> str:
         """How the errors of a test set are clustered, in words; empty where no score table is at hand."""
@@ -198,52 +235,71 @@ class ScoreReader:
         for run in runs:
             with contextlib.suppress(UserError, KeyError):
                 found = self.facts(run, test_set)
-                facts.setdefault(run.tests[test_set].frames_hash, []).append(found)
+                facts.setdefault((found.lists.get("frame"), found.lists["video"]), []).append(found)
         if not facts:
             return ""
-        frames_hash, usual = max(facts.items(), key=lambda item: len(item[1]))
-        clusters = self.clusters(frames_hash)
-        errors = [each.errors["frame_auc"].by_video for each in usual if each.errors]
+        (frames, videos), usual = max(facts.items(), key=lambda item: (item[0][0] is not None, len(item[1])))
+        clusters, level = self.clusters(test_set, videos), "frame" if frames else "video"
+        errors = [each.errors[f"{level}_auc"].by_video for each in usual if each.errors]
         free = [degrees_of_freedom(clusters.sums(by_video), clusters) for by_video in errors]
-        return _clustering(clusters, free)
+        return _clustering(clusters, free, level)
 
-    def clusters(self, frames_hash: str, clustering: str = "people") -> Clusters:
-        """The videos of tables of such frames in clusters; `clustering` is a name of `CLUSTERINGS`."""
-        return self._frames[frames_hash].clusters[clustering]
+    def clusters(self, test_set: str, videos: str, clustering: str = "people") -> Clusters:
+        """Videos in clusters.
 
-    def first_table(self, frames_hash: str) -> ScoreTable:
-        """The first table that was read of such frames."""
-        return self._frames[frames_hash].table
+        Args:
+            test_set: Name.
+            videos: Hash of its videos, see `ScoreFacts.lists`.
+            clustering: A name of `CLUSTERINGS`.
+        """
+        return self._videos[test_set, videos].clusters[clustering]
+
+    def first_table(self, test_set: str, frames_hash: str) -> ScoreTable:
+        """The first table of a test set that was read of such frames."""
+        return self._rows[test_set, frames_hash].table
 
     def of_video(self, table: ScoreTable) -> np.ndarray:
         """The cluster of each of a table's videos; see `table_clusters`."""
-        for frames in self._frames.values():
-            if np.array_equal(frames.table.videos, table.videos):
-                return frames.of_video
+        for known in self._videos.values():
+            if np.array_equal(known.videos, table.videos):
+                return known.of_video
         return table_clusters(table)
 
-    def _read(self, table: ScoreTable, test: TestResult) -> ScoreFacts:
-        frames = self._of_frames(test.frames_hash, table)
+    def _read(self, table: ScoreTable, test_set: str, test: TestResult) -> ScoreFacts:
+        listed = self._rows_of(test_set, test.frames_hash, table)
         ranked = RankedTable(table)
         metrics: dict[tuple[str, ...], dict] = {(): ranked.metrics()}
         metrics |= {("per_method", method): values for method, values in ranked.method_metrics().items()}
         metrics |= {("variants", name): RankedTable(table, name).metrics() for name in table.variants}
         if (answered := table.over_answered()) is not None:
             metrics["over_answered", "answered frames"] = RankedTable(answered).metrics()
-        frame, video = frames.in_order(table, ranked)
-        rates, closed, called_fake = {}, {}, float(np.mean(table.score > 0.5))
-        errors = frames.errors(frame, video)
-        if errors:
-            thresholds = {rule: each.threshold for rule, each in test.transfer.items()}
-            rates = rate_errors(frame, thresholds, frames.table.video_index, len(frames.table.videos))
-        if errors and test.intervals:
-            closed = closed_limits(frame, video, frames.table.video_index, frames.clusters["people"])
-        strange, ranks, made_from = _strange(frame), _rank_digest(frame), table.made_from_hash()
-        return ScoreFacts(metrics, strange, ranks, errors, rates, called_fake, closed, made_from)
+        rows, levels = listed.in_order(table, ranked)
+        errors, index, clusters = listed.errors(levels), listed.video_index, listed.videos.clusters["people"]
+        thresholds = {rule: each.threshold for rule, each in test.transfer.items()}
+        frames = levels.get("frame")
+        return ScoreFacts(
+            metrics=metrics,
+            strange=_strange(rows),
+            ranks=_rank_digest(rows),
+            errors=errors,
+            rates=rate_errors(frames, thresholds, index, len(clusters.labels)) if errors and frames else {},
+            called_fake=float(np.mean(called_fake(table))),
+            closed=closed_limits(levels, index, clusters) if errors and test.intervals else {},
+            lists=listed.lists,
+            short_videos=None if table.clips is None else table.short_videos,
+            made_from=table.made_from_hash(),
+        )
 
-    def _of_frames(self, frames_hash: str, table: ScoreTable) -> TestFrames:
-        # Threads may both get here; setdefault makes them agree on one order of the frames.
-        return self._frames.get(frames_hash) or self._frames.setdefault(frames_hash, TestFrames(table))
+    def _rows_of(self, test_set: str, frames_hash: str, table: ScoreTable) -> TestRows:
+        # Threads may both get here; setdefault makes them agree on one order of the rows and of the videos.
+        known = self._rows.get((test_set, frames_hash))
+        if known is None:
+            lists = {"frame": frames_hash} if "frame" in table.levels else {}
+            lists["video"] = table.videos_hash()
+            key = test_set, lists["video"]
+            videos = self._videos.get(key) or self._videos.setdefault(key, TestVideos(table))
+            known = self._rows.setdefault((test_set, frames_hash), TestRows(table, videos, lists))
+        return known
 
 
 def stored_scores(run: RunResult, test_set: str, kind: str = "scores", mark: str = "") -> ScoreTable:
@@ -266,7 +322,7 @@ def stored_scores(run: RunResult, test_set: str, kind: str = "scores", mark: str
     return table
 
 
-def _clustering(clusters: Clusters, free: Sequence[float]) -> str:
+def _clustering(clusters: Clusters, free: Sequence[float], level: str) -> str:
     if clusters.ways:
         recorded, seen = (way.count for way, _ in clusters.ways)
         text = f"Clustered in two ways: {recorded} people recorded, {seen} people whose face is seen"
@@ -275,7 +331,7 @@ def _clustering(clusters: Clusters, free: Sequence[float]) -> str:
     text += f"; {clusters.fewest} clusters in the class that has fewer"
     if free:
         low, high = (f"{limit:.0f}" for limit in (min(free), max(free)))
-        text += f"; degrees of freedom of the frame AUC: {low if low == high else f'{low} to {high}'}"
+        text += f"; degrees of freedom of the {level} AUC: {low if low == high else f'{low} to {high}'}"
     return f"{text}."
 
 

@@ -15,7 +15,7 @@ from resproto_fd.training.board.limits import CheckedLimits, limits_over_seeds
 from resproto_fd.training.board.sanity import oddities
 from resproto_fd.training.board.score_facts import CLUSTERINGS, ScoreReader
 from resproto_fd.training.board.ties import MEAN, Marks, test_against_best
-from resproto_fd.training.results import RunResult
+from resproto_fd.training.results import BY_CLIPS, RunResult
 
 PROBE = "clip_probe"
 DIGITS = 3  # what pages print; rows that print the same number share a rank. The CSV holds every digit.
@@ -48,7 +48,10 @@ MEANINGS = {
     "eer": ("EER", "Equal error rate: where false alarms equal misses on the interpolated ROC curve; lower is better"),
     "acc": ("ACC", "Share of right answers at a threshold of 0.5; it depends on how many fakes the set holds"),
 }
-LEVELS = {"frame": "over frames", "video": "over videos, a video's score being the mean of its frames' scores"}
+LEVELS = {
+    "frame": "over frames",
+    "video": "over videos, a video's score being the mean of its frames' (or clips') scores",
+}
 METRICS = {
     f"{level}_{short}": Metric(
         name=f"{level}_{short}",
@@ -141,13 +144,23 @@ class Row:
         text = self.first.selected_on.text()
         return f"oracle (chosen on test): {text}" if self.oracle else text
 
+    @property
+    def by_clips(self) -> str:
+        """How clips are scored, in words ("clips of 16, stride 2, 4 a video"); empty for a detector of frames."""
+        return clips_in_words(self.first)
+
+    @property
+    def auc(self) -> str:
+        """Its main AUC: "frame_auc", or of a detector of clips "video_auc"."""
+        return f"{self.first.level}_auc"
+
     def cell(self, test_set: str, metric: str) -> Cell:
         tests = [run.tests[test_set] for run in self.runs if test_set in run.tests]
         values = [getattr(test, metric) for test in tests]
         if not tests:
             return Cell(reason="not run")
         if None in values:
-            return Cell(reason=next(t.undefined or "not defined" for t, v in zip(tests, values) if v is None))
+            return Cell(reason=next(test.why_none(metric) for test, value in zip(tests, values) if value is None))
         return Cell(tuple(values))
 
     def answered(self, test_set: str) -> float | None:
@@ -182,7 +195,10 @@ class Row:
             found = [getattr(run.tests[name], metric) if name in run.tests else None for name in test_sets]
             if None not in found:
                 values.append(statistics.fmean(found))
-        lacking = [name for name in test_sets if not self.cell(name, metric).values]
+        cells = {name: self.cell(name, metric) for name in test_sets}
+        if not values and any(cell.reason == BY_CLIPS for cell in cells.values()):
+            return Cell(reason=BY_CLIPS)
+        lacking = [name for name, cell in cells.items() if not cell.values]
         return Cell(tuple(values), "" if values else f"no value on {', '.join(lacking) or 'all sets of one seed'}")
 
 
@@ -302,14 +318,20 @@ class Section:
 
     @cached_property
     def by_clustering(self) -> dict[str, Marks]:
-        """The ranked rows against the best by frame AUC, under each of `CLUSTERINGS`; empty where they are one."""
+        """The ranked rows against the best by `auc`, under each of `CLUSTERINGS`; empty where they are one."""
         rows = {row.key: row.runs for row in self.rows if row.ranks}
+        auc = self.auc
         if not any("two ways" in text for text in self.clustering.values()):
             return {}
         given = rows, self.test_sets, self.mean_sets, self.reader
         further = [name for name in CLUSTERINGS if name != "people"]
-        found = {name: test_against_best(*given, name, ["frame_auc"])["frame_auc"] for name in further}
-        return found | {"people": self.marks["frame_auc"]}
+        found = {name: test_against_best(*given, name, [auc])[auc] for name in further}
+        return found | {"people": self.marks[auc]}
+
+    @property
+    def auc(self) -> str:
+        """What it leads by: "frame_auc", or "video_auc" where all rows score clips."""
+        return "video_auc" if self.rows and all(row.by_clips for row in self.rows) else "frame_auc"
 
     @cached_property
     def oddities(self) -> list[str]:
@@ -358,8 +380,9 @@ GROUPS = ("ranked", "unstated", "seen", "controls", "oracles")
 TIE = "≈"
 TIE_RULE = (
     "≈ marks the AUCs that may be the best of their column. The means over seeds are tested against the best (Hsu "
-    "1981) on the same frames, with the spread over seeds, and videos of one source as one cluster. The marked rows "
-    "contain the best one with 95 % confidence. Rows without stored scores take no part."
+    "1981) on the same frames (AUCs of videos: on the same videos), with the spread over seeds, and videos of one "
+    "source as one cluster. The marked rows contain the best one with 95 % confidence. Rows without stored scores take "
+    "no part."
 )
 RANK_RULE = (
     "rows are ranked by the mean over the protocol's test sets that it does not train on; means that print the same "
@@ -369,14 +392,31 @@ RANK_RULE = (
 
 
 def number(cell: Cell) -> str:
-    """A cell as text: "0.873", "0.873 ± 0.012", "undefined" or "not run".
+    """A cell as text: "0.873", "0.873 ± 0.012", "undefined", "not run", or "–" where clips have no metric of frames.
 
-    >>> number(Cell((0.5, 0.75)))
-    '0.625 ± 0.177'
+    >>> number(Cell((0.5, 0.75))), number(Cell(reason=BY_CLIPS))
+    ('0.625 ± 0.177', '–')
     """
     if cell.mean is None:
-        return "not run" if cell.reason == "not run" else "undefined"
+        return {"not run": "not run", BY_CLIPS: "–"}.get(cell.reason, "undefined")
     return f"{cell.mean:.{DIGITS}f}" + ("" if cell.sd is None else f" ± {cell.sd:.{DIGITS}f}")
+
+
+def clips_in_words(run: RunResult) -> str:
+    """How a run scores clips ("clips of 16, stride 2, 4 a video"); empty for a detector of frames.
+
+    The number a video is that of the configuration; without one, the mean over the test sets' videos.
+    """
+    if run.clip_frames is None:
+        return ""
+    detector = run.config.get("detector")
+    given = detector.get("input") if isinstance(detector, dict) else None
+    stride, clips = (given.get(key) if isinstance(given, dict) else None for key in ("stride", "clips"))
+    words = [f"clips of {run.clip_frames}"]
+    words += [f"stride {stride}"] if isinstance(stride, int) and stride > 1 else []
+    counts = [(test.clips, test.videos) for test in run.tests.values()]
+    mean = sum(count for count, _ in counts) / max(sum(videos for _, videos in counts), 1)
+    return ", ".join([*words, f"{clips if isinstance(clips, int) else f'{mean:.3g}'} a video"])
 
 
 def table_key(result: RunResult) -> tuple:

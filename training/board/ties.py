@@ -12,7 +12,7 @@ from resproto_fd.training.board.score_facts import ScoreFacts, ScoreReader
 from resproto_fd.training.measures.against_best import SetErrors, against_best, mean_intervals
 from resproto_fd.training.measures.clusters import Clusters
 from resproto_fd.training.measures.intervals import Interval, failure_cost
-from resproto_fd.training.results import RunResult
+from resproto_fd.training.results import BY_CLIPS, RunResult
 
 MEAN = ""
 """The column of the mean over test sets."""
@@ -62,7 +62,8 @@ def test_against_best(
     """Test every row's mean over seeds against the best, on each test set and for the mean over sets.
 
     Metrics of `TESTED` are tested; of others, means over sets have intervals. A row without the score tables of all its
-    runs, or with those of other frames, takes no part in that column; the others keep their marks.
+    runs takes no part in that column; nor does one with tables of other frames, or for metrics of videos of other
+    videos. The others keep their marks. So rows of frames and of clips are tested together by videos.
 
     Args:
         rows: The runs of each row, in the order of their seeds, by the row's key.
@@ -77,24 +78,26 @@ def test_against_best(
     """
     marks = {metric: Marks() for metric in metrics}
     errors: dict[str, dict[str, SetErrors]] = {metric: {} for metric in metrics}
-    seeds: dict[str, dict[str, list[int]]] = {}
-    fakes: dict[str, float] = {}
-    for test_set in test_sets:
-        facts, frames_hash, untested = _facts(rows, test_set, reader)
-        seeds[test_set] = {key: list(of_row) for key, of_row in facts.items()}
-        defined = any(each.errors for of_row in facts.values() for each in of_row.values())
-        for metric in metrics:
-            marks[metric].untested[test_set] = untested
-            if defined:
-                errors[metric][test_set] = _errors(facts, metric, reader.clusters(frames_hash, clustering))
-                if metric in TESTED:
-                    marks[metric].add(test_set, [errors[metric][test_set]])
-                fakes[test_set] = next(each.fakes for of_row in facts.values() for each in of_row.values())
-    for metric in metrics:
-        cost = max(
-            (failure_cost(metric.partition("_")[2], fakes[name]) for name in mean_sets if name in fakes), default=0.5
-        )
-        _test_mean(marks[metric], errors[metric], seeds, rows, mean_sets, None if metric in TESTED else cost)
+    for level in dict.fromkeys(metric.partition("_")[0] for metric in metrics):
+        of_level = [metric for metric in metrics if metric.startswith(level)]
+        seeds: dict[str, dict[str, list[int]]] = {}
+        fakes: dict[str, float] = {}
+        for test_set in test_sets:
+            facts, untested = _facts(rows, test_set, reader, level)
+            seeds[test_set] = {key: list(of_row) for key, of_row in facts.items()}
+            every = [each for of_row in facts.values() for each in of_row.values()]
+            for metric in of_level:
+                marks[metric].untested[test_set] = untested
+                if any(each.errors for each in every):
+                    clusters = reader.clusters(test_set, every[0].lists["video"], clustering)
+                    errors[metric][test_set] = _errors(facts, metric, clusters)
+                    if metric in TESTED:
+                        marks[metric].add(test_set, [errors[metric][test_set]])
+                    fakes[test_set] = every[0].fakes
+        for metric in of_level:
+            costs = [failure_cost(metric.partition("_")[2], fakes[name]) for name in mean_sets if name in fakes]
+            cost = None if metric in TESTED else max(costs, default=0.5)
+            _test_mean(marks[metric], errors[metric], seeds, rows, mean_sets, cost)
     return marks
 
 
@@ -102,24 +105,35 @@ test_against_best.__test__ = False  # pytest: not a test
 
 
 def _facts(
-    rows: Mapping[str, Sequence[RunResult]], test_set: str, reader: ScoreReader
-) -> tuple[dict[str, dict[int, ScoreFacts]], str, dict[str, str]]:
-    """Facts of score tables of the same frames by row and seed, the hash of those frames, and why rows have none."""
-    runs = {key: [run for run in of_row if test_set in run.tests] for key, of_row in rows.items()}
-    counts = Counter(run.tests[test_set].frames_hash for of_row in runs.values() for run in of_row)
-    usual = counts.most_common(1)[0][0] if counts else ""
-    facts, untested = {}, {}
-    for key, of_row in runs.items():
-        if not of_row:
+    rows: Mapping[str, Sequence[RunResult]], test_set: str, reader: ScoreReader, level: str
+) -> tuple[dict[str, dict[int, ScoreFacts]], dict[str, str]]:
+    """Facts of score tables of the same frames, or of the same videos, by row and seed, and why rows have none.
+
+    A result file tells the frames of its table, but the table alone tells its videos.
+    """
+    facts, lists, untested = {}, {}, {}
+    for key, of_row in rows.items():
+        tested = [run for run in of_row if test_set in run.tests]
+        if not tested:
             untested[key] = "not run"
-        elif other := [str(run.seed) for run in of_row if run.tests[test_set].frames_hash != usual]:
-            untested[key] = f"seed {', '.join(other)} was scored on other frames"
+        elif level == "frame" and any(run.clip_frames for run in tested):
+            untested[key] = BY_CLIPS
         else:
             try:
-                facts[key] = {run.seed: reader.facts(run, test_set) for run in of_row}
+                facts[key] = {run.seed: reader.facts(run, test_set) for run in tested}
             except UserError:
                 untested[key] = NO_TABLES
-    return facts, usual, untested
+            if level == "frame":
+                lists[key] = {run.seed: run.tests[test_set].frames_hash for run in tested}
+            elif key in facts:
+                lists[key] = {seed: each.lists[level] for seed, each in facts[key].items()}
+    counts = Counter(each for of_row in lists.values() for each in of_row.values())
+    usual = counts.most_common(1)[0][0] if counts else ""
+    for key, of_row in lists.items():
+        if other := [str(seed) for seed, each in of_row.items() if each != usual]:
+            untested[key] = f"seed {', '.join(other)} was scored on other {level}s"
+            facts.pop(key, None)
+    return facts, untested
 
 
 def _errors(facts: Mapping[str, Mapping[int, ScoreFacts]], metric: str, clusters: Clusters) -> SetErrors:

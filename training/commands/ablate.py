@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     tables = _tables(folder)
     chosen = _selection(folder, tables)
     everything = tables if chosen.table is None else {**tables, SELECTION: chosen.table}
-    names = tuple(dict.fromkeys((*SHOWN, *filter(None, [chosen.metric]))))
+    shown = [name for name in SHOWN if any(name.startswith(table.levels) for table in tables.values())]
+    names = tuple(dict.fromkeys((*shown, *filter(None, [chosen.metric]))))
     rows = _from_scores(everything, names)
     sweep = _parse(args.sweep)
     try:
@@ -224,8 +225,8 @@ def _metrics(table, scores, video_scores, names: tuple[str, ...]) -> dict[str, f
     from resproto_fd.training.measures.metrics import binary_metrics
 
     levels = {"frame": (table.label, scores), "video": (table.video_label, video_scores)}
-    found = {f"{level}_{k}": v for level, pair in levels.items() for k, v in binary_metrics(*pair).items()}
-    return {name: found[name] for name in names}
+    found = {f"{level}_{k}": v for level in table.levels for k, v in binary_metrics(*levels[level]).items()}
+    return {name: found.get(name) for name in names}  # of clips there is no metric of frames
 
 
 def _beside(rows: list[dict], chosen: Chosen) -> list[dict]:

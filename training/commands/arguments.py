@@ -261,12 +261,14 @@ def _out_of(folder: Path, saved: RunConfig) -> Path:
 def print_result(result, folder) -> None:
     """Prints a run's main numbers, one line for each test set."""
     print(f"{result.title}, {result.protocol}, seed {result.seed}, checkpoint: {result.selected_on.text()}")
-    names = ("frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc")
-    print("  ".join([f"{'test set':24}", f"{'frames':>7}", *(f"{name:>9}" for name in names)]))
+    names, unit = ("frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc"), "frames"
+    if result.clip_frames:
+        names, unit = ("video_auc", "video_ap", "video_eer", "video_acc"), "clips"
+    print("  ".join([f"{'test set':24}", f"{unit:>7}", *(f"{name:>9}" for name in names)]))
     for name, test in result.tests.items():
         numbers = [getattr(test, metric) for metric in names]
         cells = ["undefined" if number is None else f"{number:9.4f}" for number in numbers]
-        print("  ".join([f"{name:24}", f"{test.frames:7d}", *cells]))
+        print("  ".join([f"{name:24}", f"{getattr(test, unit):7d}", *cells]))
     if len(result.unseen()) > 1 and result.m_eer() is not None:
         print(f"largest frame EER (M_EER) of {', '.join(result.unseen())}: {result.m_eer():.4f}")
     print(f"{folder}/result.json")

@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--level",
         choices=["frame", "video"],
         default="frame",
-        help="whether runs are compared, and groups made, by scores of frames or of videos (default: %(default)s)",
+        help="whether runs are compared, and groups made, by scores of frames or of videos; where a run scored clips, "
+        "it is by those of videos (default: %(default)s)",
     )
     add_group_arguments(parser)
 
@@ -113,7 +114,8 @@ def _groups(column: str, table, facts: dict[str, str], args: argparse.Namespace)
     from resproto_fd.training.measures.groups import group_metrics
 
     found = group_metrics(table, facts, args.level, args.clusters)
-    lines = [f"    groups by {column}, {args.level} scores" + found.all_reals * ", each against all reals"]
+    level = args.level if args.level in table.levels else "video"
+    lines = [f"    groups by {column}, {level} scores" + found.all_reals * ", each against all reals"]
     for group in found.groups:
         numbers = [
             f"{name.upper()} {each.value:.4f}" + ("" if each.low is None else f" ({each.low:.4f} to {each.high:.4f})")
@@ -172,10 +174,14 @@ def _names(folders: list[Path]) -> dict[Path, str]:
 
 def _numbers(test_set: str, table, args: argparse.Namespace) -> str:
     from resproto_fd.training.measures.intervals import estimable, table_intervals
+    from resproto_fd.training.results import BY_CLIPS
 
     found = table_intervals(table, clusters=args.clusters, aggregation=args.video)
-    lines = [f"  {test_set}: {len(table)} frames of {len(table.videos)} videos"]
+    lines = [f"  {test_set}: {len(table)} {table.unit}s of {len(table.videos)} videos"]
     for name in SHOWN:
+        if name not in found:
+            lines.append(f"    {name:10} -  {BY_CLIPS}")
+            continue
         value, low, high = found[name][:3]
         how = f" (video score: {args.video})" if name.startswith("video") and args.video != "mean" else ""
         text = "undefined" if value is None else f"{value:.4f}"
@@ -192,32 +198,41 @@ def _deepfakebench(table) -> str:
 
     lines = ["    DeepfakeBench's metrics, only for comparison with its tables:"]
     for row in explained(table)[1]:
-        numbers = ["undefined" if v is None else f"{v:.4f}" for v in (row.deepfakebench, row.corrected)]
+        none = "undefined" if table.clips is None else "-"
+        numbers = [none if v is None else f"{v:.4f}" for v in (row.deepfakebench, row.corrected)]
         lines.append(f"      {row.metric:10} {numbers[0]}, corrected {numbers[1]}  {row.cause or 'the same'}")
     return "\n".join(lines)
 
 
 def _comparison(tables: dict[str, dict], args: argparse.Namespace) -> str:
-    """Compares every pair of runs on every common test set, with Holm's correction over the whole table."""
+    """Compares every pair of runs on every common test set, with Holm's correction over the whole table.
+
+    Where a run scored clips, all are compared by videos.
+    """
     from resproto_fd.training.measures.comparisons import compare_tables, correct_together
 
     common = set.intersection(*(set(by_set) for by_set in tables.values()))
     if not common:
         return "these runs have no test set in common and cannot be compared"
+    by_clips = sorted(name for name, by_set in tables.items() if any(by_set[each].clips is not None for each in common))
+    level = "video" if by_clips else args.level
     found = correct_together(
         {
             test_set: compare_tables(
                 {name: by_set[test_set] for name, by_set in tables.items()},
-                level=args.level,
+                level=level,
                 clusters=args.clusters,
                 aggregation=args.video,
             )
             for test_set in sorted(common)
         }
     )
-    lines = [f"Differences of {args.level} AUC, paired on the same frames, Holm's correction over all of them:"]
+    lines = [f"Differences of {level} AUC, paired on the same {level}s, Holm's correction over all of them:"]
+    if level != args.level:
+        lines.append(f"  (by videos, as {', '.join(by_clips)} scored clips)")
     for test_set, comparison in found.items():
-        lines.append(f"  {test_set}: best {comparison.best}")
+        left_out = f"; {comparison.unpaired} videos that not all scored are left out" if comparison.unpaired else ""
+        lines.append(f"  {test_set}: best {comparison.best}{left_out}")
         ties = [name for name in comparison.ties_with_best() if name != comparison.best]
         lines.append(f"    not distinguishable from it: {', '.join(ties) or 'none'}")
         for row in comparison.differences:

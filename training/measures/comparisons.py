@@ -1,4 +1,7 @@
-"""Which differences between detectors are more than chance: paired tests on the same frames.
+"""Which differences between detectors are more than chance: paired tests on the same frames, or on the same videos.
+
+Scores of videos are paired by the videos that all detectors scored, whatever frames or clips they were made of. So a
+detector of frames is compared with one of clips.
 
 Two detectors that scored the same frames err on the same hard videos, so their difference is far better known than
 either AUC: overlapping intervals do not tell whether they differ. The test is DeLong's for paired curves with
@@ -40,6 +43,7 @@ class Comparison(NamedTuple):
 
     aucs: dict[str, float | None]
     differences: list[Difference]
+    unpaired: int = 0  # videos that some detector did not score; a comparison by videos leaves them out
 
     @property
     def best(self) -> str | None:
@@ -152,7 +156,8 @@ def compare_tables(
     """Test all pairs of detectors of one test set, by their score tables.
 
     Args:
-        tables: By detector; the same frames with the same labels, in any order.
+        tables: By detector, in any order: for "frame" the same frames with the same labels; for "video" tables that
+            have videos in common, of frames or of clips.
         level: Whether the AUC is of "frame" or of "video" scores.
         variant: Name of one of the tables' other scores; their main score if not given.
         clusters: "source", "video", or the cluster number of each of the first table's videos, [V].
@@ -160,19 +165,57 @@ def compare_tables(
         confidence: Of each difference's interval.
 
     Raises:
-        UserError: The tables are not of the same frames (what is missing where is named).
+        UserError: The tables are not of the same frames (what is missing where is named), or have no video in common,
+            or scores of frames are compared where a table is of clips.
     """
-    first, scores = aligned_scores(tables, variant)
-    of_video = table_clusters(first, clusters) if isinstance(clusters, str) else np.asarray(clusters)
     if level == "frame":
+        for name, table in tables.items():
+            if "frame" not in table.levels:
+                raise UserError(f"{name} scored clips of {table.dataset}, so it has no frame AUC; set --level video")
+        first, scores = aligned_scores(tables, variant)
+        of_video = table_clusters(first, clusters) if isinstance(clusters, str) else np.asarray(clusters)
         return compare_aucs(first.label, scores, of_video[first.video_index], confidence)
     if level != "video":
         raise UserError(f"compare the AUC of {level!r}: there are 'frame' and 'video'")
-    videos = {
-        name: aggregate_videos(values, first.video_index, len(first.videos), aggregation)
-        for name, values in scores.items()
-    }
-    return compare_aucs(first.video_label, videos, of_video, confidence)
+    first, kept, videos = aligned_videos(tables, variant, aggregation)
+    of_video = table_clusters(first, clusters) if isinstance(clusters, str) else np.asarray(clusters)
+    unpaired = len({video for table in tables.values() for video in table.videos.tolist()}) - len(kept)
+    return compare_aucs(first.video_label[kept], videos, of_video[kept], confidence)._replace(unpaired=unpaired)
+
+
+def aligned_videos(
+    tables: Mapping[str, ScoreTable], variant: str | None = None, aggregation: str = "mean"
+) -> tuple[ScoreTable, np.ndarray, dict[str, np.ndarray]]:
+    """Scores of the videos that all tables have, whatever frames or clips they are made of.
+
+    Returns:
+        (the first table; which of its videos all have [K]; every table's scores of these [K] each)
+
+    Raises:
+        UserError: There is no table, or no common video, or they disagree about a label.
+    """
+    if not tables:
+        raise UserError("no score table to compare")
+    (reference, first), *_ = tables.items()
+    common = set.intersection(*(set(table.videos.tolist()) for table in tables.values()))
+    if not common:
+        raise UserError(f"no video of {first.dataset} was scored by all of {', '.join(tables)}; score the same videos")
+    kept = np.flatnonzero([video in common for video in first.videos.tolist()])
+    scores = {}
+    for name, table in tables.items():
+        place = {video: i for i, video in enumerate(table.videos.tolist())}
+        own = np.array([place[video] for video in first.videos[kept].tolist()])
+        _refuse_other_labels(name, reference, first.videos[kept], table.video_label[own], first.video_label[kept])
+        values = table.score if variant is None else table.variants[variant]
+        scores[name] = aggregate_videos(values, table.video_index, len(table.videos), aggregation)[own]
+    return first, kept, scores
+
+
+def _refuse_other_labels(name: str, reference: str, videos: np.ndarray, labels: np.ndarray, first: np.ndarray) -> None:
+    """Refuses labels of a table that are not those of the first one, of the same rows or videos."""
+    if not np.array_equal(labels, first):
+        at = int(np.argmax(labels != first))
+        raise UserError(f"{name} and {reference} disagree about {videos[at]}: label {labels[at]} and {first[at]}")
 
 
 def aligned_scores(
@@ -181,7 +224,7 @@ def aligned_scores(
     """The first table, and every table's scores in its order, [N] each.
 
     Raises:
-        UserError: There is no table, or they do not list the same frames with the same labels.
+        UserError: There is no table, or they do not list the same frames, or clips, with the same labels.
     """
     if not tables:
         raise UserError("no score table to compare")
@@ -195,20 +238,14 @@ def aligned_scores(
         if (
             same_videos
             and np.array_equal(table.video_index, first.video_index)
-            and np.array_equal(table.frame, first.frame)
+            and np.array_equal(table.numbers, first.numbers)
         ):
             order = slice(None)
         else:
-            home = np.lexsort((first.frame, first.video_index)) if home is None else home
+            home = first.order(first.video_index) if home is None else home
             where = np.array([position.get(video, -1) for video in table.videos.tolist()])
             order = _order_like(first, home, reference, table, where[table.video_index], name)
-        labels = table.label[order]
-        if not np.array_equal(labels, first.label):
-            at = int(np.argmax(labels != first.label))
-            raise UserError(
-                f"{name} and {reference} disagree about {first.videos[first.video_index[at]]}: "
-                f"label {labels[at]} and {first.label[at]}"
-            )
+        _refuse_other_labels(name, reference, first.video, table.label[order], first.label)
         scores[name] = values[order]
     return first, scores
 
@@ -216,17 +253,27 @@ def aligned_scores(
 def _order_like(
     first: ScoreTable, home: np.ndarray, reference: str, table: ScoreTable, video: np.ndarray, name: str
 ) -> np.ndarray:
-    """Where each of the first table's frames stands in `table`, [N]; `home` sorts the first table's frames."""
-    order = np.lexsort((table.frame, video))
+    """Where each of the first table's rows stands in `table`, [N]; `home` sorts the first table's rows."""
+    order = table.order(video)
     same = len(table) == len(first) and np.array_equal(video[order], first.video_index[home])
-    if not same or not np.array_equal(table.frame[order], first.frame[home]):
-        ours, theirs = (set(zip(t.video.tolist(), t.frame.tolist())) for t in (first, table))
-        lacks, extra = sorted(ours - theirs), sorted(theirs - ours)
-        shown = ", ".join(f"{v} frame {f}" for v, f in (lacks or extra)[:3])
-        raise UserError(
-            f"{name} and {reference} scored different frames of {first.dataset}: {name} lacks {len(lacks)} and has "
-            f"{len(extra)} more ({shown}, ...); a paired comparison needs the same frames, score both again"
-        )
+    if not same or not np.array_equal(table.numbers[order], first.numbers[home]):
+        raise _other_rows(first, reference, table, name)
     result = np.empty(len(first), dtype=np.int64)
     result[home] = order
     return result
+
+
+def _other_rows(first: ScoreTable, reference: str, table: ScoreTable, name: str) -> UserError:
+    if first.numbers.shape[1] != table.numbers.shape[1]:
+        one, other = (f"{t.unit}s" + f" of {t.numbers.shape[1]}" * (t.clips is not None) for t in (table, first))
+        return UserError(
+            f"{name} scored {one} of {first.dataset} and {reference} {other}; only their videos can be paired: set "
+            "--level video"
+        )
+    ours, theirs = (set(zip(t.video.tolist(), map(tuple, t.numbers.tolist()))) for t in (first, table))
+    lacks, extra = sorted(ours - theirs), sorted(theirs - ours)
+    shown = ", ".join(f"{video} {first.unit} {numbers[0]}" for video, numbers in (lacks or extra)[:3])
+    return UserError(
+        f"{name} and {reference} scored different {first.unit}s of {first.dataset}: {name} lacks {len(lacks)} and has "
+        f"{len(extra)} more ({shown}, ...); a paired comparison needs the same {first.unit}s, score both again"
+    )

@@ -26,6 +26,10 @@ NOT_IN_SCORES = (
 """Differences that come before the scores: no score table shows them, and they are not undone here."""
 
 
+CLIPS_ARE_FRAMES = "it takes each clip for a frame; a detector of clips scores no frame"
+CLIPS_ARE_VIDEOS = "it takes each clip for a video; here a video's score is the mean of its clips' scores"
+
+
 class OldMetrics(NamedTuple):
     """Its five numbers, all None with the exception that ends its run as `failure`."""
 
@@ -105,7 +109,8 @@ def deepfakebench_metrics(
 def explained(table: ScoreTable, variant: str | None = None) -> tuple[OldMetrics, list[Difference]]:
     """Both numbers of each metric for a score table, and what makes them differ.
 
-    A table's videos are named by their path; its last part is the folder that DeepfakeBench goes by.
+    A table's videos are named by their path; its last part is the folder that DeepfakeBench goes by. Clips are frames
+    to it, and videos too.
 
     Args:
         table: The scores.
@@ -113,15 +118,19 @@ def explained(table: ScoreTable, variant: str | None = None) -> tuple[OldMetrics
     """
     scores = table.score if variant is None else table.variants[variant]
     folders = np.array([video.rpartition("/")[2] for video in table.videos.tolist()])
-    ranked = RankedTable(table, variant)
-    old = deepfakebench_metrics(table.label, scores, factorize(folders)[1][table.video_index], ranked.frame)
-    new = ranked.metrics()
+    ranked, by_clips = RankedTable(table, variant), table.clips is not None
+    keys = None if by_clips else factorize(folders)[1][table.video_index]
+    old, new = deepfakebench_metrics(table.label, scores, keys, ranked.rows), ranked.metrics()
     rows = []
     for name, ours in NAMES.items():
         theirs, corrected = getattr(old, name), new[ours]
         cause = ""
         if theirs is None:
             cause = f"its run ends with {old.failure}" if corrected is not None else ""
+        elif corrected is None:
+            cause = CLIPS_ARE_FRAMES
+        elif by_clips and abs(theirs - corrected) > 1e-9:
+            cause = CLIPS_ARE_VIDEOS
         elif abs(theirs - corrected) > 1e-9:  # the others are the same formulas
             cause = _merging(table, folders) if name == "video_auc" else _thinning(table.label, scores)
         rows.append(Difference(name, theirs, corrected, cause))

@@ -73,14 +73,14 @@ def group_metrics(
     Args:
         table: The scores.
         facts: Each video's group, by video id; a video that it lacks is in no group.
-        level: Scores of "frame" or of "video".
+        level: Scores of "frame" or of "video"; of a table of clips always of videos.
         clusters: As `table_intervals`.
     """
     of_video = table_clusters(table, clusters) if isinstance(clusters, str) else np.asarray(clusters)
     values = np.array([facts.get(video, "") for video in table.videos.tolist()])
     known, fake = values != "", table.video_label == 1
     all_reals = not (known & ~fake).any()
-    if level == "frame":
+    if level in table.levels and level == "frame":
         labels, scores, video = table.label, table.score, table.video_index
     else:
         labels, video = table.video_label, np.arange(len(table.videos))

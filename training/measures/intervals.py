@@ -122,7 +122,8 @@ def table_intervals(
 ) -> dict[str, Interval]:
     """All metrics of a table with their intervals, of frames ("frame_auc", ...) and of videos ("video_auc", ...).
 
-    Frames and videos are both clustered by `clusters`; with "video" the video AUC's interval is DeLong's.
+    Those of a table of clips are of videos alone. Frames and videos are both clustered by `clusters`; with "video" the
+    video AUC's interval is DeLong's.
 
     Args:
         table: The scores.
@@ -148,7 +149,8 @@ def table_intervals(
     }
     shared = {} if shared is None else shared
     result = {}
-    for level, (labels, values, index) in levels.items():
+    for level in table.levels:
+        labels, values, index = levels[level]
         ranking = Ranking(labels, values)
         if level not in shared or not shared[level].fits(index, ranking.labels, *draws):
             shared[level] = Resampling(Clusters(index, ranking.labels), *draws)
@@ -171,7 +173,7 @@ def method_auc_intervals(
         others: As `table_intervals`.
 
     Returns:
-        By method, in alphabetical order: "frame_auc" and "video_auc".
+        By method, in alphabetical order: "frame_auc", unless the table is of clips, and "video_auc".
     """
     of_video = table_clusters(table, clusters) if isinstance(clusters, str) else np.asarray(clusters)
     ranked, count = RankedTable(table, variant, aggregation), len(table.videos)
@@ -180,15 +182,18 @@ def method_auc_intervals(
         own = (table.video_label == 1) & (table.video_method == method)
         kept = own | (table.video_label == 0)
         found = Clusters(of_video[kept], table.video_label[kept].astype(np.int64))
-        frames = np.flatnonzero(own[table.video_index])
-        auc, fake, real = ranked.frame.components_of(frames)
-        by_video = np.bincount(table.video_index[frames], fake, count), np.bincount(real_videos, real, count)
-        frame = _interval_of_auc(auc, *(found.sums(part[kept]) for part in by_video), found, confidence)
+        result[method] = {}
+        if "frame" in ranked.levels:
+            frames = np.flatnonzero(own[table.video_index])
+            auc, fake, real = ranked.rows.components_of(frames)
+            by_video = np.bincount(table.video_index[frames], fake, count), np.bincount(real_videos, real, count)
+            sums = (found.sums(part[kept]) for part in by_video)
+            result[method]["frame_auc"] = _interval_of_auc(auc, *sums, found, confidence)
         auc, fake, real = ranked.video.components_of(np.flatnonzero(own))
         by_video = np.zeros((2, count))
         by_video[0, own], by_video[1, table.video_label == 0] = fake, real
-        video = _interval_of_auc(auc, *(found.sums(part[kept]) for part in by_video), found, confidence)
-        result[method] = {"frame_auc": frame, "video_auc": video}
+        sums = (found.sums(part[kept]) for part in by_video)
+        result[method]["video_auc"] = _interval_of_auc(auc, *sums, found, confidence)
     return result
 
 

@@ -1,6 +1,7 @@
 """Metrics of a score table, from labels and scores alone: no detector, no configuration.
 
-A metric is None if a class is absent and the metric needs both; the others are still computed.
+A metric is None if a class is absent and the metric needs both; the others are still computed. Metrics of frames are
+None for a table of clips: a clip's score is that of no frame.
 """
 
 from itertools import pairwise
@@ -12,6 +13,7 @@ from resproto_fd.training.measures.videos import aggregate_videos
 from resproto_fd.training.scores import ScoreTable
 
 NAMES = ("auc", "ap", "eer", "acc", "balanced_acc")
+LEVELS = ("frame", "video")
 
 
 def binary_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
@@ -65,7 +67,7 @@ def _counted_metrics(
 
 
 class RankedTable:
-    """A score table whose frames and videos are sorted once, for all that is computed of them.
+    """A score table whose rows and videos are sorted once, for all that is computed of them.
 
     Args:
         table: The scores.
@@ -73,48 +75,62 @@ class RankedTable:
         aggregation: How a video's score is made, see `aggregate_videos`.
 
     Attributes:
-        frame: The frames.
+        rows: The rows: frames, or clips.
         video: The videos.
+        levels: What metrics are of, by name: "frame", unless the rows are clips, and "video".
     """
 
     def __init__(self, table: ScoreTable, variant: str | None = None, aggregation: str = "mean"):
         self.table = table
         scores = table.score if variant is None else table.variants[variant]
-        self.frame = Ranking(table.label, scores)
+        self.rows = Ranking(table.label, scores)
         of_videos = aggregate_videos(scores, table.video_index, len(table.videos), aggregation)
         self.video = Ranking(table.video_label, of_videos)
+        self.levels = {level: {"frame": self.rows, "video": self.video}[level] for level in table.levels}
+        self._frames = table.frames_of_videos()
 
     def metrics(self) -> dict[str, float | int | None]:
         """See `table_metrics`."""
-        result: dict[str, float | int | None] = {}
-        for level, ranking in (("frame", self.frame), ("video", self.video)):
-            result |= {f"{level}s": len(ranking.labels), f"real_{level}s": int(ranking.reals.sum())}
-        for level, ranking in (("frame", self.frame), ("video", self.video)):
-            result |= {f"{level}_{name}": value for name, value in ranked_metrics(ranking).items()}
+        result = self._counts(np.ones(len(self.table.videos), bool))
+        for level in LEVELS:
+            found = ranked_metrics(self.levels[level]) if level in self.levels else dict.fromkeys(NAMES)
+            result |= {f"{level}_{name}": value for name, value in found.items()}
         return result
 
     def method_metrics(self) -> dict[str, dict[str, float | int | None]]:
         """See `method_metrics`."""
         names, of_video = np.unique(self.table.video_method, return_inverse=True)
-        of_video = np.where(self.table.video_label == 1, of_video, -1)
-        by_frame = _by_group(self.frame, of_video[self.table.video_index], len(names))
-        by_video = _by_group(self.video, of_video, len(names))
+        reals = self.table.video_label == 0
+        of_video = np.where(reals, -1, of_video)
+        by_level = {"video": _by_group(self.video, of_video, len(names))}
+        if "frame" in self.levels:
+            by_level["frame"] = _by_group(self.rows, of_video[self.table.video_index], len(names))
         result = {}
-        for name, frames, videos in zip(names.tolist(), by_frame, by_video):
-            if frames["count"]:
-                result[name] = {
-                    "frames": frames.pop("count"),
-                    "real_frames": int(self.frame.reals.sum()),
-                    "videos": videos.pop("count"),
-                    "real_videos": int(self.video.reals.sum()),
-                }
-                result[name] |= {f"frame_{key}": value for key, value in frames.items()}
-                result[name] |= {f"video_{key}": value for key, value in videos.items()}
+        for place, name in enumerate(names.tolist()):
+            if not by_level["video"][place]:
+                continue
+            result[name] = self._counts(reals | (of_video == place))
+            for level in LEVELS:
+                found = by_level[level][place] if level in by_level else dict.fromkeys(NAMES)
+                result[name] |= {f"{level}_{key}": value for key, value in found.items()}
         return result
 
+    def _counts(self, kept: np.ndarray) -> dict[str, float | int | None]:
+        """Frames and videos among some videos, `kept` [V], and how many of them are real; of clips, these too."""
+        reals = kept & (self.table.video_label == 0)
+        found = {
+            "frames": int(self._frames[kept].sum()),
+            "real_frames": int(self._frames[reals].sum()),
+            "videos": int(kept.sum()),
+            "real_videos": int(reals.sum()),
+        }
+        if self.table.clips is not None:
+            found |= {"clips": int(kept[self.table.video_index].sum()), "clip_frames": self.table.clips.shape[1]}
+        return found
 
-def _by_group(ranking: Ranking, group: np.ndarray, count: int) -> list[dict[str, float | int | None]]:
-    """Metrics of each group's fakes against all reals, and their "count"; groups from 0, -1 for reals, [N]."""
+
+def _by_group(ranking: Ranking, group: np.ndarray, count: int) -> list[dict[str, float | None]]:
+    """Metrics of each group's fakes against all reals, none of an empty one; groups from 0, -1 for reals, [N]."""
     # NumPy sorts small whole numbers in linear time.
     group = group.astype(np.int16 if count < 2**15 else np.int64)
     order = np.argsort(group, kind="stable")
@@ -124,14 +140,13 @@ def _by_group(ranking: Ranking, group: np.ndarray, count: int) -> list[dict[str,
     result = []
     for start, stop in pairwise(edges.tolist()):
         if start == stop:
-            result.append({"count": 0})
+            result.append({})
             continue
         members = order[start:stop]
         fakes = np.bincount(ranking.level[members], minlength=len(ranking.reals))
         kept = held | (fakes > 0)
         right_fakes = int(np.count_nonzero(ranking.scores[members] > 0.5))
-        found = _counted_metrics(fakes[kept], ranking.reals[kept], right_fakes, right_reals)
-        result.append({"count": len(members) + int(ranking.reals.sum())} | found)
+        result.append(_counted_metrics(fakes[kept], ranking.reals[kept], right_fakes, right_reals))
     return result
 
 
@@ -144,7 +159,8 @@ def table_metrics(table: ScoreTable, variant: str | None = None) -> dict[str, fl
 
     Returns:
         frames, real_frames, videos, real_videos, then frame_auc, frame_ap, frame_eer, frame_acc, frame_balanced_acc
-        and the same five of videos (mean score of each).
+        and the same five of videos (mean score of each). Of a table of clips, also clips and clip_frames, T; its
+        frames are those that the clips hold, each counted once.
     """
     return RankedTable(table, variant).metrics()
 

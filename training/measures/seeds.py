@@ -91,7 +91,7 @@ def over_seeds(
     reach has too short an interval here; `table_intervals` knows better.)
 
     Args:
-        tables: One a seed; the same frames in any order.
+        tables: One a seed; the same frames, or clips, in any order. Clips have metrics of videos alone.
         others: As `table_intervals`.
 
     Raises:
@@ -101,7 +101,7 @@ def over_seeds(
     first, scores = aligned_scores(named, variant)
     of_video = table_clusters(first, clusters) if isinstance(clusters, str) else np.asarray(clusters)
     result = {}
-    for level in ("frame", "video"):
+    for level in first.levels:
         if level == "frame":
             labels, index, values = first.label, of_video[first.video_index], list(scores.values())
         else:

@@ -1,7 +1,7 @@
 """How scores move between data sets: a threshold carried from the source, reals of one set against fakes of another.
 
 A detector may score all of one test set higher than all of another. An AUC within each set hides that, but a deployed
-detector has one threshold.
+detector has one threshold. All of this is of scores of frames: of tables of clips there is none.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ import numpy as np
 from resproto_fd.training.measures.clusters import source_clusters
 from resproto_fd.training.measures.intervals import Interval, auc_interval
 from resproto_fd.training.measures.roc import Ranking, point_metrics
+from resproto_fd.training.measures.videos import mean_by_video
 from resproto_fd.training.scores import ScoreTable
 
 RULES = ("eer", "fpr_5")
@@ -21,8 +22,10 @@ def thresholds(table: ScoreTable) -> dict[str, float]:
     """Thresholds of frame scores by rule, on the split that the checkpoint was selected on.
 
     A frame is called fake if its score is at least the threshold. If several thresholds serve, the one with the fewest
-    false alarms is taken. There is none if a class is absent.
+    false alarms is taken. There is none if a class is absent, or if the rows are clips.
     """
+    if "frame" not in table.levels:
+        return {}
     reals, fakes = table.score[table.label == 0], table.score[table.label == 1]
     if not len(reals) or not len(fakes):
         return {}
@@ -66,16 +69,28 @@ def transferred_acc(table: ScoreTable, threshold: float) -> float | None:
 
 
 def one_sided(table: ScoreTable) -> str:
-    """A sentence if all frames are called the same at a threshold of 0.5, though there are both classes, else ""."""
-    fake = table.score > 0.5
-    if len(np.unique(table.label)) < 2 or (fake.any() and not fake.all()):
+    """A sentence if all frames are called the same at a threshold of 0.5, though there are both classes, else "".
+
+    Of clips, it is about videos.
+    """
+    fake = called_fake(table)
+    if len(np.unique(table.video_label)) < 2 or (fake.any() and not fake.all()):
         return ""
     side, kind = ("above", "fakes") if fake.all() else ("at most", "reals")
     return f"all scores of {table.dataset} are {side} 0.5: its accuracy is the share of {kind}"
 
 
+def called_fake(table: ScoreTable) -> np.ndarray:
+    """Which frames, or of clips which videos, have a score above 0.5, bool [N] or [V]."""
+    if "frame" in table.levels:
+        return table.score > 0.5
+    return mean_by_video(table.score, table.video_index, len(table.videos)) > 0.5
+
+
 def cross_aucs(tables: Mapping[str, ScoreTable]) -> dict[str, dict[str, float]]:
     """Frame AUC of the fakes of one test set against the reals of another: {reals of: {fakes of: AUC}}."""
+    if not _of_frames(tables):
+        return {}
     reals = {name: table.score[table.label == 0] for name, table in tables.items()}
     fakes = {name: table.score[table.label == 1] for name, table in tables.items()}
     return {
@@ -86,7 +101,9 @@ def cross_aucs(tables: Mapping[str, ScoreTable]) -> dict[str, dict[str, float]]:
 
 
 def pooled_auc(tables: Mapping[str, ScoreTable]) -> float | None:
-    """Frame AUC over all test sets as one; None where a class is absent."""
+    """Frame AUC over all test sets as one; None where a class is absent, or a table is of clips."""
+    if not _of_frames(tables):
+        return None
     labels = np.concatenate([table.label for table in tables.values()])
     scores = np.concatenate([table.score for table in tables.values()])
     return point_metrics(Ranking(labels, scores))["auc"]
@@ -96,6 +113,9 @@ def across_intervals(tables: Mapping[str, ScoreTable]) -> tuple[Interval, dict[s
     """`pooled_auc` and `cross_aucs` with their 95 % intervals, in closed form.
 
     Videos of several sets that are of one source (`source_clusters`), or are one video, are one cluster.
+
+    Args:
+        tables: Of frames, by test set.
     """
     people = {video: known for table in tables.values() for video, known in table.people().items()}
     of_video = source_clusters([video for table in tables.values() for video in table.videos.tolist()], people)
@@ -116,6 +136,10 @@ def across_intervals(tables: Mapping[str, ScoreTable]) -> tuple[Interval, dict[s
         for of_real, real in reals.items()
     }
     return interval([(name, np.ones(len(table.label), bool)) for name, table in tables.items()]), cross
+
+
+def _of_frames(tables: Mapping[str, ScoreTable]) -> bool:
+    return all("frame" in table.levels for table in tables.values())
 
 
 def _auc(reals: np.ndarray, fakes: np.ndarray) -> float:

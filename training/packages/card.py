@@ -98,7 +98,7 @@ def _results(result: RunResult) -> str:
 def _number(test, metric: str) -> str:
     value, found = getattr(test, metric), test.intervals.get(metric)
     if value is None:
-        return "undefined"
+        return test.why_none(metric) if test.clips is not None else "undefined"
     if found is None or found.low is None or found.high is None:
         return f"{value:.4f}"
     return f"{value:.4f} ({found.low:.3f} to {found.high:.3f})"
