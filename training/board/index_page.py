@@ -262,7 +262,7 @@ def _plots(section: Section, name: str, lines: list[Line]) -> list[tuple[str, st
     for i, test_set in enumerate(section.test_sets):
         if any(line.cells[i].values for line in lines):
             label = f"{metric.title} on {test_set} by detector; the numbers are in the table"
-            dots = [_dots(line, i, titles) for line in lines]
+            dots = [_dots(line, i, titles) for line in lines if line.cells[i].reason != BY_CLIPS]
             plots.append((test_set, dot_chart(label, dots, low, high, metric.chance)))
     return plots
 

@@ -72,9 +72,7 @@ def _clips(row: Row, section: Section) -> list[str]:
     asked, chosen = asked.get("metric") if isinstance(asked, dict) else None, row.first.selected_on.metric
     if chosen and asked and chosen != asked:
         found.append(f"{row.name}: its checkpoint was chosen by {chosen}, in place of the protocol's {asked}.")
-    if parts := short_videos(row, section.test_sets):
-        found.append(f"{row.name}: short videos: {'; '.join(parts)}.")
-    return found
+    return [*found, *(f"{row.name}, {text}." for text in short_videos(row, section.test_sets))]
 
 
 def _denied_limits(section: Section) -> list[str]:

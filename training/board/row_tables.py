@@ -31,11 +31,11 @@ from resproto_fd.training.board.part_limits import (
 from resproto_fd.training.board.table import METRICS, Cell, Row, Section
 from resproto_fd.training.calibration import calibration_of
 from resproto_fd.training.measures.calibration import KINDS
-from resproto_fd.training.measures.deepfakebench import explained
+from resproto_fd.training.measures.deepfakebench import CLIPS_ARE_FRAMES, explained
 from resproto_fd.training.measures.groups import METRICS as GROUP_METRICS
 from resproto_fd.training.measures.groups import Grouping, group_metrics
 from resproto_fd.training.measures.shift import across_intervals
-from resproto_fd.training.results import RunResult
+from resproto_fd.training.results import BY_CLIPS, RunResult
 from resproto_fd.training.scores import ScoreTable
 
 DETAIL_METRICS = {
@@ -329,6 +329,8 @@ def old_metrics(tables: dict[str, ScoreTable]) -> TableView | None:
     for name, table in tables.items():
         for found in explained(table)[1]:
             cells = [rate_cell(found.deepfakebench), rate_cell(found.corrected), _difference(found)]
+            if found.cause == CLIPS_ARE_FRAMES:
+                cells[1:] = [value_cell(Cell(reason=BY_CLIPS))] * 2
             lines.append(([name, found.metric], [*cells, text_cell(found.cause or "the same")]))
     heads = ["Test set", "Metric", "DeepfakeBench", "Corrected", "Difference", "Cause"]
     return small_table(heads, lines, "DeepfakeBench's metrics and ours")

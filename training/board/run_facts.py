@@ -63,7 +63,7 @@ def tags(row: Row) -> list[str]:
     return [text for text in [*found, row.by_clips] if text]
 
 
-_SHORT = {"repeat": "their frames were repeated", "mirror": "their frames were mirrored", "leave_out": "left out"}
+_SHORT = {"repeat": "their frames repeat", "mirror": "their frames are mirrored", "leave_out": "they are left out"}
 
 
 def short_videos(row: Row, test_sets: Sequence[str]) -> list[str]:
@@ -76,7 +76,7 @@ def short_videos(row: Row, test_sets: Sequence[str]) -> list[str]:
     for name in test_sets:
         count = max((run.tests[name].short_videos or 0 for run in row.runs if name in run.tests), default=0)
         if count:
-            found.append(f"{name}: {count} shorter than a clip ({how})")
+            found.append(f"{name}: {count} of its videos shorter than a clip ({how})")
     return found
 
 
