@@ -1,4 +1,4 @@
-"""Scores of clips: a table with a row for each clip, metrics of videos alone, and a board that has both kinds of rows."""
+"""Scores of clips: a table with a row for each clip, metrics of videos alone, and a board with both kinds of rows."""
 
 import csv
 import io
@@ -229,6 +229,17 @@ def test_the_hash_of_frames_tells_clips_apart_and_that_of_videos_does_not():
     assert made_table("a").videos_hash() != made_table("a", left_out=1).videos_hash()
 
 
+def test_clips_without_an_answer_count_as_one_half_and_the_others_have_metrics_of_their_own():
+    answered, score = np.array([True] * 7 + [False]), GOLDEN["score"].copy()
+    score[7] = 0.5
+    found = test_result(golden(answered=answered, score=score))
+    alone = {name: value[:7] if name != "dataset" else value for name, value in GOLDEN.items()}
+    assert found.answered == 7 / 8
+    assert found.over_answered.model_dump() == table_metrics(ScoreTable(**alone, clips=np.array(CLIPS[:7])))
+    with pytest.raises(UserError, match="score of a clip without an answer"):
+        golden(answered=answered)
+
+
 def test_what_is_of_scores_of_frames_has_no_value_for_clips():
     table = golden()
     assert shift.thresholds(table) == {} and shift.cross_aucs({"D": table}) == {}
@@ -316,9 +327,11 @@ def test_a_detector_of_clips_is_selected_by_the_metric_of_videos():
 
 def test_clips_have_no_place_in_the_table_of_frames_and_one_in_that_of_videos(board):
     frames, videos = board.table("frame_auc"), board.table("video_auc")
-    assert [(line.row.name, line.rank) for line in frames if line.rank] == [("frames_a", 1), ("frames_b", 2)] or [
-        line.row.name for line in frames if line.rank
-    ] == ["frames_b", "frames_a"]
+    assert {line.row.name: line.rank for line in frames} in (
+        {"frames_a": 1, "frames_b": 2, "clips_a": None, "clips_far": None},
+        {"frames_a": 2, "frames_b": 1, "clips_a": None, "clips_far": None},
+    )
+    assert {line.row.by_clips for line in frames[:2]} == {""}
     for line in frames[2:]:
         assert [cell.reason for cell in line.cells] == [BY_CLIPS] * 2 and line.limits == [None, None]
     assert sorted(line.rank for line in videos) == [1, 2, 3, 4]
@@ -410,7 +423,8 @@ def test_copies_and_labels_among_scores_of_clips_are_named(tmp_path):
     made_run(tmp_path, "labels", 16, table)
     (section,) = sections(collect([tmp_path])[0])
     assert "D: labels, seed 0: its scores are the labels." in section.oddities
-    assert any("rank all frames alike" in text and "copy" in text for text in section.oddities)
+    alike = "D: clips (measured), copy (measured) rank all clips alike: one may be a copy of the other."
+    assert alike in section.oddities
 
 
 def test_a_board_of_clips_alone_leads_by_video_auc(tmp_path):

@@ -30,7 +30,8 @@ def notes(section: Section) -> list[str]:
             found.append(f"{row.name}: at least one seed was not tested on {', '.join(missing)}.")
         for name in section.test_sets:
             if (share := row.answered(name)) is not None:
-                found.append(f"{name}: {row.name}: answered {share:.1%} of the frames; the others count as 0.5.")
+                unit = "clips" if row.by_clips else "frames"
+                found.append(f"{name}: {row.name}: answered {share:.1%} of the {unit}; the others count as 0.5.")
         found += _clips(row, section)
         if row.group == "seen":
             found.append(f"{row.name}: was trained on {', '.join(row.seen)}, a set of the mean; not ranked.")

@@ -54,7 +54,8 @@ def row_facts(section: Section, row: Row) -> dict[str, str]:
 def search_text(row: Row) -> str:
     """The text that the search box looks through."""
     run = row.first
-    return f"{run.title} {row.name} {run.detector_class} {run.paper} {row.selection} {run.source}".lower()
+    words = f"{run.title} {row.name} {run.detector_class} {run.paper} {row.selection} {run.source} {row.by_clips}"
+    return words.strip().lower()
 
 
 def tags(row: Row) -> list[str]:

@@ -16,8 +16,8 @@ def oddities(rows: Sequence[tuple[str, Sequence[RunResult]]], reader: ScoreReade
         reader: Reads the score tables.
     """
     found: list[str] = []
-    alike: dict[tuple[str, str, str], dict[int, str]] = defaultdict(dict)
-    seeds: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
+    alike: dict[tuple[str, str, str, str], dict[int, str]] = defaultdict(dict)
+    seeds: dict[tuple[str, str, str, str, str], list[int]] = defaultdict(list)
     for place, (row, runs) in enumerate(rows):
         for run in runs:
             for name, test in run.tests.items():
@@ -28,16 +28,17 @@ def oddities(rows: Sequence[tuple[str, Sequence[RunResult]]], reader: ScoreReade
                 if facts.strange:
                     found.append(f"{name}: {row}, seed {run.seed}: {facts.strange}.")
                 if facts.ranks and run.role != "control":
-                    alike[name, test.frames_hash, facts.ranks][place] = f"{row} ({run.source})"
+                    unit = "frames" if test.clips is None else "clips"
+                    alike[name, test.frames_hash, facts.ranks, unit][place] = f"{row} ({run.source})"
                     if run.selected_on.rule != "none":
-                        seeds[name, f"{row} ({run.source})", test.frames_hash, facts.ranks].append(run.seed)
-    for (name, *_), names in sorted(alike.items()):
+                        seeds[name, f"{row} ({run.source})", test.frames_hash, facts.ranks, unit].append(run.seed)
+    for (name, *_, unit), names in sorted(alike.items()):
         if len(names) > 1:
-            found.append(f"{name}: {', '.join(names.values())} rank all frames alike: one may be a copy of the other.")
-    for (name, row, *_), same in sorted(seeds.items()):
+            found.append(f"{name}: {', '.join(names.values())} rank all {unit} alike: one may be a copy of the other.")
+    for (name, row, *_, unit), same in sorted(seeds.items()):
         if len(same) > 1:
             found.append(
-                f"{name}: {row}: seeds {', '.join(map(str, sorted(same)))} rank all frames alike: one may be a copy of "
+                f"{name}: {row}: seeds {', '.join(map(str, sorted(same)))} rank all {unit} alike: one may be a copy of "
                 "the other. The spread over seeds is then too small."
             )
     return found

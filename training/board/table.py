@@ -106,7 +106,8 @@ class Row:
     @property
     def key(self) -> str:
         """Tells the rows of a table apart."""
-        return f"{self.name} | {self.first.source} | {self.selection}"
+        clips = f" | clips of {self.first.clip_frames}" if self.by_clips else ""
+        return f"{self.name} | {self.first.source} | {self.selection}{clips}"
 
     @property
     def control(self) -> bool:
@@ -426,7 +427,8 @@ def table_key(result: RunResult) -> tuple:
 
 def row_key(result: RunResult) -> tuple:
     """What all results of a row share: everything but the seed."""
-    return result.detector, tuple(sorted(result.overrides)), result.source, _selection_key(result)
+    chosen = _selection_key(result)
+    return result.detector, tuple(sorted(result.overrides)), result.source, chosen, result.clip_frames or 0
 
 
 def _selection_key(result: RunResult) -> tuple:
