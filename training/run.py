@@ -16,6 +16,7 @@ from resproto_fd.configs.errors import UserError, cut
 from resproto_fd.configs.file_names import refuse_twin
 from resproto_fd.configs.files import write_text
 from resproto_fd.configs.schema import DetectorConfig, RunConfig
+from resproto_fd.configs.schema import Selection as SelectionRule
 from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.registry import build_detector, check_model
 from resproto_fd.detectors.weights import is_head_alone, load_all, read_state_dict, without_pretrained
@@ -77,8 +78,7 @@ def train(config: RunConfig) -> RunResult | None:
         detector, _ = create(config.detector)
         trains = any(p.requires_grad for p in detector.parameters())
         if trains:
-            _note_other_metric(world, config, resolved)
-            _refuse_undefined_choice(config, resolved.selection)
+            _refuse_undefined_choice(config.protocol.selection, resolved.selection)
             _refuse_no_epochs(config.detector)
         bench, weights = Bench(config, resolved, world, folder), folder / "best.pt"
         trainer = _trainer(detector, bench) if trains else None
@@ -177,6 +177,7 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
     )
     validate = bench.validate if resolved.selection else None
     record = lineage.record_for(config, _selection(config, resolved), resolved)
+    _note_other_metric(bench)
     return Trainer(detector, data, config, world, bench.folder, validate, resolved.fingerprint, record)
 
 
@@ -205,6 +206,17 @@ def _selection(config: RunConfig, resolved: ResolvedProtocol) -> Selection:
         **({"dataset": chosen.dataset, "split": chosen.split, "metric": config.selection_metric} if validated else {}),
         oracle=chosen.oracle or bool(resolved.tested_in_selection),
     )
+
+
+def _note_other_metric(bench: Bench) -> None:
+    """Prints that checkpoints are selected by another metric than the protocol's, if the detector scores clips."""
+    config, asked = bench.config, bench.config.protocol.selection.metric
+    if config.selection_metric != asked and bench.resolved.selection is not None and bench.world.is_main:
+        print(
+            f"note: checkpoints are selected by {config.selection_metric}, as a detector of clips has no {asked}, "
+            f"which protocol {config.protocol.name} names",
+            file=sys.stderr,
+        )
 
 
 def _marked(selection: Selection, resolved: ResolvedProtocol, world: World) -> Selection:
@@ -280,17 +292,6 @@ def _print_notes(world: World, resolved: ResolvedProtocol) -> None:
             print(f"note: {note}", file=sys.stderr)
 
 
-def _note_other_metric(world: World, config: RunConfig, resolved: ResolvedProtocol) -> None:
-    """Prints that checkpoints are selected by another metric than the protocol's, if the detector scores clips."""
-    asked, chosen = config.protocol.selection.metric, config.selection_metric
-    if chosen != asked and resolved.selection is not None and world.is_main:
-        print(
-            f"note: checkpoints are selected by {chosen}, as a detector of clips has no {asked}, which protocol "
-            f"{config.protocol.name} names",
-            file=sys.stderr,
-        )
-
-
 def _refuse_no_training(config: RunConfig) -> None:
     if not config.protocol.train:
         raise UserError(
@@ -299,15 +300,14 @@ def _refuse_no_training(config: RunConfig) -> None:
         )
 
 
-def _refuse_undefined_choice(config: RunConfig, frames: FrameList | None) -> None:
+def _refuse_undefined_choice(chosen: SelectionRule, frames: FrameList | None) -> None:
     """Refuses a selection by a metric that its frames leave undefined, before any training."""
-    chosen, metric = config.protocol.selection, config.selection_metric
-    if frames is None or metric.endswith("_acc") or all(frames.class_counts()):
+    if frames is None or chosen.metric.endswith("_acc") or all(frames.class_counts()):
         return
     real, fake = frames.class_counts()
     raise UserError(
-        f"checkpoints are selected by {metric} on {chosen.dataset} {chosen.split}, which has {real} real and "
-        f"{fake} fake frames; expected both classes. Set protocol.selection.dataset=, or "
+        f"the protocol selects checkpoints by {chosen.metric} on {chosen.dataset} {chosen.split}, which has {real} "
+        f"real and {fake} fake frames; expected both classes. Set protocol.selection.dataset=, or "
         "protocol.selection.rule=last to take the last epoch"
     )
 
