@@ -406,18 +406,17 @@ def number(cell: Cell) -> str:
 def clips_in_words(run: RunResult) -> str:
     """How a run scores clips ("clips of 16, stride 2, 4 a video"); empty for a detector of frames.
 
-    The number a video is that of the configuration; without one, the mean over the test sets' videos.
+    The number a video is the mean over all videos of the test sets.
     """
     if run.clip_frames is None:
         return ""
     detector = run.config.get("detector")
     given = detector.get("input") if isinstance(detector, dict) else None
-    stride, clips = (given.get(key) if isinstance(given, dict) else None for key in ("stride", "clips"))
-    words = [f"clips of {run.clip_frames}"]
-    words += [f"stride {stride}"] if isinstance(stride, int) and stride > 1 else []
+    stride = given.get("stride") if isinstance(given, dict) else None
     counts = [(test.clips, test.videos) for test in run.tests.values()]
-    mean = sum(count for count, _ in counts) / max(sum(videos for _, videos in counts), 1)
-    return ", ".join([*words, f"{clips if isinstance(clips, int) else f'{mean:.3g}'} a video"])
+    mean = sum(clips for clips, _ in counts) / max(sum(videos for _, videos in counts), 1)
+    words = [f"clips of {run.clip_frames}", f"stride {stride}" * (isinstance(stride, int) and stride > 1)]
+    return ", ".join(filter(None, [*words, f"{mean:.3g} a video"]))
 
 
 def table_key(result: RunResult) -> tuple:
