@@ -186,8 +186,8 @@ def readers() -> dict[str, Reader]:
         "scores csv": Reader("s.csv", [scores], _read_csv),
         "published": Reader("gm_df.csv", [(published_folder() / "gm_df.csv").read_bytes()], _read_published),
         "features": Reader("D.npz", [_features_bytes()], lambda path: load_features(path, _table()), "npz"),
-        "scores": Reader("D.npz", [_table_bytes(), _clip_table_bytes()], _read_table, "npz"),
-        "result": Reader("result.json", [_result_bytes()], _read_result, "json"),
+        "scores": Reader("D.npz", [_saved(each().save) for each in (_table, _clip_table)], _read_table, "npz"),
+        "result": Reader("result.json", [_result_bytes(), _clip_result_bytes()], _read_result, "json"),
     }
 
 
@@ -240,15 +240,10 @@ def _table() -> ScoreTable:
     return ScoreTable("D", owners, [0, 1, 2] * 2, [0] * 3 + [1] * 3, kinds, scores, variants={"clip": scores[::-1]})
 
 
-def _table_bytes() -> bytes:
-    return _saved(_table().save)
-
-
-def _clip_table_bytes() -> bytes:
+def _clip_table() -> ScoreTable:
     whole, starts = _table(), np.arange(6) % 3
     of_rows = {name: getattr(whole, name) for name in ("video", "label", "method", "score", "variants")}
-    clips = starts[:, None] + np.arange(3)
-    return _saved(ScoreTable("D", frame=starts, clips=clips, short_videos=1, **of_rows).save)
+    return ScoreTable("D", frame=starts, clips=starts[:, None] + np.arange(3), short_videos=1, **of_rows)
 
 
 def _features_bytes() -> bytes:
@@ -270,6 +265,17 @@ def _result_bytes() -> bytes:
         selected_on=Selection(rule="best", dataset="T", split="val", metric="frame_auc", epoch=1, value=0.5),
         robustness={"D": {"blur": {"1": test.variants["clip"]}}}, cross_auc={"D": {"D": 0.5}},
         timing={"train_seconds": 3.0}, overrides=["model.top_k=3"], parameters=9, trained_on=["T"],
+    )  # fmt: skip
+    return _bytes(result.model_dump(mode="json"))
+
+
+def _clip_result_bytes() -> bytes:
+    test = test_result(_clip_table(), in_domain=False)
+    result = RunResult(
+        detector="d", title="D", protocol="p", fingerprint="f" * 16, seed=0, tests={"D": test},
+        config={"protocol": {"train": ["T"], "test": ["D"]}, "detector": {"input": {"stride": 2, "short": "mirror"}}},
+        selected_on=Selection(rule="best", dataset="T", split="val", metric="video_auc", epoch=1, value=0.5),
+        robustness={"D": {"blur": {"1": test.variants["clip"]}}}, trained_on=["T"],
     )  # fmt: skip
     return _bytes(result.model_dump(mode="json"))
 

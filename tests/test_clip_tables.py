@@ -7,11 +7,14 @@ import zipfile
 
 import numpy as np
 import pytest
-from made import made_config
+import torch
+from made import TinyDetector, made_config, made_dataset
 from test_leaderboard import Page
 
 from resproto_fd.configs.errors import UnreadableFile, UserError
 from resproto_fd.configs.readers.npz_reader import read_npz
+from resproto_fd.trainer.distributed import World
+from resproto_fd.trainer.trainer import Trainer
 from resproto_fd.training.answers.calibrating import fitted_levels
 from resproto_fd.training.board.building import build
 from resproto_fd.training.board.collecting import collect
@@ -316,12 +319,14 @@ def test_scores_of_frames_are_not_compared_with_those_of_clips():
         compare_tables({"a": golden(), "b": made_table("b", 16)}, level="video")
 
 
-def test_a_detector_of_clips_is_selected_by_the_metric_of_videos():
+def test_a_detector_of_clips_is_selected_by_the_metric_of_videos(tmp_path):
     config = made_config()
     assert (config.selection_metric, config.metric_of("frame_eer")) == ("frame_auc", "frame_eer")
     given = config.detector.input.model_copy(update={"frames": 8})
     config = config.model_copy(update={"detector": config.detector.model_copy(update={"input": given})})
     assert config.selection_metric == "video_auc"
+    trainer = Trainer(TinyDetector(), made_dataset(config), config, World(0, 1, torch.device("cpu")), tmp_path)
+    assert trainer.metric == "video_auc"
     assert [config.metric_of(name) for name in ("frame_eer", "video_acc")] == ["video_eer", "video_acc"]
 
 
@@ -411,6 +416,23 @@ def test_a_row_of_other_videos_is_named_and_not_tested(tmp_path):
     assert problems == []
     assert "D: clips, seed 0 was not scored on the same videos as the rest, so the row is not tested." in notes(section)
     assert len(section.marks["video_auc"].tied["D"]) == 2
+
+
+def test_a_row_of_other_frames_of_the_same_videos_is_tested_by_videos_alone(tmp_path):
+    for name in ("frames_a", "frames_b"):
+        made_run(tmp_path, name)
+    whole = made_table("fewer")
+    kept = np.arange(len(whole)) > 0  # the first video has three frames of four
+    columns = (getattr(whole, name)[kept] for name in ("video", "frame", "label", "method", "score"))
+    made_run(tmp_path, "fewer", table=ScoreTable("D", *columns))
+    (section,) = sections(collect([tmp_path])[0])
+    said = "D: fewer, seed 0 was not scored on the same frames as the rest, so only its metrics of videos are tested."
+    (key,) = (row.key for row in section.rows if row.name == "fewer")
+    assert said in notes(section)
+    assert section.marks["frame_auc"].untested["D"] == {key: "seed 0 was scored on other frames"}
+    assert key in section.marks["video_auc"].tied["D"]
+    (row,) = (row for row in section.rows if row.name == "fewer")
+    assert row.limits("D", "video_auc") is not None
 
 
 def test_copies_and_labels_among_scores_of_clips_are_named(tmp_path):
