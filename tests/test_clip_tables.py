@@ -411,11 +411,17 @@ def test_a_row_of_other_videos_is_named_and_not_tested(tmp_path):
     for name in ("frames_a", "frames_b"):
         made_run(tmp_path, name)
     made_run(tmp_path, "clips", 16, made_table("clips", 16, left_out=3))
+    skipping = made_table("clips", 8)
+    skipping.skipped = 2
+    made_run(tmp_path, "skipping", 8, skipping)
     results, problems = collect([tmp_path])
     (section,) = sections(results)
     assert problems == []
     assert "D: clips, seed 0 was not scored on the same videos as the rest, so the row is not tested." in notes(section)
-    assert len(section.marks["video_auc"].tied["D"]) == 2
+    left_out = "2 clips with frames that could not be read, or videos too short for a clip, are left out."
+    assert f"D: skipping, seed 0: {left_out}" in notes(section)
+    (key,) = (row.key for row in section.rows if row.name == "clips")
+    assert section.marks["video_auc"].untested["D"] == {key: "seed 0 was scored on other videos"}
 
 
 def test_a_row_of_other_frames_of_the_same_videos_is_tested_by_videos_alone(tmp_path):

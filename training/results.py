@@ -145,7 +145,7 @@ class TestResult(Metrics):
     intervals: dict[str, Estimate] = {}  # "frame_auc", "video_tpr_at_fpr_1_in_100", ...; empty in older files
     answered: Rate | None = None  # share of the frames that got a score; the others count as 0.5. None: all did
     over_answered: Metrics | None = None  # metrics of these frames alone; None where all or none were answered
-    skipped: Count = 0  # frames that could not be read and are in no number
+    skipped: Count = 0  # frames that could not be read, or clips with such frames; they are in no number
     short_videos: Count | None = None  # with fewer frames than a clip takes, see `input.short`; None: not by clips
     frames_hash: Sha256
     made_from: Sha256 | None = None  # of all that the scores were made from, see `provenance`; None: not known

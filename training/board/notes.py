@@ -49,8 +49,10 @@ def _other_frames(test_set: str, tests: list[tuple[Row, RunResult, TestResult]])
         other_videos = (own := _videos(row, run, test_set)) is not None and own != usual_videos
         which = f"{test_set}: {row.name}, seed {run.seed}"
         if test.skipped:
-            unit = "frames" if test.clips is None else "clips"
-            found.append(f"{which}: {test.skipped} {unit} could not be read and are left out.")
+            what = "frames could not be read and"
+            if test.clips is not None:
+                what = "clips with frames that could not be read, or videos too short for a clip,"
+            found.append(f"{which}: {test.skipped} {what} are left out.")
         elif test.clips is None and test.frames_hash != usual:
             tested = "only its metrics of videos are" if own and not other_videos else "the row is not"
             found.append(f"{which} was not scored on the same frames as the rest, so {tested} tested.")
