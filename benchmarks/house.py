@@ -34,6 +34,7 @@ ORDER = (
     ("training.explaining",),
     ("training.board",),
     ("training.answers",),
+    ("training.serving",),
     ("training.sweeps",),
     ("training.commands",),
     ("training.train", "training.test", "training.cli"),

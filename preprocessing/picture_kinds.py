@@ -54,6 +54,10 @@ class Header(NamedTuple):
     frames: int = 1
 
 
+class TooManyPixels(ValueError):
+    """A picture, or a frame of a video, has more than `max_pixels`."""
+
+
 def max_pixels() -> int:
     """Returns the most pixels that are decoded: the environment variable RESPROTO_MAX_PIXELS, or 120 million.
 
@@ -72,10 +76,10 @@ def refuse_too_large(width: int, height: int) -> None:
     """Refuses a picture of more than `max_pixels`.
 
     Raises:
-        ValueError: It has more.
+        TooManyPixels: It has more.
     """
     if width * height > max_pixels():
-        raise ValueError(
+        raise TooManyPixels(
             f"{width} x {height} pixels; expected {max_pixels()} at most; set RESPROTO_MAX_PIXELS to read larger ones"
         )
 
@@ -294,7 +298,7 @@ def open_with_pillow(file: Any) -> Any:
         )
         raise ValueError(what) from None
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{error}; set RESPROTO_MAX_PIXELS to read larger ones") from None
+        raise TooManyPixels(f"{error}; set RESPROTO_MAX_PIXELS to read larger ones") from None
     try:
         refuse_too_large(*image.size)
     except ValueError:

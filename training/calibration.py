@@ -55,6 +55,7 @@ class Rates(Record):
 class Threshold(Record):
     """The lowest threshold with at most a stated share of false alarms on the split it was set on.
 
+    It is 1 if every threshold has more. Then reals whose score is 1 are called fake, and may be more than that share.
     What the split shows is in `false_alarms` and `misses`, with 95 % limits; `elsewhere` is what it does on test sets.
     """
 
@@ -71,7 +72,9 @@ class Level(Record):
         fakes: Share of fakes of the split: what the calibrated probabilities hold for.
         calibrators: Parameters by kind, see `measures.calibration`.
         before: Errors of the scores themselves.
-        held_out: Errors of calibrated scores, by kind, each by a calibrator that has not seen the person or video.
+        held_out: Errors of calibrated scores, by kind, each by a calibrator that was fitted without the person recorded
+            or, where people are not known, without the video. The person whose face is seen in a fake may be among
+            the others.
         tests: Errors on each test set, by "before" and by kind.
         thresholds: By the stated share of false alarms, "0.05".
     """

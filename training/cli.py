@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": ("training.commands.sweep", "train many detectors, seeds and protocols: one command for a table"),
     "test": ("training.test", "test a run's or other weights under a protocol"),
     "predict": ("training.commands.predict", "tell real from fake in your own pictures and videos, by runs"),
+    "serve": ("training.commands.serve", "answer the same on a page of this machine, where files are dropped"),
     "calibrate": (
         "training.commands.calibrate",
         "fit what a run's scores mean, on the split that its checkpoint was selected on",

@@ -15,7 +15,7 @@ import numpy as np
 
 from resproto_fd.preprocessing.faces.picture_reader import UnreadableMedia, read_picture_noted
 from resproto_fd.preprocessing.faces.picture_reader import read_picture as read_picture  # its public place
-from resproto_fd.preprocessing.picture_kinds import max_pixels, refuse_too_large
+from resproto_fd.preprocessing.picture_kinds import TooManyPixels, max_pixels, refuse_too_large
 
 # Text formats (playlists, concat scripts, subtitles) are excluded: they can make FFmpeg open other files and addresses.
 CONTAINERS = "asf,avi,dv,flv,gif,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mxf,nut,ogg,rm,wtv"
@@ -127,9 +127,9 @@ class VideoFile:
             raise UnreadableMedia("the video stream cannot be decoded")
         try:
             refuse_too_large(context.width, context.height)
-        except ValueError as error:
+        except TooManyPixels as error:
             container.close()
-            raise UnreadableMedia(str(error)) from None
+            raise UnreadableMedia(str(error)) from error
         context.options = {"max_pixels": str(max_pixels())}  # a frame's own header may promise more than the file's
         context.thread_count = 1  # processes work side by side already
         return container

@@ -29,10 +29,17 @@ from resproto_fd.training.answers.verdicts import judged_face, verdict_of_file
 SIDE = 256
 THUMBNAIL, MOST_THUMBNAILS = 96, 32
 LARGEST_CHUNK = 1024
+AHEAD = 4
+"""Files for each process that may be read before an earlier one is done: their crops are in memory meanwhile."""
 DEFAULT = Settings()
 
 
-def answer(files: Sequence[str | Path], runs: Sequence[str | Path | Judge], settings: Settings = DEFAULT) -> Answers:
+def answer(
+    files: Sequence[str | Path],
+    runs: Sequence[str | Path | Judge],
+    settings: Settings = DEFAULT,
+    search: FaceSearch | None = None,
+) -> Answers:
     """Looks for faces in files, lets runs judge them, and gives one answer a file.
 
     A file's answer does not depend on the other files, but for rounding: the last bits of a score may depend on the
@@ -42,6 +49,7 @@ def answer(files: Sequence[str | Path], runs: Sequence[str | Path | Judge], sett
         files: Pictures, videos and folders.
         runs: Folders of runs; or runs that were loaded before.
         settings: What is asked.
+        search: What `search_for` made of such runs and settings; it looks for the faces in this process.
 
     Raises:
         UserError: There is no file or no run; a run cannot be loaded; runs need crops of different sizes; or the face
@@ -52,15 +60,24 @@ def answer(files: Sequence[str | Path], runs: Sequence[str | Path | Judge], sett
         raise UserError(f"expected at least one file and one run, got {len(files)} files and {len(runs)} runs")
     judges = [run if isinstance(run, Judge) else Judge(run, settings.device) for run in runs]
     judges = _named_apart(judges)
-    settings = replace(settings, size=settings.size or _crop_size(judges))
+    settings = _with_size(judges, settings)
     sources, others = sources_of(files, settings.pictures)
     answers = Answers([], [_facts(judge, name, settings) for judge, name in judges], settings, others)
     work = _Work(judges, settings, answers)
-    for name, source, found in _found(sources, settings):
+    for name, source, found in _found(sources, settings, search):
         work.add(name, source, found)
     work.end()
     answers.seconds["all"] = time.perf_counter() - began
     return answers
+
+
+def search_for(judges: Sequence[Judge], settings: Settings) -> FaceSearch:
+    """The search for faces that runs and settings need, for many calls of `answer`.
+
+    Raises:
+        UserError: The runs need crops of different sizes, or the face detector is not installed.
+    """
+    return FaceSearch(*_search_arguments(_with_size(_named_apart(judges), settings)))
 
 
 def _named_apart(judges: Sequence[Judge]) -> list[tuple[Judge, str]]:
@@ -68,6 +85,17 @@ def _named_apart(judges: Sequence[Judge]) -> list[tuple[Judge, str]]:
     return [
         (judge, judge.name if names.count(judge.name) == 1 else f"{judge.name} ({judge.folder})") for judge in judges
     ]
+
+
+def _with_size(judges: Sequence[tuple[Judge, str]], settings: Settings) -> Settings:
+    return replace(settings, size=settings.size or _crop_size(judges))
+
+
+def _search_arguments(settings: Settings) -> tuple[Options, bool, float]:
+    options = Options(
+        frames=settings.frames, size=settings.size, min_face=settings.min_face, pictures=settings.pictures
+    )
+    return options, settings.cropped, settings.seconds
 
 
 def _crop_size(judges: Sequence[tuple[Judge, str]]) -> int:
@@ -88,21 +116,19 @@ def _facts(judge: Judge, name: str, settings: Settings) -> RunFacts:
 
 
 def _found(
-    sources: Sequence[tuple[str, Source | str]], settings: Settings
+    sources: Sequence[tuple[str, Source | str]], settings: Settings, search: FaceSearch | None
 ) -> Iterator[tuple[str, Source | None, Found]]:
     """What is in each source, in their order, whichever is done first."""
     from tqdm import tqdm
 
     tasks = [source for _, source in sources if isinstance(source, Source)]
-    options = Options(
-        frames=settings.frames, size=settings.size, min_face=settings.min_face, pictures=settings.pictures
-    )
     count = min(os.cpu_count() or 1 if settings.processes is None else settings.processes, len(tasks))
     count = 0 if settings.processes is None and len(tasks) == 1 else count
-    arguments = (options, settings.cropped, settings.seconds)
+    make, arguments = (FaceSearch, _search_arguments(settings)) if search is None else (lambda: search, ())
+    count = count if search is None else 0
     waiting: dict[int, Found] = {}
     with tqdm(total=len(sources), unit=" files", disable=None if settings.progress else True) as bar:
-        results = run_tasks(FaceSearch, arguments, tasks, count)
+        results = run_tasks(make, arguments, tasks, count, ahead=AHEAD * count)
         task = 0
         for name, source in sources:
             if isinstance(source, str):

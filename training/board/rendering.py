@@ -6,7 +6,7 @@ The templates escape every value. Only charts, style and scripts come as `Markup
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -29,7 +29,15 @@ SITE = {"Leaderboard": INDEX, "Published numbers": PUBLISHED, **EXPORTS}
 """Links of every page of the site, from its root."""
 
 
-def render_page(template: str, title: str, path: str, links: Mapping[str, str] = SITE, **content: Any) -> str:
+def render_page(
+    template: str,
+    title: str,
+    path: str,
+    links: Mapping[str, str] = SITE,
+    scripts: Sequence[str] = (),
+    allowed: str = "",
+    **content: Any,
+) -> str:
     """Fill a page's template.
 
     Args:
@@ -37,20 +45,23 @@ def render_page(template: str, title: str, path: str, links: Mapping[str, str] =
         title: The page's title.
         path: The page's own path from the site's root.
         links: What it links to above all else.
+        scripts: Files in `templates/` of scripts that this page has beside the site's own.
+        allowed: Further directives of its content security policy.
         content: What the template shows.
     """
     up = "../" * path.count("/")
-    early, script = _asset("early.js"), _asset("board.js")
+    early, script, *more = map(_asset, ("early.js", "board.js", *scripts))
     return (
         _environment()
         .get_template(template)
         .render(
             page={
-                "policy": _policy(early, script),
+                "policy": "; ".join(filter(None, [_policy(early, script, *more), allowed])),
                 "title": title,
                 "style": _asset("board.css"),
                 "early_script": early,
                 "script": script,
+                "more_scripts": more,
                 "links": [{"name": name, "path": up + file, "here": file == path} for name, file in links.items()],
             },
             **content,

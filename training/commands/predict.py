@@ -16,6 +16,7 @@ from resproto_fd.training.commands.arguments import add_trust
 
 LARGEST_LIST, LARGEST_INPUT = 64 * MIB, 4 * GIB
 STANDARD_INPUT = "-"
+RULES = ("frames", "cropped", "size", "min_face", "min_side", "false_alarms", "calibration", "prior", "copies")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", metavar="DIR", help="write answers.jsonl, answers.csv and report.html into this folder"
     )
     parser.add_argument("--json", action="store_true", help="print JSON lines instead of text")
-    _add_rules(parser)
+    add_rules(parser)
+    parser.add_argument(
+        "--pictures",
+        choices=["separate", "sequence"],
+        default="separate",
+        help="separate: each picture by itself; sequence: a folder's pictures as one video (default: %(default)s)",
+    )
     parser.add_argument(
         "--processes", type=int, help="processes that look for faces; 0 uses none (default: one a core)"
     )
@@ -51,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_trust(parser)
 
 
-def _add_rules(parser: argparse.ArgumentParser) -> None:
-    """Adds what answers depend on."""
+def add_rules(parser: argparse.ArgumentParser) -> None:
+    """Adds what answers depend on: the arguments of `RULES`."""
     parser.add_argument(
         "--frames", type=int, default=32, metavar="N", help="frames of a video, evenly spaced (default: %(default)s)"
     )
@@ -80,7 +87,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.05,
         metavar="RATE",
-        help="share of false alarms on the selection split: 0.01, 0.05 or 0.1 (default: %(default)s)",
+        help="share of false alarms to ask for on the selection split: 0.01, 0.05 or 0.1 (default: %(default)s)",
     )
     parser.add_argument(
         "--calibration",
@@ -97,21 +104,14 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="score no resized and re-saved copies (a third of the time)",
     )
-    parser.add_argument(
-        "--pictures",
-        choices=["separate", "sequence"],
-        default="separate",
-        help="separate: each picture by itself; sequence: a folder's pictures as one video (default: %(default)s)",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs `resproto predict`; returns the exit status: 0 all files read, 1 some were not."""
     from resproto_fd.training.answers.records import Settings
 
-    names = ("frames", "cropped", "size", "min_face", "min_side", "false_alarms", "calibration", "prior", "copies")
     settings = Settings(
-        **{name: getattr(args, name) for name in (*names, "pictures", "processes", "device", "seconds")},
+        **{name: getattr(args, name) for name in (*RULES, "pictures", "processes", "device", "seconds")},
         progress=not args.quiet,
         thumbnails=args.out is not None,
     )

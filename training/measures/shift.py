@@ -38,6 +38,8 @@ def thresholds(table: ScoreTable) -> dict[str, float]:
 def threshold_at(reals: np.ndarray, fakes: np.ndarray, rate: float) -> float:
     """The lowest threshold that calls at most a share of the reals fake; 1 if no score serves.
 
+    At 1, reals whose score is 1 are called fake, so that the share may be larger: many scores may be tied there.
+
     Args:
         reals, fakes: Scores of each class, at least one of them.
         rate: The share.

@@ -158,6 +158,16 @@ function follow(svg) {
 
 for (const svg of all("svg.lines")) follow(svg);
 
+// A page in a frame without an address of its own: its links to its own parts would lead elsewhere.
+if (location.href === "about:srcdoc") {
+  addEventListener("click", (event) => {
+    const place = document.getElementById(event.target.closest("a[href^='#']")?.hash.slice(1));
+    if (!place) return;
+    event.preventDefault();
+    place.scrollIntoView();
+  });
+}
+
 addEventListener("beforeprint", () => { for (const details of all("details")) details.open = true; });
 const chosen = one("input[name=metric]:checked");
 if (chosen) showMetric(chosen.value);

@@ -1,0 +1,135 @@
+"""Runs the application on a socket until a stop signal, and leaves nothing behind."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+import uvicorn
+
+from resproto_fd.configs import stop_signals
+from resproto_fd.configs.errors import UserError
+from resproto_fd.training.serving.app import LOOPBACK
+from resproto_fd.training.serving.desk import Desk
+
+LAST_SECONDS = 5
+"""Seconds that open connections have after a stop signal."""
+SPARE_CONNECTIONS = 64
+"""Connections beside those of files that are taken: of pages, and of files that are refused."""
+_REMOVE = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at an address; nobody can connect yet. Port 0 takes a free one.
+
+    Raises:
+        UserError: There is no such address here, or the port is taken or needs more rights.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise UserError(f"--host, --port: expected an address of this machine, got {host} {port} ({error})") from None
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except (OSError, OverflowError) as error:
+        made.close()
+        raise UserError(f"--port: {host} port {port} cannot be had ({error}); set another --port") from None
+    return made
+
+
+def names_of(host: str, further: Sequence[str]) -> tuple[list[str], bool]:
+    """What browsers may call a server that is bound to a host: names, and whether addresses are all allowed.
+
+    >>> names_of("127.0.0.1", [])
+    (['127.0.0.1', 'localhost', '::1'], False)
+    >>> names_of("192.0.2.7", ["lab.example"])
+    (['192.0.2.7', 'lab.example'], False)
+    """
+    if is_loopback(host):
+        return [*LOOPBACK, *further], False
+    if host in ("0.0.0.0", "::", ""):
+        return [*LOOPBACK, socket.gethostname(), *further], True
+    return [host, *further], False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine reach a host.
+
+    >>> is_loopback("localhost"), is_loopback("127.8.0.1"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def passing_folder() -> Iterator[Path]:
+    """A folder for files that are being answered. It is removed after the block, also if this process is killed."""
+    with tempfile.TemporaryDirectory(prefix="resproto-serve-") as folder:
+        command = [sys.executable, "-I", "-c", _REMOVE, folder]
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        remover = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **silent)
+        try:
+            yield Path(folder)
+        finally:
+            remover.stdin.close()
+            remover.wait()
+
+
+def serve(app, desk: Desk, listening: socket.socket) -> None:
+    """Serves until a stop signal comes, then ends the workers.
+
+    Args:
+        app: An ASGI application.
+        desk: What it gives files to.
+        listening: Of `bound`.
+
+    Raises:
+        Interrupted, KeyboardInterrupt: A signal came, see `stop_signals.look`.
+    """
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=desk.limits.places + SPARE_CONNECTIONS,
+        timeout_graceful_shutdown=LAST_SECONDS,
+    )
+    with stop_signals.noted():
+        try:
+            asyncio.run(_Server(config, desk).serve(sockets=[listening]))
+        finally:
+            desk.end()
+
+
+class _Server(uvicorn.Server):
+    """Stops at the house's stop signals, not at uvicorn's own, and does not wait for workers."""
+
+    def __init__(self, config: uvicorn.Config, desk: Desk) -> None:
+        super().__init__(config)
+        self._desk = desk
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or stop_signals.asked()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._desk.end()
+        await super().shutdown(sockets)
