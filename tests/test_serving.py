@@ -1,4 +1,4 @@
-"""A page that takes files: what it refuses, that nothing is left, and that its answers are those of `resproto predict`."""
+"""A page that takes files: what it refuses, that nothing is left, and that its answers are those of predict."""
 
 import asyncio
 import json
@@ -11,19 +11,18 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from test_answers import _bomb, _chunk, frames, run  # noqa: F401
+import test_answers
+from made_workers import make_stub, make_waiting
+from test_answers import _bomb, _chunk
 from test_faces import film
 
-from resproto_fd.configs.errors import UserError
-from resproto_fd.preprocessing.faces.worker_pool import CannotStart, LastingWorker, TooSlow, WorkerDied
+from resproto_fd.preprocessing.faces.worker_pool import LastingWorker, TooSlow, run_tasks
 from resproto_fd.training.cli import main
-from resproto_fd.training.commands import serve as command
 from resproto_fd.training.serving.limits import Limits
 from resproto_fd.training.serving.tasks import Opinionated, Outcome
 
@@ -34,9 +33,10 @@ httpx = pytest.importorskip("httpx")
 from fastapi.testclient import TestClient  # noqa: E402
 
 from resproto_fd.training.serving import server  # noqa: E402
-from resproto_fd.training.serving.app import HEADERS, LOOPBACK, Guard, make_app, page_of  # noqa: E402
+from resproto_fd.training.serving.app import HEADERS, LOOPBACK, make_app, page_of  # noqa: E402
 from resproto_fd.training.serving.desk import Desk, Refused  # noqa: E402
 
+run, frames = test_answers.run, test_answers.frames  # fixtures
 PNG = cv2.imencode(".png", np.zeros((40, 40, 3), np.uint8))[1].tobytes()
 SMALL = Limits(upload=1, seconds=5, queue=1)
 RUNS = [Opinionated("A <run>", ["It means."], ["A note."])]
@@ -242,26 +242,9 @@ def test_the_page_is_whole_and_its_policy_lets_it_reach_its_own_server_alone(mad
 # --- the desk and its workers ---------------------------------------------------------------------------------------
 
 
-def make_stub(seconds):
-    """A worker that sleeps, ends itself, or faults, as the task says; loading it takes a moment."""
-    if seconds is None:
-        raise UserError("no such run")
-
-    def work(task):
-        if task == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if task == "fault":
-            raise ValueError("the file's own words")
-        if task == "hang":
-            time.sleep(600)
-        return "runs" if task is None else task
-
-    return work
-
-
 @pytest.mark.slow
 def test_a_worker_that_hangs_dies_or_faults_costs_its_task_alone(capsys):
-    desk = Desk(make_stub, (0,), Limits(seconds=0.5, workers=1))
+    desk = Desk(make_stub, ("runs",), Limits(seconds=0.5, workers=1))
     assert desk.begin() == "runs"
 
     async def ask():
@@ -289,12 +272,226 @@ def test_an_idle_worker_that_was_killed_costs_no_task():
     process.join()
     assert worker(7) == 7
     assert isinstance(worker("hang", 0.2), TooSlow)
+    worker.begin()
     threading.Timer(0.3, worker.end).start()
-    assert isinstance(worker("hang"), WorkerDied | CannotStart)
+    assert "SIGKILL" in str(worker("hang"))
     worker.end()
+
+
+@pytest.mark.slow
+def test_no_task_is_begun_far_beyond_the_oldest_that_has_no_answer(tmp_path):
+    answers = run_tasks(make_waiting, (str(tmp_path),), list(range(6)), 2, ahead=2)
+    assert {next(answers)[0], next(answers)[0]} == {1, 2}
+    (tmp_path / "go").touch()
+    assert next(answers) == (0, ["1", "2", "go"])  # 3 had not begun
+    assert {number for number, _ in answers} == {3, 4, 5}
 
 
 @pytest.mark.slow
 def test_a_run_that_cannot_be_loaded_is_told_before_anything_is_served(tmp_path, capsys):
     assert main(["serve", str(tmp_path), "--port", "0"]) == 2
     assert "expected the folder of a run" in capsys.readouterr().err
+
+
+# --- the command, with a run ----------------------------------------------------------------------------------------
+
+WORDS = ["--cropped", "--device", "cpu", "--frames", "8"]
+LIMITS = ["--upload", "20", "--seconds", "30", "--queue", "2", "--film", "60"]
+
+
+class Served:
+    """A running `resproto serve`, with a temporary folder of its own."""
+
+    def __init__(self, folder, place):
+        self.place = place
+        place.mkdir()
+        words = ["serve", str(folder), "--port", "0", *WORDS, *LIMITS]
+        code = "import sys; from resproto_fd.training.cli import main; sys.exit(main())"
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        environment = {**os.environ, "TMPDIR": str(place)}
+        self.process = subprocess.Popen([sys.executable, "-c", code, *words], env=environment, **pipes)
+        line = self.process.stdout.readline()
+        assert line.startswith("http://127.0.0.1:"), line + self.process.stdout.read()
+        self.address = line.split()[0]
+        self.client = httpx.Client(base_url=self.address, timeout=120)
+        token = re.search('data-token="([^"]+)"', self.client.get("/").text)[1]
+        self.client.headers["X-ResProto-Token"] = token
+
+    def send(self, data, name="a.png"):
+        return self.client.post("/answers", content=data, headers={"X-ResProto-Name": name})
+
+    def left(self):
+        """What lies in the temporary folder, but for the server's own empty folder."""
+        return [path for path in self.place.rglob("*") if not path.name.startswith("resproto-serve-")]
+
+    def worker(self):
+        """The number of its only worker's process."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+                words = (path / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if parent == self.process.pid and b"spawn_main" in words:
+                found.append(int(path.name))
+        [number] = found
+        return number
+
+    def send_to_a_stopped_worker(self, data, threads):
+        """Sends a file that is at work, but will not be answered: (its future response, the worker's number)."""
+        worker = self.worker()
+        os.kill(worker, signal.SIGSTOP)
+        coming = threads.submit(self.send, data)
+        while sum(path.stat().st_size for path in self.left()) < len(data):
+            time.sleep(0.05)
+        time.sleep(2)  # until the task is in the worker's pipe
+        return coming, worker
+
+    def end(self, number):
+        self.process.send_signal(number)
+        said = self.process.communicate(timeout=60)[0]
+        return self.process.returncode, said
+
+
+needs_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks at processes in /proc")
+
+
+@pytest.fixture(scope="module")
+def served(run, tmp_path_factory):
+    """A server; at the end a stop signal ends it as it ends every command, and nothing is left."""
+    found = Served(run, tmp_path_factory.mktemp("served") / "tmp")
+    yield found
+    code, said = found.end(signal.SIGTERM)
+    assert code == 75 and "Traceback" not in said and "leaked" not in said
+    assert list(found.place.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def clip(frames, tmp_path_factory):
+    """A film of test frames."""
+    place = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    film(place, [cv2.imread(path)[..., ::-1] for path in frames[:6]])
+    return place
+
+
+def without_times(page):
+    """A report but for the seconds that it took."""
+    return re.sub(r", in \d+\.\d s", "", page.split('<section id="cost"')[0])
+
+
+@pytest.mark.slow
+@needs_linux
+def test_a_picture_and_a_film_get_the_report_and_the_line_of_predict(served, run, frames, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, data in {"face.png": Path(frames[0]).read_bytes(), "clip.mp4": clip.read_bytes()}.items():
+        Path(name).write_bytes(data)
+        assert main(["predict", name, "--run", str(run), *WORDS, "--out", name + " out", "--quiet"]) == 0
+        found = served.send(data, name)
+        assert found.status_code == 200, found.text
+        [row] = found.json()["files"]
+        assert row == json.loads(Path(name + " out", "answers.jsonl").read_text())
+        assert without_times(found.json()["report"]) == without_times(Path(name + " out", "report.html").read_text())
+    assert served.left() == []
+
+
+@pytest.mark.slow
+@needs_linux
+def test_each_hostile_file_has_a_clear_end_and_leaves_nothing(served, frames, clip):
+    picture, whole = Path(frames[0]).read_bytes(), clip.read_bytes()
+    huge = _chunk(b"IHDR", b"\x00\x00\x4e\x20" * 2 + b"\x08\x02\x00\x00\x00") + _chunk(b"IDAT", b"")
+    grey = np.zeros((6000, 6000), np.uint8)
+    hostile = {
+        "empty.png": (b"", 415),
+        "cut.png": (picture[: len(picture) // 2], 422),
+        "cut.mp4": (whole[: len(whole) // 2], 422),
+        "script.mp4": (b"#!/bin/sh\ntouch harm\n", 415),
+        "vector.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", 415),
+        "huge.png": (b"\x89PNG\r\n\x1a\n" + huge + _chunk(b"IEND", b""), 413),
+        "bomb.png": (_bomb(), 413),
+        "black.png": (cv2.imencode(".png", grey)[1].tobytes(), 200),
+        "playlist.mp4": (b"#EXTM3U\nfile:///etc/passwd\n", 415),
+        "noise.mp4": (b"\x00\x00\x00\x18ftypmp42" + bytes(range(256)) * 40, 422),
+        "..%2F..%2Fa%27%22%0A.png": (picture, 200),
+        "large.png": (picture + bytes(21 << 20), 413),
+    }
+    for name, (data, status) in hostile.items():
+        found = served.send(data, name)
+        assert found.status_code == status, (name, found.text[:300])
+        assert status == 200 or found.json()["error"].endswith("."), name
+        assert str(served.place) not in found.text and served.left() == [], name
+    limits = Path(f"/proc/{served.worker()}/limits").read_text()
+    assert re.search(r"Max data size +\d+", limits) and re.search(r"Max core file size +0", limits)
+
+
+@pytest.mark.slow
+@needs_linux
+def test_many_files_at_once_are_answered_or_shed_and_the_server_answers_afterwards(served, frames):
+    picture = Path(frames[0]).read_bytes()
+    with ThreadPoolExecutor(50) as threads:
+        found = [each.status_code for each in threads.map(served.send, [picture] * 50)]
+    assert set(found) == {200, 503} and found.count(200) >= 3
+    assert served.send(picture).status_code == 200
+    assert served.left() == []
+
+
+@pytest.mark.slow
+@needs_linux
+def test_a_worker_that_is_killed_costs_one_answer(served, frames):
+    picture = Path(frames[0]).read_bytes()
+    with ThreadPoolExecutor(1) as threads:
+        coming, worker = served.send_to_a_stopped_worker(picture, threads)
+        os.kill(worker, signal.SIGKILL)
+        assert coming.result().status_code == 500 and "SIGKILL" in coming.result().json()["error"]
+    assert served.send(picture).status_code == 200
+    assert served.left() == []
+
+
+@pytest.mark.slow
+@needs_linux
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_server_that_is_ended_while_a_file_is_at_work_leaves_no_file_and_no_process(
+    number, status, run, frames, tmp_path
+):
+    server_of_its_own = Served(run, tmp_path / "tmp")
+    with ThreadPoolExecutor(1) as threads:
+        coming, worker = server_of_its_own.send_to_a_stopped_worker(Path(frames[0]).read_bytes(), threads)
+        if number == signal.SIGKILL:
+            server_of_its_own.process.kill()
+            server_of_its_own.process.wait()
+            os.kill(worker, signal.SIGCONT)  # a stopped process sees no end of anything
+        assert server_of_its_own.end(number)[0] == status
+        if number == signal.SIGINT:
+            assert coming.result().json()["error"].startswith("The server is stopping")
+        else:
+            assert isinstance(coming.exception(), httpx.TransportError)
+    until = time.monotonic() + 60
+    while (Path(f"/proc/{worker}").exists() or any(server_of_its_own.place.iterdir())) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker}").exists() and list(server_of_its_own.place.iterdir()) == []
+
+
+@pytest.mark.slow
+@needs_linux
+def test_files_that_are_dropped_in_a_browser_are_answered_on_the_page(browser, served, frames, clip, tmp_path):
+    (tmp_path / "bad <b>name.txt").write_text("no picture")
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    faults, asked = [], []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(served.address)
+    page.set_input_files("#files", [frames[0], str(clip), str(tmp_path / "bad <b>name.txt")])
+    page.wait_for_function("() => document.querySelectorAll('#given .verdict, #given .fault').length === 3")
+    lines = page.locator("#given li").all_inner_texts()
+    assert "bad <b>name.txt" in lines[0] and "neither a picture nor a film" in lines[0]
+    assert "clip.mp4" in lines[1] and "P(fake)" in lines[2]
+    frame = page.frames[-1]
+    assert frame.locator("h3", has_text="clip.mp4").count() == 1
+    frame.locator("a[href='#cost']").click()
+    assert frame.evaluate("scrollY") > 0 and frame.evaluate("origin") == "null"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    with page.expect_download() as saved:
+        page.get_by_text("Save as JSON").first.click()
+    assert json.loads(Path(saved.value.path()).read_text())["name"] == "clip.mp4"
+    page.close()
+    assert faults == [] and {url.removeprefix(served.address) for url in asked} <= {"", "answers", "data:,"}

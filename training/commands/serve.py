@@ -92,6 +92,7 @@ def _serve(args: argparse.Namespace, desk, listening) -> None:
     with server.passing_folder() as folder:
         app = make_app(desk, folder, page_of(desk.limits, runs, token), token, names, any_address)
         host = f"[{args.host}]" if ":" in args.host else args.host
+        listening.listen()  # before it is told, so that nobody is turned away
         print(f"http://{host}:{listening.getsockname()[1]}/ answers until it is stopped (Ctrl-C)", flush=True)
         server.serve(app, desk, listening)
 

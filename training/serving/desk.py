@@ -102,7 +102,8 @@ class Desk:
             fault = cut(str(error))
         except Exception as error:  # a fault of ours; its message may quote the file
             fault = f"a fault of the program ({type(error).__name__})"
-        print(f"resproto serve: {fault}", file=sys.stderr)
+        if not self._ended:
+            print(f"resproto serve: {fault}", file=sys.stderr)
         return WorkerDied(fault)
 
     def end(self) -> None:
