@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ from test_faces import film
 
 from resproto_fd.preprocessing.faces.worker_pool import LastingWorker, TooSlow, run_tasks
 from resproto_fd.training.cli import main
+from resproto_fd.training.commands import serve as command
 from resproto_fd.training.serving.limits import Limits
 from resproto_fd.training.serving.tasks import Opinionated, Outcome
 
@@ -32,7 +34,7 @@ httpx = pytest.importorskip("httpx")
 
 from fastapi.testclient import TestClient  # noqa: E402
 
-from resproto_fd.training.serving import server  # noqa: E402
+from resproto_fd.training.serving import answerer, server  # noqa: E402
 from resproto_fd.training.serving.app import HEADERS, LOOPBACK, make_app, page_of  # noqa: E402
 from resproto_fd.training.serving.desk import Desk, Refused  # noqa: E402
 
@@ -159,6 +161,49 @@ def test_a_fault_of_the_program_leaves_no_file_and_takes_no_place(made):
         with pytest.raises(RuntimeError, match="a bug"):
             send(client)
     assert list(client.folder.iterdir()) == []
+
+
+def test_a_file_that_does_not_come_is_given_up_and_leaves_nothing(made, monkeypatch):
+    monkeypatch.setattr("resproto_fd.training.serving.app.DRAIN", 0.01)
+    client, said = made(StubDesk(replace(SMALL, seconds=0.1))), []
+    parts = [{"type": "http.request", "body": PNG[:9], "more_body": True}]
+
+    async def receive():
+        return parts.pop() if parts else await asyncio.sleep(3600)
+
+    async def send_back(message):
+        said.append(message)
+
+    headers = [(b"host", b"127.0.0.1"), (b"x-resproto-token", b"secret")]
+    scope = {"type": "http", "method": "POST", "path": "/answers", "query_string": b"", "headers": headers}
+    asyncio.run(client.app(scope, receive, send_back))
+    assert said[0]["status"] == 408 and b"0.1 seconds to come" in said[1]["body"]
+    assert list(client.folder.iterdir()) == []
+
+
+def test_a_film_that_lasts_too_long_and_a_picture_of_too_many_pixels_are_told_by_their_headers(tmp_path, monkeypatch):
+    film(tmp_path / "a.mp4", [np.zeros((48, 64, 3), np.uint8)] * 30)  # 1.2 seconds
+    (tmp_path / "a").write_bytes((tmp_path / "a.mp4").read_bytes())
+    (tmp_path / "b").write_bytes(PNG)
+    (tmp_path / "c").write_bytes(PNG[:20])
+    places = [str(tmp_path / name) for name in "abc"]
+    assert [answerer._excess(place, Limits()) for place in places] == ["", "", ""]
+    assert "lasts 1 seconds; expected at most 0.5" in answerer._excess(places[0], Limits(film=0.5))
+    monkeypatch.setenv("RESPROTO_MAX_PIXELS", "1000")
+    assert "64 x 48 pixels; expected at most 1,000" in answerer._excess(places[0], Limits())
+    assert "40 x 40 pixels; expected at most 1,000" in answerer._excess(places[1], Limits())
+
+
+def test_without_the_extra_the_command_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(command, "LIBRARIES", ("fastapi", "no_such_library"))
+    assert main(["serve", "run"]) == 2
+    assert "expected no_such_library installed; pip install 'resproto-fd[serve]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--upload", "0"], ["--queue", "-1"], ["--seconds", "nan"], ["--host", "no such"]])
+def test_limits_and_addresses_that_cannot_be_are_refused_before_a_run_is_loaded(words, capsys):
+    assert main(["serve", "run", *words]) == 2
+    assert f"{words[0]}" in capsys.readouterr().err
 
 
 # --- other sites' pages ---------------------------------------------------------------------------------------------
@@ -289,8 +334,9 @@ def test_no_task_is_begun_far_beyond_the_oldest_that_has_no_answer(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_cannot_be_loaded_is_told_before_anything_is_served(tmp_path, capsys):
-    assert main(["serve", str(tmp_path), "--port", "0"]) == 2
-    assert "expected the folder of a run" in capsys.readouterr().err
+    assert main(["serve", str(tmp_path), "--port", "0", "--host", "0.0.0.0"]) == 2
+    said = capsys.readouterr().err
+    assert "expected the folder of a run" in said and "lets other machines in" in said
 
 
 # --- the command, with a run ----------------------------------------------------------------------------------------

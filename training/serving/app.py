@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import HTTPException
 from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from resproto_fd.configs.errors import cut
@@ -129,8 +129,6 @@ def make_app(
     async def tell(request: Request, error: HTTPException) -> JSONResponse:
         return _saying(error.status_code, f"{error.detail}. There are / and, for files alone, /answers.")
 
-    app.add_exception_handler(404, tell)
-    app.add_exception_handler(405, tell)
     return Guard(app, names, any_address)
 
 
