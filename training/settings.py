@@ -82,7 +82,7 @@ def refuse_clips(config: DetectorConfig, command: str) -> None:
     if config.input.frames > 1:
         raise UserError(
             f"{command}: expected a detector of single frames, got {config.name or config.detector}, which takes clips "
-            f"of {config.input.frames} frames (input.frames); `resproto test` scores it"
+            f"of {config.input.frames} frames (input.frames); it can be trained and tested (`resproto test`)"
         )
 
 
