@@ -78,8 +78,6 @@ def untrainable_for(detector: Detector) -> str:
     """Why DeepfakeBench's loop cannot train a detector; empty if it can."""
     if not any(parameter.requires_grad for parameter in detector.parameters()):
         return "it has no parameter to train"
-    if detector.clips:
-        return "it takes clips, which the loader there does not give"
     if fields := sorted(indispensable_fields(detector) - {"mask"}):
         return f"its training step needs {', '.join(fields)}, which the loader there does not give"
     return ""
