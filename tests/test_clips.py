@@ -20,13 +20,16 @@ from resproto_fd.trainer.clip_list import ClipList, clip_checksum
 from resproto_fd.trainer.companions import find_companions
 from resproto_fd.trainer.data import Normaliser
 from resproto_fd.trainer.distributed import World
+from resproto_fd.trainer.fields import batch_fields
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.loader import make_loader
 from resproto_fd.trainer.scoring import ScoringOptions, score_frames
 from resproto_fd.trainer.trainer import Trainer
 from resproto_fd.training import protocols, provenance
+from resproto_fd.training.bench import Bench
 from resproto_fd.training.cli import main
 from resproto_fd.training.results import RunResult
+from resproto_fd.training.samples import note_on_clips
 from resproto_fd.training.scores import ScoreTable
 
 CPU = World(0, 1, torch.device("cpu"))
@@ -346,16 +349,21 @@ def test_a_checkpoint_from_before_clips_were_known_still_resumes(tmp_path):
 
 
 @pytest.fixture
-def clip_preset(tmp_path):
-    """A YAML of the tiny detector of clips, whose class is registered for the test."""
-    register("tiny_clips")(TinyClipDetector)
+def registered():
+    """The name of the tiny detector's class, for the test."""
+    yield register("tiny_clips")(TinyClipDetector) and "tiny_clips"
+    del registry._classes["tiny_clips"]
+
+
+@pytest.fixture
+def clip_preset(registered, tmp_path):
+    """A YAML of the tiny detector of clips."""
     path = tmp_path / "tiny_clips.yaml"
     path.write_text(
         "detector: tiny_clips\ninput: {size: 16, mean: half, std: half, frames: 3, stride: 2, clips: 2}\n"
         "train: {epochs: 2, batch_size: 4, augment: flip, optimizer: {lr: 1e-2}}\n"
     )
-    yield path
-    del registry._classes["tiny_clips"]
+    return path
 
 
 REFUSED = [["predict", "no.png", "--run"], ["explain", "--frames", "1"], ["export"], ["calibrate"], ["figures"]]
@@ -389,6 +397,69 @@ def test_a_detector_of_clips_is_trained_scored_and_tested_again_from_kept_scores
         assert "which takes clips of 3 frames" in capsys.readouterr().err
 
 
+def bench_of(config, videos, store, folder):
+    frames = FrameList.of(videos, 6)
+    detector = config.detector.model_copy(update={"detector": "tiny_clips"})
+    config = config.model_copy(update={"detector": detector})
+    resolved = protocols.ResolvedProtocol(
+        config.protocol, None, None, {"Made": frames}, {"Made": store}, {}, "f", {}, []
+    )
+    return Bench(config, resolved, CPU, folder)
+
+
+def test_short_videos_that_are_left_out_are_told_and_counted_with_the_scores_which_are_kept(
+    registered, tmp_path, capsys
+):
+    config = config_of_clips(input={"short": "leave_out"})
+    videos = [made_videos(i + 1, length, "test")[i] for i, length in enumerate([9, 9, 6, 9])]
+    detector, path = TinyClipDetector().eval(), tmp_path / "scores" / "Made.npz"
+    bench = bench_of(config, videos, MadeStore(), tmp_path)
+    assert note_on_clips(bench.tests["Made"], "testing Made") == (
+        "testing Made: videos with fewer than 7 stored frames: 1; they are left out (input.short)"
+    )
+    table = bench.test_tables(detector, "0" * 64)["Made"]
+    assert (len(table.videos), table.skipped) == (3, 1)
+    before = path.read_bytes()
+    bench_of(config, videos, MadeStore(), tmp_path).test_tables(detector, "0" * 64)
+    assert path.read_bytes() == before
+    assert "scored again" not in capsys.readouterr().err
+
+    class OtherPixels(MadeStore):
+        def read(self, path):
+            return super().read(path) ^ (1 if path == changed else 0)
+
+    clips = bench.tests["Made"]
+    changed = clips.stored.paths[clips.places[1, 3]]  # not a clip's first frame
+    bench_of(config, videos, OtherPixels(), tmp_path).test_tables(detector, "0" * 64)
+    assert "scored again, since frames of 1 keys hold other pixels" in capsys.readouterr().err
+
+
+def test_frames_that_a_store_lacks_are_an_error_or_passed_over_as_asked(tmp_path):
+    videos = made_videos(2, 9, "test")
+    absent = videos[1].frames[4]
+
+    class Lacking(MadeStore):
+        def missing(self, paths):
+            return [path for path in paths if path == absent]
+
+    config = config_of_clips()
+    with pytest.raises(UserError, match=f"lack 1 frames that the manifests name, first: {absent}.*on_bad_frame=skip"):
+        bench_of(config, videos, Lacking(), tmp_path)
+    config = config.model_copy(update={"data": DataConfig(on_bad_frame="skip")})
+    clips = bench_of(config, videos, Lacking(), tmp_path).tests["Made"]
+    assert numbers_of(clips) == [(0, [1, 3, 5, 7]), (1, [0, 2, 5, 7])]
+
+
+def test_descriptions_of_frames_are_not_given_to_clips():
+    detector = TinyClipDetector()
+    detector.requires = frozenset({"captions_facial"})
+    with pytest.raises(UserError, match=r"requires 'captions_facial' .* which clips do not have \(input\.frames=4\)"):
+        batch_fields(detector, clips_of(config_of_clips()).frames, {})
+    detector.requires, detector.vocabulary = frozenset({"method"}), {"method": ["real", "Made"]}
+    clips = clips_of(config_of_clips()).frames
+    assert batch_fields(detector, clips, {})["method"].tolist() == clips.labels.tolist()
+
+
 @pytest.mark.parametrize(
     ("detector", "words", "message"),
     [
@@ -409,6 +480,12 @@ def test_settings_that_do_not_suit_clips_are_refused_before_data_are_looked_at(
     assert main(["train", "--detector", name, *where, *QUICK, *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_clips_of_another_stride_are_scored_from_something_else(registered):
+    (one, other) = (config_of_clips(input={"stride": stride}).detector for stride in (2, 1))
+    one, other = (config.model_copy(update={"detector": "tiny_clips"}) for config in (one, other))
+    assert provenance.settings_differing(one, other) == ["input.stride differs: 2 -> 1"]
 
 
 def test_what_single_frames_are_scored_from_is_told_as_before_clips_were_known():

@@ -77,4 +77,4 @@ def note_on_clips(clips: FrameList | None, what: str) -> str:
         return ""
     done = {"repeat": "repeated", "mirror": "mirrored", "leave_out": "left out"}[clips.given.short]
     least = span(clips.given)
-    return f"{what}: {clips.short} videos have fewer than {least} stored frames, and are {done} (input.short)"
+    return f"{what}: videos with fewer than {least} stored frames: {clips.short}; they are {done} (input.short)"
