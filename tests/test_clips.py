@@ -170,7 +170,7 @@ def test_training_draws_where_a_clip_starts_from_seed_epoch_and_place():
     assert fixed._frames_of(5, 3) == fixed.frames.places[3].tolist()
 
 
-@pytest.mark.parametrize("on", ["host", "device"])
+@pytest.mark.parametrize("on", ["host", pytest.param("device", marks=pytest.mark.slow)])
 def test_the_same_clips_come_with_any_number_of_workers(on):
     config = config_of_clips(augment="resproto_fd")
     data = clips_of(config)
@@ -308,7 +308,7 @@ class _Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_after", [2, 5])
+@pytest.mark.parametrize("stop_after", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_run_on_clips_that_is_cut_off_in_an_epoch_resumes_to_the_same_bits(tmp_path, stop_after):
     config = config_of_clips(epochs=2, batch_size=8, augment="flip", ema=0.9, run={"save_every": 1})
     whole = make_trainer(tmp_path / "whole", config)
