@@ -5,7 +5,8 @@
 
 Frames of 256 x 256 are made on the fly, their PNGs as large as those of FF++ c23 crops (93 KiB), packed in both codecs,
 and read in batches of 32 by the data set and loader that training and testing use, from a warm page cache. `test` is
-the plain transform on frames in order; `train` shuffles and augments. Processor time is user and system time of all
+the plain transform on frames in order; `train` shuffles and augments. Rows of clips (of 8 frames, four in a batch) read
+as many frames; `train, clips` augments by ResProto-FD's recipe. Processor time is user and system time of all
 threads and of the data workers.
 
 Beside them, DeepfakeBench's figures through its LMDB loader on the same kind of frames and machine (two shared cores),
@@ -41,12 +42,16 @@ from resproto_fd.preprocessing.store.pack import pack
 from resproto_fd.preprocessing.store.threads import Threads
 from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
 from resproto_fd.trainer.batches import EvaluationBatches, TrainBatches
+from resproto_fd.trainer.clip_data import ClipDataset
+from resproto_fd.trainer.clip_list import ClipList
 from resproto_fd.trainer.data import FrameDataset, Normaliser
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.loader import make_loader
 
 SIDE = 256
 FRAMES_OF_A_VIDEO = 32
+CLIP = 8
+"""Frames of a clip."""
 PICTURES = 64
 OF_LIBRARY = {
     "albumentations": [
@@ -72,6 +77,8 @@ TRANSFORMS = {
     "train resproto_fd": "resproto_fd",
     "train deepfakebench": "deepfakebench",
     "train albumentations": OF_LIBRARY,
+    "test, clips": None,
+    "train, clips": "resproto_fd",
 }
 PEER = {
     ("test", 0): (1.3, 808),
@@ -133,13 +140,16 @@ class Reading:
 
     def __init__(self, store: Path, frames: FrameList, transform: str, workers: int, args):
         given = InputConfig(size=args.size)
-        augment = TRANSFORMS[transform]
+        augment, stores = TRANSFORMS[transform], {"Made": open_store(store)}
         made = train_transform(augment, given, args.augment_on) if augment else plain_transform(given)
-        data = FrameDataset(frames, {"Made": open_store(store)}, made)
+        if transform.endswith("clips"):
+            clips = ClipList.within(frames, InputConfig(size=args.size, frames=CLIP))
+            data = ClipDataset(clips, stores, made, draws=augment is not None)
+        else:
+            data = FrameDataset(frames, stores, made)
+        self.pictures, batch = data.pictures, max(1, args.batch // data.pictures)
         self.batches = (
-            TrainBatches(len(frames), args.batch, 1, 0, 1, 0)
-            if augment
-            else EvaluationBatches(len(frames), args.batch, 0, 1)
+            TrainBatches(len(data), batch, 1, 0, 1, 0) if augment else EvaluationBatches(len(data), batch, 0, 1)
         )
         self.loader = make_loader(data, self.batches, workers, torch.device(args.device))
         self.epoch = 0
@@ -150,7 +160,7 @@ class Reading:
             self.batches.start(self.epoch)
         self.epoch += 1
         before, begin = self._processor(), time.perf_counter()
-        images = sum(len(batch["label"]) for batch in self.loader)
+        images = sum(len(batch["label"]) for batch in self.loader) * self.pictures
         return images, time.perf_counter() - begin, self._processor() - before
 
     def processes(self) -> list[int]:
@@ -240,7 +250,7 @@ def normalisation_ms(args) -> float:
 def read_once(root: Path, frames, codec: str, transform: str, workers: int, args) -> dict:
     """The figures of one codec, transform and number of workers."""
     figures = timed(Reading(root / f"{codec}_lmdb", frames, transform, workers, args), args.passes)
-    peer = PEER.get((transform.split()[0], workers))
+    peer = None if transform.endswith("clips") else PEER.get((transform.split()[0], workers))
     return {"codec": codec, "transform": transform, "workers": workers, **figures, "peer": peer}
 
 

@@ -158,7 +158,15 @@ def written(config: DetectorConfig, requires: Collection[str] = (), untrainable:
         config: The preset.
         requires: Fields of a batch that the detector asks for (`Detector.requires`).
         untrainable: Why its train.py cannot train the detector; empty if it can.
+
+    Raises:
+        UserError: The preset takes clips, which our detectors do not get there.
     """
+    if config.input.frames > 1:
+        raise UserError(
+            f"{config.name} takes clips of {config.input.frames} frames; within DeepfakeBench our detectors get single "
+            "frames. Train it with `resproto train`"
+        )
     recipe, given = config.train, config.input
     lacking = [] if untrainable else sorted({*requires} - {"mask"})
     values = {

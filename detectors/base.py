@@ -1,6 +1,8 @@
 """The base class of all detectors: images in, scores out, and losses if labels are given.
 
-Legend: B batch, C classes (0 real, 1 fake), D feature size, H and W pixels.
+Legend: B batch, C classes (0 real, 1 fake), D feature size, H and W pixels, T frames of a clip.
+
+A detector of clips (`Detector.clips`) gets images [B, T, 3, H, W] wherever others get [B, 3, H, W]; B counts clips.
 """
 
 from collections.abc import Mapping, Sequence
@@ -81,6 +83,8 @@ class Detector(nn.Module):
     `state_dict` contains the whole state and loads with `weights_only=True`. Evaluation does not change it.
 
     Attributes:
+        clips: Whether the detector takes clips, images [B, T, 3, H, W]; T is `input.frames`, at least 2. The facts of a
+            clip are those of its video; of the companions a clip has landmarks alone, [B, T, K, 2].
         names_code: Keywords of the constructor that name code to import. They are taken from the command line alone;
             from a YAML, a run folder or a checkpoint only with --trust-code.
         requires: Further fields of the batch that the data set must provide in training (see `trainer.fields` and
@@ -102,6 +106,7 @@ class Detector(nn.Module):
             `forward` and `training_step` must be those of this class. Empty: the encoder trains.
     """
 
+    clips: ClassVar[bool] = False
     names_code: ClassVar[tuple[str, ...]] = ()
     requires: frozenset[str] = frozenset()
     vocabulary: Mapping[str, Sequence[str]] = {}
@@ -113,7 +118,7 @@ class Detector(nn.Module):
     fixed_encoder: tuple[str, ...] = ()
 
     def encode(self, images: Tensor) -> Tensor:
-        """Features [B, D] of normalised images [B, 3, H, W]: the costly part, each image by itself."""
+        """Features [B, D] of normalised images [B, 3, H, W]: the costly part, each image (or clip) by itself."""
         raise NotImplementedError
 
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:

@@ -251,6 +251,8 @@ def _settings(name: str, config: dict[str, Any]) -> DetectorConfig:
         values = {"name": name, "detector": name, "input": {key: config[there] for key, there in own.items()}}
     changes = {key: config[key] for key in ("model", "input") if config.get(key)}
     settings = validated(DetectorConfig, merged(values, changes), f"DeepfakeBench's YAML, detector '{name}'")
+    if settings.input.frames > 1:
+        raise UserError(f"{name} takes clips of {settings.input.frames} frames; its host gives single frames")
     size, given = settings.input.size, config.get("resolution", settings.input.size)
     if given != size:
         raise UserError(

@@ -100,9 +100,11 @@ def build_detector(config: "DetectorConfig") -> "Detector":
     """The detector of a resolved configuration, without further defaults.
 
     Raises:
-        UserError: Unknown class; a keyword its constructor does not know, or of the wrong type.
+        UserError: Unknown class; a keyword its constructor does not know, or of the wrong type; clips for a class that
+            takes single frames, or the other way round.
     """
     _refuse_foreign_code(config)
+    _check_frames(config)
     where = f"detector '{config.name or config.detector}', model"
     return _construct(config.detector, config.model, where)
 
@@ -131,12 +133,13 @@ def create_detector(name: str, /, **config: Any) -> "Detector":
 
 
 def check_model(config: "DetectorConfig") -> None:
-    """Check a configuration's `model:` against the constructor's signature, without building.
+    """Check a configuration's `model:` against the constructor's signature, and its `input.frames`, without building.
 
     Raises:
         UserError: As `build_detector` for these.
     """
     _refuse_foreign_code(config)
+    _check_frames(config)
     validated(_schema(config.detector), config.model, f"detector '{config.name or config.detector}'", "model.")
 
 
@@ -155,7 +158,7 @@ def describe_detectors() -> list[dict[str, str]]:
                 "name": name,
                 "title": config.title or name,
                 "class": config.detector,
-                "level": "frame",
+                "level": "frame" if config.input.frames == 1 else "clip",
                 "backbone": config.backbone or backbone_title(config.model.get("backbone")),
                 "parameters": "" if config.parameters is None else f"{config.parameters / 1e6:.2f} M",
                 "pretrained": _pretrained_title(config.model.get("pretrained")),
@@ -187,6 +190,19 @@ def _refuse_foreign_code(config: "DetectorConfig") -> None:
         raise UserError(
             f"detector '{config.name or config.detector}': a file names code to import, {words}, which would run here; "
             f"if you want that, type {words} on the command line, or set --trust-code for all that your files name"
+        )
+
+
+def _check_frames(config: "DetectorConfig") -> None:
+    """Checks that clips go to a class that takes clips, and single frames to one that takes frames."""
+    takes_clips, frames = getattr(detector_class(config.detector), "clips", False), config.input.frames
+    name = config.name or config.detector
+    if takes_clips and frames == 1:
+        raise UserError(f"detector '{name}' takes clips: expected input.frames of 2 or more, got 1; set input.frames")
+    if not takes_clips and frames > 1:
+        raise UserError(
+            f"detector '{name}' takes single frames: expected input.frames=1, got {frames}; set input.frames=1, or "
+            "take a detector of clips (`resproto list detectors` shows the level)"
         )
 
 

@@ -14,6 +14,8 @@ from resproto_fd.losses.residual import ResidualLoss
 from resproto_fd.preprocessing.store.frame_store import FrameStore
 from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
+from resproto_fd.trainer.clip_data import ClipDataset
+from resproto_fd.trainer.clip_list import ClipList
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.frame_list import FrameList
 
@@ -94,6 +96,26 @@ class TinyDetector(Detector):
         return output
 
 
+class TinyClipDetector(Detector):
+    """A convolution of each frame; the mean over a clip, and the mean change from frame to frame."""
+
+    clips = True
+
+    def __init__(self, width: int = 4, dropout: float = 0.0):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.body = nn.Conv2d(3, width, 3, 2)
+            self.classifier = nn.Linear(2 * width, 2)
+        self.dropout = nn.Dropout(dropout)
+
+    def encode(self, images: Tensor) -> Tensor:
+        clips, frames = images.shape[:2]
+        maps = self.body(images.flatten(0, 1)).relu().unflatten(0, (clips, frames))
+        change = (maps[:, 1:] - maps[:, :-1]).abs()
+        return self.dropout(torch.cat([maps.mean((1, 3, 4)), change.mean((1, 3, 4))], dim=1))
+
+
 class PeerDetector(nn.Module):
     """Written for DeepfakeBench's interface; remembers what it was given, answers with what `answers` changes."""
 
@@ -113,15 +135,16 @@ class PeerDetector(nn.Module):
 
 
 def made_config(**changes) -> RunConfig:
-    """A run's configuration on made data; `changes` are train.* keys, but for `run`, `seed` and `protocol`."""
+    """A run's configuration on made data; `changes` are train.* keys, but for `run`, `seed`, `protocol`, `input`."""
     run = {"out": "unused", "device": "cpu", "workers": 0, "progress": False, "log_every": 2, **changes.pop("run", {})}
     protocol = {"train": ["Made"], "test": ["Made"], "selection": {"dataset": "Made"}, **changes.pop("protocol", {})}
     seed = changes.pop("seed", 0)
+    given = {"size": SIZE, "mean": "half", "std": "half", **changes.pop("input", {})}
     train = {"epochs": 2, "batch_size": 8, "optimizer": {"lr": 1e-2, "fused": False}, **changes}
     detector = {
         "detector": "tiny",
         "name": "tiny",
-        "input": {"size": SIZE, "mean": "half", "std": "half"},
+        "input": given,
         "train": train,
     }
     values = {"detector": detector, "protocol": {"name": "made", **protocol}, "run": run, "seed": seed}
@@ -134,4 +157,7 @@ def made_dataset(config: RunConfig, videos: int = 12, frames: int = 3, split: st
     listed = FrameList.of(made_videos(videos, frames, split), None)
     given = config.detector.input
     transform = train_transform(config.detector.train.augment, given) if split == "train" else plain_transform(given)
+    if given.frames > 1:
+        clips = ClipList.within(listed, given)
+        return ClipDataset(clips, {"Made": store}, transform, config.seed, draws=split == "train", **options)
     return FrameDataset(listed, {"Made": store}, transform, config.seed, **options)

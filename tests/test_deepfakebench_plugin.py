@@ -435,8 +435,21 @@ def test_a_class_without_a_preset_takes_what_the_checkout_gives():
     assert torch.equal(there.classifier(there.features(batch())), there(batch())["cls"])
 
 
-@pytest.mark.parametrize("name", loading.names("detectors"))
-def test_every_preset_is_written_as_their_yaml_and_read_back(name):
+def of_frames(name):
+    return loading.load("detectors", name).input.frames == 1
+
+
+def test_a_preset_that_takes_clips_is_not_written_for_their_loader_and_not_made_there():
+    config = loading.load("detectors", "meso4")
+    clips = config.model_copy(update={"input": config.input.model_copy(update={"frames": 8})})
+    with pytest.raises(UserError, match="meso4 takes clips of 8 frames; within DeepfakeBench"):
+        their_yaml.written(clips)
+    with pytest.raises(UserError, match="meso4 takes clips of 8 frames"):
+        _settings("meso4", {"input": {"frames": 8}})
+
+
+@pytest.mark.parametrize("name", filter(of_frames, loading.names("detectors")))
+def test_every_preset_of_frames_is_written_as_their_yaml_and_read_back(name):
     config = loading.load("detectors", name)
     text = their_yaml.written(config, {"mask"})
     values = yaml.safe_load(text)

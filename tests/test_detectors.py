@@ -12,6 +12,7 @@ from tiny import (
     LABELS,
     build,
     first_step,
+    images_of,
     make,
     quick_and_slow,
     thin_detector,
@@ -26,6 +27,7 @@ from resproto_fd.detectors import create_detector, registry
 from resproto_fd.detectors.base import Detector, Encoded
 from resproto_fd.detectors.weights import without_pretrained
 from resproto_fd.training.encode_once import encoder_tensors
+from resproto_fd.training.samples import one_sample
 
 WITH_FIELDS = {
     "ucf": ("encoder_c.", "con_gan.", "block_spe.", "head_spe."),
@@ -63,9 +65,10 @@ def test_every_registered_class_is_among_the_cases_and_few_train_nothing():
 
 @torch.no_grad()
 def test_outputs_have_their_shapes_and_ranges(case):
+    images = images_of(case)
     detector, training = first_step(case)
-    features = detector.encode(IMAGES)
-    for output in (training, detector(IMAGES, LABELS)):
+    features = detector.encode(images)
+    for output in (training, detector(images, LABELS)):
         assert output.scores.shape == (6,)
         assert output.scores.dtype == torch.float32
         assert ((output.scores >= 0) & (output.scores <= 1)).all()
@@ -75,12 +78,13 @@ def test_outputs_have_their_shapes_and_ranges(case):
         assert all(v.shape == (6,) and ((v >= 0) & (v <= 1)).all() for v in output.variants.values())
         assert output.losses["total"].ndim == 0
         assert all(value.isfinite() for value in output.losses.values())
-    assert detector(IMAGES).losses is None
+    assert detector(images).losses is None
 
 
 def test_a_class_is_declared_to_have_a_fixed_encoder_if_and_only_if_it_has_one(case):
+    images = images_of(case)
     detector = make(case).train()
-    assert detector.encode(IMAGES).requires_grad != bool(detector.fixed_encoder), (
+    assert detector.encode(images).requires_grad != bool(detector.fixed_encoder), (
         f"{case}: freeze the encoder, or set fixed_encoder to its parts"
     )
 
@@ -88,6 +92,7 @@ def test_a_class_is_declared_to_have_a_fixed_encoder_if_and_only_if_it_has_one(c
 @pytest.mark.parametrize("case", FIXED, indirect=True)
 @torch.no_grad()
 def test_what_a_fixed_encoder_does_depends_on_its_parts_alone_and_never_changes(case):
+    images = images_of(case)
     trained = trained_a_little(case)
     detector = make(case)
     own = encoder_tensors(detector)
@@ -95,16 +100,16 @@ def test_what_a_fixed_encoder_does_depends_on_its_parts_alone_and_never_changes(
     assert all(torch.equal(value, own[name]) for name, value in encoder_tensors(trained).items())
     assert (type(detector).forward, type(detector).training_step) == (Detector.forward, Detector.training_step)
     assert not detector.requires
-    features = detector.train().encode(IMAGES)
-    assert torch.equal(features, detector.eval().encode(IMAGES))
-    torch.testing.assert_close(features[1:4], detector.encode(IMAGES[1:4]), rtol=1e-5, atol=1e-6)
-    known, seen = detector(Encoded(features), LABELS), detector(IMAGES, LABELS)
+    features = detector.train().encode(images)
+    assert torch.equal(features, detector.eval().encode(images))
+    torch.testing.assert_close(features[1:4], detector.encode(images[1:4]), rtol=1e-5, atol=1e-6)
+    known, seen = detector(Encoded(features), LABELS), detector(images, LABELS)
     assert torch.equal(known.scores, seen.scores)
     assert torch.equal(known.losses["total"], seen.losses["total"])
     for name, value in detector.state_dict().items():
         if name not in own:
             value.copy_(torch.randn_like(value.float()))
-    assert torch.equal(features, detector.encode(IMAGES))
+    assert torch.equal(features, detector.encode(images))
 
 
 def test_nothing_trains_zero_shot():
@@ -112,12 +117,13 @@ def test_nothing_trains_zero_shot():
 
 
 def test_every_trainable_parameter_gets_a_finite_gradient(trained_case):
+    images = images_of(trained_case)
     detector = make(trained_case).train()
     waiting = WITH_FIELDS.get(trained_case, ())
     trainable = [
         (name, p) for name, p in detector.named_parameters() if p.requires_grad and not name.startswith(waiting)
     ]
-    detector(IMAGES, LABELS).losses["total"].backward()
+    detector(images, LABELS).losses["total"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for _, p in trainable), [
         name for name, p in trainable if p.grad is None
     ]
@@ -126,13 +132,14 @@ def test_every_trainable_parameter_gets_a_finite_gradient(trained_case):
 
 @pytest.mark.slow  # in the default tier each class, without its variants, trains on the demo
 def test_the_loss_falls_when_trained_on_one_batch(trained_case):
+    images = images_of(trained_case)
     detector = make(trained_case).train()
     parameters = [p for p in detector.parameters() if p.requires_grad]
     detector.start_training(torch.tensor([2, 4]))
     optimizer = torch.optim.Adam(parameters, 3e-3)
     losses = []
     for _ in range(6):
-        loss = detector(IMAGES, LABELS).losses["total"]
+        loss = detector(images, LABELS).losses["total"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -144,14 +151,15 @@ def test_the_loss_falls_when_trained_on_one_batch(trained_case):
 @pytest.mark.parametrize("case", quick_and_slow(CASES, QUICK), indirect=True)
 @torch.no_grad()
 def test_scores_depend_on_the_image_alone(case):
+    images = images_of(case)
     detector = trained_a_little(case)
-    expected = detector(IMAGES)
+    expected = detector(images)
     order = torch.tensor([3, 1, 5, 0, 2, 4])
-    alone = torch.cat([detector(image[None]).scores for image in IMAGES])
+    alone = torch.cat([detector(image[None]).scores for image in images])
     torch.testing.assert_close(alone, expected.scores, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(detector(IMAGES[order]).scores, expected.scores[order], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(detector(images[order]).scores, expected.scores[order], atol=1e-6, rtol=1e-5)
     for labels in (LABELS, 1 - LABELS):
-        labelled = detector(IMAGES, labels)
+        labelled = detector(images, labels)
         assert torch.equal(labelled.scores, expected.scores)
         assert torch.equal(labelled.logits, expected.logits)
         assert set(labelled.variants) == set(expected.variants)
@@ -161,9 +169,10 @@ def test_scores_depend_on_the_image_alone(case):
 @pytest.mark.parametrize("case", quick_and_slow(CASES, QUICK), indirect=True)
 @torch.no_grad()
 def test_evaluation_leaves_the_state_untouched(case):
+    images = images_of(case)
     detector = trained_a_little(case)
     before = copy.deepcopy(detector.state_dict())
-    detector(IMAGES, LABELS)
+    detector(images, LABELS)
     detector.diagnostics()
     after = detector.state_dict()
     assert before.keys() == after.keys()
@@ -174,23 +183,24 @@ def test_evaluation_leaves_the_state_untouched(case):
 @torch.no_grad()
 def test_seed_and_state_make_the_detector(case):
     """One seed gives one detector and two seeds two, and a file of plain tensors carries all that a detector is."""
+    images = images_of(case)
     once, again = make(case).eval(), build(case).eval()
     with without_pretrained():
         other = build(case, 1).eval()
-    scores = once(IMAGES).scores
-    assert torch.equal(again(IMAGES).scores, scores)
-    assert not torch.equal(other(IMAGES).scores, scores)
+    scores = once(images).scores
+    assert torch.equal(again(images).scores, scores)
+    assert not torch.equal(other(images).scores, scores)
     detector, file = trained_a_little(case), io.BytesIO()
     torch.save(detector.state_dict(), file)
     file.seek(0)
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(other(IMAGES).scores, detector(IMAGES).scores)
+    assert torch.equal(other(images).scores, detector(images).scores)
 
 
 @pytest.mark.parametrize("trained_case", quick_and_slow(filter(trains, CASES), QUICK), indirect=True)
 def test_head_on_detached_features_then_encode_gives_the_gradients_of_forward(trained_case):
     detector = make(trained_case).double().train()
-    twin, images = copy.deepcopy(detector), IMAGES.double()
+    twin, images = copy.deepcopy(detector), images_of(trained_case).double()
     output = detector(images, LABELS)
     output.losses["total"].backward()
 
@@ -208,9 +218,10 @@ def test_head_on_detached_features_then_encode_gives_the_gradients_of_forward(tr
 
 @pytest.mark.parametrize("case", quick_and_slow(CASES, QUICK), indirect=True)
 def test_half_precision_features_lose_nothing_in_the_head(case):
+    images = images_of(case)
     detector = trained_a_little(case)
     with torch.no_grad():
-        features = detector.encode(IMAGES).bfloat16()
+        features = detector.encode(images).bfloat16()
         expected = detector.head(features.float(), LABELS)
         with torch.autocast("cpu", torch.bfloat16):
             found = detector.head(features, LABELS)
@@ -253,8 +264,13 @@ def test_presets_that_need_no_weights_run_at_their_input_size(name):
     config = loading.load("detectors", name)
     detector = registry.build_detector(config).eval()
     with torch.no_grad():
-        assert detector(torch.zeros(2, 3, config.input.size, config.input.size)).scores.shape == (2,)
+        assert detector(zeros(config)).scores.shape == (2,)
     assert_listed_as_built(config, detector)
+
+
+def zeros(config):
+    """Two black pictures or clips of the preset's input."""
+    return torch.zeros(2, *one_sample(config.input)[1:])
 
 
 def assert_listed_as_built(config, detector):
@@ -271,7 +287,7 @@ def test_full_size_presets_are_what_their_names_say(name):
     config = loading.load("detectors", name)
     with torch.device("meta"), without_pretrained():
         detector = create_detector(name)
-        output = detector.train()(torch.zeros(2, 3, config.input.size, config.input.size))
+        output = detector.train()(zeros(config))
     assert output.scores.shape == (2,)
     assert_listed_as_built(config, detector)
 

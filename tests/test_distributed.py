@@ -19,7 +19,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from made import SIZE, MadeStore, TinyDetector, made_config, made_dataset
+from made import SIZE, MadeStore, TinyClipDetector, TinyDetector, made_config, made_dataset
 from sklearn.metrics import roc_auc_score
 
 from resproto_fd.configs.errors import Interrupted, UserError
@@ -50,6 +50,7 @@ RESPROTO = {"backbone": BACKBONE, "pretrained": None, "start_epoch": 1, "capacit
 DETECTORS = {
     "tiny": TinyDetector,
     "coupled": lambda: TinyDetector(coupled=True),
+    "clips": TinyClipDetector,
     "resproto_fd": lambda: create_detector("resproto_fd", **RESPROTO),
 }
 
@@ -129,6 +130,8 @@ def fitted(world, folder, name, accumulate, **changes):
     """Twenty steps in float64; everything they leave behind."""
     run = {"log_every": 1, "save_checkpoints": False}
     settings = {"epochs": 5, "precision": "fp64", "augment": "flip", "ema": 0.8, "run": run, **changes}
+    length = 2 if name == "clips" else 1
+    settings["input"] = {"frames": length}
     config = made_config(accumulate=accumulate, **settings)
     checkpoint.seed_everything(config.seed)
     validation = made_dataset(config, videos=5, split="test")
@@ -140,7 +143,8 @@ def fitted(world, folder, name, accumulate, **changes):
 
     found, order, Scalars.kept = [], [], []
     with mock.patch.object(run_folder, "SummaryWriter", Scalars):
-        fitting = Trainer(DETECTORS[name](), made_dataset(config), config, world, Path(folder), validate)
+        data = made_dataset(config, frames=3 * length)
+        fitting = Trainer(DETECTORS[name](), data, config, world, Path(folder), validate)
         step = fitting._step
         fitting._step = lambda micro: (order.append([i for b in micro for i in b["index"].tolist()]), step(micro))
         progress = fitting.fit()

@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
-from tiny import CASES, quick_and_slow, shallow, thin, trains
+from tiny import CASES, clip_frames, quick_and_slow, shallow, thin, trains
 
 from resproto_fd.configs import loading
-from resproto_fd.configs.schema import DataConfig, RunConfig
+from resproto_fd.configs.schema import DataConfig, InputConfig, RunConfig
 from resproto_fd.detectors import registry
 from resproto_fd.trainer.augment.transforms import train_transform
+from resproto_fd.trainer.clip_data import ClipDataset
+from resproto_fd.trainer.clip_list import ClipList
 from resproto_fd.trainer.companions import find_companions
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.distributed import World
@@ -53,7 +55,10 @@ QUICK = {"resproto_fd", "clip", "timm", "gm_df", "mfclip", "sd2", "uia_vit"}
 @pytest.mark.parametrize("name", quick_and_slow(CLASSES, QUICK))
 def test_a_class_trains_on_the_demo_and_its_loss_falls(name, resolved, tmp_path):
     keywords = {**CASES[name][1], **WITH_NEEDS.get(name, {})}
+    given = {"size": SIZES.get(name, 32), "frames": clip_frames(name)}
     frames = resolved.train
+    if given["frames"] > 1:
+        frames = ClipList.within(frames, InputConfig(**given))
     train = {
         "epochs": EPOCHS,
         "batch_size": len(frames),
@@ -65,7 +70,7 @@ def test_a_class_trains_on_the_demo_and_its_loss_falls(name, resolved, tmp_path)
                 "name": name,
                 "detector": name,
                 "model": keywords,
-                "input": {"size": SIZES.get(name, 32)},
+                "input": given,
                 "train": train,
             },
             "protocol": {"name": "demo", "train": ["Demo-A"], "test": ["Demo-A"], "selection": {"rule": "last"}},
@@ -76,7 +81,8 @@ def test_a_class_trains_on_the_demo_and_its_loss_falls(name, resolved, tmp_path)
     torch.manual_seed(0)
     with thin():
         detector = shallow(registry.build_detector(config.detector.trusting()))
-    data = FrameDataset(
+    dataset = FrameDataset if given["frames"] == 1 else ClipDataset
+    data = dataset(
         frames,
         resolved.stores,
         train_transform("none", config.detector.input),

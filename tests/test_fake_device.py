@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from tiny import CASES, make, quick_and_slow, trains
+from tiny import CASES, images_of, make, quick_and_slow, trains
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -75,7 +75,7 @@ def onto_device(module: torch.nn.Module) -> None:
                     values[name] = known[id(value)]
 
 
-def fields_of(detector, labels) -> dict:
+def fields_of(case, detector, labels) -> dict:
     """What the trainer would hand on; facts are those of two fakes and a real one. Within the fake mode."""
     pictures = {
         "second_view": (3, SIDE, SIDE),
@@ -88,7 +88,7 @@ def fields_of(detector, labels) -> dict:
         if name in CAPTIONS:
             found[name] = ["a man", "", "a woman", "a room", "", "a door"]
         elif name in pictures:
-            found[name] = torch.empty(COUNT, *pictures[name], device=CUDA)
+            found[name] = torch.empty(*images_of(case).shape[:-3], *pictures[name], device=CUDA)
         elif name in detector.on_host:
             values = list(detector.vocabulary[name])
             real = values.index("real") if "real" in values else 0
@@ -123,7 +123,7 @@ def a_case_on_the_device(case: str):
         onto_device(detector)
         gradient = lambda loss, inputs, **_: [torch.zeros_like(x) for x in tree_leaves(inputs)]  # noqa: E731
         patch.setattr(torch.autograd, "grad", gradient)
-        yield detector, torch.empty(COUNT, 3, SIDE, SIDE, device=CUDA)
+        yield detector, torch.empty(images_of(case).shape, device=CUDA)
 
 
 STEPPED = [case for case in CASES if trains(case) and case != "lsda, a teacher"]
@@ -138,7 +138,7 @@ QUICK = ["resproto_fd", "mfclip"]
 def test_no_training_step_waits_for_the_device_or_mixes_devices(case, precision):
     with a_case_on_the_device(case) as (detector, images):
         labels = torch.empty(COUNT, dtype=torch.long, device=CUDA)
-        fields = fields_of(detector, [0, 1, 1, 0, 1, 2])
+        fields = fields_of(case, detector, [0, 1, 1, 0, 1, 2])
         detector.train().start_epoch(99)
         with NoWaits():
             losses = detector.training_step(detector, Step(detector, precision), images, labels, **fields)

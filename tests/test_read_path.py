@@ -319,9 +319,9 @@ def test_the_benchmark_prints_a_table_and_last_a_line_of_figures(tmp_path, monke
     assert importlib.import_module("read_path").main() == 0
     lines = capsys.readouterr().out.splitlines()
     figures = json.loads(lines[-1])
-    assert len(figures["results"]) == 2 * 4 * 2
+    assert len(figures["results"]) == 2 * 6 * 2
     assert all(result["cpu_ms"] > 0 and result["images_per_second"] > 0 for result in figures["results"])
-    assert sum(line.startswith(("png ", "native ")) for line in lines) == 16
+    assert sum(line.startswith(("png ", "native ")) for line in lines) == 24
     assert len(figures["memory_mib"]) == 2
     assert figures["packing"]["png"]["frames_per_second"] > 0
     assert not list(tmp_path.iterdir())

@@ -83,6 +83,26 @@ def cases() -> dict[str, tuple[str, dict]]:
 CASES = cases()
 
 
+CLIP = 4
+"""Frames of the clips for detectors whose constructor has no keyword `frames`."""
+
+
+def clip_frames(case: str) -> int:
+    """T of a case that takes clips: `frames` of its keywords or of its constructor, else `CLIP`; 1 of other cases."""
+    name, keywords = CASES[case]
+    if not registry.detector_class(name).clips:
+        return 1
+    return keywords.get("frames", registry.defaults_of(name).get("frames", CLIP))
+
+
+def images_of(case: str) -> torch.Tensor:
+    """Normalised pictures for a case, [6, 3, 32, 32], or clips, [6, T, 3, 32, 32]."""
+    frames = clip_frames(case)
+    if frames == 1:
+        return IMAGES
+    return torch.randn(6, frames, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
 def trains(case: str) -> bool:
     """Whether a case has parameters that train, as the preset of its class tells."""
     name, _ = CASES[case]
@@ -157,7 +177,7 @@ def first_step(case: str):
     detector = make(case)
     detector.start_training(torch.tensor([2, 4]))
     detector.train().start_epoch(0)
-    output = detector(IMAGES, LABELS)
+    output = detector(images_of(case), LABELS)
     return detector.eval(), output
 
 

@@ -48,7 +48,7 @@ class TrainBatches:
             )
         if count < batch_size:
             raise UserError(
-                f"train.batch_size={batch_size} is more than the {count} training frames; set a smaller one"
+                f"train.batch_size={batch_size} is more than the {count} training frames (or clips); set a smaller one"
             )
         self.count, self.batch_size, self.accumulate = count, batch_size, accumulate
         self.rank, self.world, self.seed, self.groups = rank, world, seed, groups

@@ -3,8 +3,8 @@
     "mask"          float32 [B, 1, S, S] in [0, 1], 1 is forged. Stored where DeepfakeBench stores it (`frames` replaced
                     by `masks` in the frame's path). Real frames have 0 everywhere. Wholly synthesised ones have 1,
                     if the store has no mask of them. For forgeries made in training see `blending`.
-    "landmarks"     float32 [B, K, 2], (x, y) in pixels of the picture that the detector gets. Stored as .npy files,
-                    `frames` replaced by `landmarks`.
+    "landmarks"     float32 [B, K, 2], of clips [B, T, K, 2], (x, y) in pixels of the picture that the detector gets.
+                    Stored as .npy files, `frames` replaced by `landmarks`. Clips have no other companions.
     "second_view"   [B, 3, S, S]: the same frame under another augmentation, normalised.
     "partner"       [B, 3, S, S]: a frame of the other class, normalised, under its own augmentation. It is the frame at
                     the same moment of the video from which a fake was made, or of a fake made from a real video. If
@@ -29,6 +29,7 @@ from resproto_fd.preprocessing.store.beside_frames import landmark_path, mask_pa
 from resproto_fd.preprocessing.store.frame_store import FrameStore
 from resproto_fd.trainer.augment.library import LibraryTransform
 from resproto_fd.trainer.augment.views import Transform, uniforms
+from resproto_fd.trainer.clip_list import ClipList
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import originals, side_records
 
@@ -44,7 +45,8 @@ class Companions:
     Attributes:
         masks: Where each frame's mask comes from, [N]: `NOTHING` and `EVERYTHING` are 0 and 1 everywhere, `STORED` is
             in the store, `BLENDED` is the blended area (see `blended_pairs`).
-        landmarks: Landmarks of each frame, in pixels of the stored frame, float32 [N, K, 2].
+        landmarks: Landmarks of each frame (of clips, of each in `ClipList.stored`), in pixels of the stored frame,
+            float32 [N, K, 2].
         second_view: Whether it is required.
         partner_of: Chooses a frame's partner, from the frame's position in the list and a seed.
     """
@@ -67,7 +69,7 @@ def find_companions(
 
     Args:
         wanted: Names of the required fields; those that are no companions are ignored.
-        frames: The training frames.
+        frames: The training frames, or clips.
         sides: Side file of each data set, by name; the file may be absent.
         stores: Frame store of each data set, by name.
         some_missing: Whether some masks of a data set may be missing; their frames are then unreadable.
@@ -76,11 +78,19 @@ def find_companions(
         None if no companion is required.
 
     Raises:
-        UserError: A mask or landmarks are missing. The message has the data set, the first frame and the remedy.
+        UserError: A mask or landmarks are missing. The message has the data set, the first frame and the remedy. Or
+            others than landmarks are required of clips.
     """
     wanted = set(wanted) & set(COMPANIONS)
     if not wanted:
         return None
+    if isinstance(frames, ClipList):
+        if others := sorted(wanted - {LANDMARKS}):
+            raise UserError(
+                f"this detector requires {' and '.join(others)}, which clips do not have (input.frames="
+                f"{frames.given.frames}); switch off in model.* what needs them"
+            )
+        return Companions(landmarks=read_landmarks(frames.stored, stores))
     return Companions(
         masks=_mask_sources(frames, stores, some_missing) if MASK in wanted else None,
         landmarks=read_landmarks(frames, stores) if LANDMARKS in wanted else None,

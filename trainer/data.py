@@ -39,6 +39,8 @@ class FrameDataset(Dataset):
     Frames are read store by store, in the order of their keys, and each picture is written straight into its place in
     the batch.
 
+    `ClipDataset` reads clips of several frames.
+
     A batch is {"image" uint8 [B, 3, S, S], "label" int64 [B], "index" int64 [B], "bad" list of BadFrame}. It has the
     readable samples in the order asked for; if no sample is readable, it has only "bad". With an `OnDevice` transform,
     "image" is `Unaugmented`. Further fields have their own names; pictures and masks among them are bytes.
@@ -61,6 +63,8 @@ class FrameDataset(Dataset):
 
     in_memory = False
     """Whether batches are at hand, so that no worker processes are needed."""
+    pictures = 1
+    """Pictures of a sample."""
 
     def __init__(
         self,
@@ -80,7 +84,7 @@ class FrameDataset(Dataset):
                 "run.augment_on=device: this detector needs masks, landmarks, second views or partners of the frames, "
                 "which are made on the host; set run.augment_on=host"
             )
-        self.frames = frames
+        self.frames = self.stored = frames
         self.companions = companions
         self.pairs = pairs
         self.checksums = checksums
@@ -108,7 +112,7 @@ class FrameDataset(Dataset):
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict:
         """Reads the batch of some keys (epoch, index)."""
         epochs, chosen = [epoch for epoch, _ in keys], [index for _, index in keys]
-        batch, bad = _Canvas(len(keys), self._empty), {}
+        batch, bad = Canvas(len(keys), self._empty), {}
         self._checksum_of.clear()
         for place, image in self._read_in_key_order(chosen):
             if error := self._put(batch, place, image, epochs[place], chosen[place]):
@@ -121,18 +125,22 @@ class FrameDataset(Dataset):
             image = batch.images if not lost else batch.images[good]
             if isinstance(self.transform, OnDevice):
                 image = self.transform.batch(image, [batch.views[place] for place in good])
-            found |= {"image": image, "label": torch.from_numpy(self.frames.labels[index.numpy()]), "index": index}
-            for name, values in self.fields.items():
-                texts = isinstance(values, list)
-                found[name] = [values[i] for i in index] if texts else torch.from_numpy(values[index.numpy()])
-            found |= as_tensors(batch.beside, good)
+            found |= {"image": image, **self._facts(index), **as_tensors(batch.beside, good)}
             if self.checksums:
                 found["checksum"] = torch.tensor([self._checksum_of[chosen[place]] for place in good])
         return found
 
+    def _facts(self, index: torch.Tensor) -> dict:
+        """What a batch has of its samples beside what was read."""
+        found = {"label": torch.from_numpy(self.frames.labels[index.numpy()]), "index": index}
+        for name, values in self.fields.items():
+            texts = isinstance(values, list)
+            found[name] = [values[i] for i in index] if texts else torch.from_numpy(values[index.numpy()])
+        return found
+
     def _read_in_key_order(self, chosen: Sequence[int]) -> Iterator[tuple[int, np.ndarray | UserError]]:
-        """Yields (place in the batch, stored image or error). An image is valid until the next one is asked for."""
-        frames, slot = self.frames, self._worker()
+        """Yields (place in `chosen`, stored image or error). An image is valid until the next one is asked for."""
+        frames, slot = self.stored, self._worker()
         names = [frames.videos[frames.video_index[index]].dataset for index in chosen]
         paths = [frames.paths[index] for index in chosen]
         order = sorted(range(len(chosen)), key=lambda place: (names[place], paths[place]))
@@ -149,7 +157,7 @@ class FrameDataset(Dataset):
                     yield place, image
 
     def _put(
-        self, batch: "_Canvas", place: int, image: np.ndarray | UserError, epoch: int, index: int
+        self, batch: "Canvas", place: int, image: np.ndarray | UserError, epoch: int, index: int
     ) -> UserError | None:
         """Puts a stored image into its place; returns the error if it, or what belongs to it, cannot be had."""
         if isinstance(image, UserError):
@@ -181,7 +189,7 @@ class FrameDataset(Dataset):
         return blend.fake if forged else blend.real, blend.mask
 
     def _changed(self, image: np.ndarray, index: int) -> np.ndarray:
-        return image if self.change is None else self.change(image, self.frames.paths[index])
+        return image if self.change is None else self.change(image, self.stored.paths[index])
 
     def _read(self, index: int) -> np.ndarray:
         """Reads a frame that is not in the batch."""
@@ -189,7 +197,7 @@ class FrameDataset(Dataset):
 
     def _accompany(
         self,
-        batch: "_Canvas",
+        batch: "Canvas",
         place: int,
         image: np.ndarray,
         blended: np.ndarray | None,
@@ -237,7 +245,7 @@ class FrameDataset(Dataset):
         """Seed of one draw; a sample's augmentation has the numbers (epoch, index)."""
         return int(np.random.SeedSequence((self.seed, *of)).generate_state(1)[0])
 
-    def _replaced(self, batch: "_Canvas", place: int, epochs: Sequence[int], chosen: list[int]) -> bool:
+    def _replaced(self, batch: "Canvas", place: int, epochs: Sequence[int], chosen: list[int]) -> bool:
         """Puts the next readable frame into a place; returns whether there is one."""
         first, step = chosen[place], 1 if self.pairs is None else 2
         for other in range(first + step, first + len(self), step):
@@ -259,10 +267,10 @@ class FrameDataset(Dataset):
     def frame_at(self, worker: int) -> str | None:
         """The frame that a data worker began to read last. If the worker died, the frame may be the cause."""
         index = int(self.being_read[worker])
-        return self.frames.paths[index] if index >= 0 else None
+        return self.stored.paths[index] if index >= 0 else None
 
 
-class _Canvas:
+class Canvas:
     """Pictures of a batch, uint8 [B, 3, H, W], of the largest one's size. Pixels beside a smaller one are undefined.
 
     Args:
@@ -298,7 +306,7 @@ class _Canvas:
 
 
 class Normaliser:
-    """Normalises images on the device: uint8 [B, 3, S, S] -> (x / 255 - mean) / std.
+    """Normalises images on the device: uint8 [B, 3, S, S], or clips [B, T, 3, S, S] -> (x / 255 - mean) / std.
 
     Images that the device has to augment are augmented first. Those that are encoded already are only moved.
     """
@@ -321,4 +329,9 @@ class Normaliser:
             return images
         if isinstance(images, Unaugmented):
             images = images.augmented()
+        if images.ndim == 5:  # a memory order of channels is one of pictures
+            return self._normalised(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        return self._normalised(images)
+
+    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         return images.to(self.dtype, memory_format=self.format).mul_(self.scale).sub_(self.shift)

@@ -181,11 +181,7 @@ class EncodedFrames(FrameDataset):
         if True in self.features:
             flipped = torch.tensor([self._is_flipped(epoch, other) for epoch, _, other in shown])
             features[flipped] = self.features[True][index[flipped]]
-        found |= {"image": Encoded(features), "index": index}
-        found["label"] = torch.from_numpy(self.frames.labels[index.numpy()])
-        for name, values in self.fields.items():
-            texts = isinstance(values, list)
-            found[name] = [values[i] for i in index] if texts else torch.from_numpy(values[index.numpy()])
+        found |= {"image": Encoded(features), **self._facts(index)}
         if self.checksums:
             found["checksum"] = self._checksums[index]
         return found

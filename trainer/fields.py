@@ -11,6 +11,7 @@ from resproto_fd.configs.suggestions import nearest
 from resproto_fd.detectors.base import Detector
 from resproto_fd.preprocessing.side_file import generator_families
 from resproto_fd.preprocessing.video import Video
+from resproto_fd.trainer.clip_list import ClipList
 from resproto_fd.trainer.companions import COMPANIONS
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import identity_of, side_records, target_of
@@ -41,14 +42,14 @@ def batch_fields(detector: Detector, frames: FrameList, sides: Mapping[str, Path
 
     Args:
         detector: Has `requires` and `vocabulary`.
-        frames: The training frames.
+        frames: The training frames, or clips.
         sides: Side file of each data set, by name; the file may be absent.
 
     Returns:
         Numbers [N] or N texts, by field.
 
     Raises:
-        UserError: A required field is unknown, or a value is not in the detector's vocabulary.
+        UserError: A required field is unknown, or clips do not have it, or a value is not in the detector's vocabulary.
     """
     found: dict[str, np.ndarray | list[str]] = {}
     for name in sorted(detector.requires):
@@ -57,6 +58,11 @@ def batch_fields(detector: Detector, frames: FrameList, sides: Mapping[str, Path
         elif name in PERSONS:
             found[name] = _persons(name, detector, frames, sides)
         elif name in CAPTIONS:
+            if isinstance(frames, ClipList):
+                raise UserError(
+                    f"{type(detector).__name__} requires '{name}' of a batch, the descriptions of single frames, which "
+                    f"clips do not have (input.frames={frames.given.frames}); switch off in model.* what needs them"
+                )
             texts = _captions(CAPTIONS[name], frames, sides)
             if any(texts):
                 found[name] = texts

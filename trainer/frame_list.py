@@ -52,9 +52,12 @@ class FrameList:
 
     def without(self, paths: set[str]) -> "FrameList":
         """Returns the list without some frames."""
-        keep = np.asarray([path not in paths for path in self.paths], dtype=bool)
-        kept = [path for path, kept_ in zip(self.paths, keep, strict=True) if kept_]
-        return FrameList(self.videos, kept, self.video_index[keep], self.numbers[keep], self.labels[keep])
+        return self.at(np.flatnonzero(np.asarray([path not in paths for path in self.paths], dtype=bool)))
+
+    def at(self, chosen: np.ndarray) -> "FrameList":
+        """Returns the frames at some positions, with their own labels."""
+        kept = [self.paths[place] for place in chosen.tolist()]
+        return FrameList(self.videos, kept, self.video_index[chosen], self.numbers[chosen], self.labels[chosen])
 
     def thinned(self, share: float) -> "FrameList":
         """Keeps about a share of the frames, chosen by their paths. A smaller share is part of a larger one."""

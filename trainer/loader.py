@@ -163,7 +163,7 @@ def make_loader(dataset: FrameDataset, batches, workers: int, device: torch.devi
     """
     workers = 0 if dataset.in_memory else workers
     side = getattr(dataset.transform, "side", 0)
-    memory = batch_memory(workers, getattr(batches, "batch_size", 0) * 3 * side * side)
+    memory = batch_memory(workers, getattr(batches, "batch_size", 0) * dataset.pictures * 3 * side * side)
     return FrameLoader(
         dataset=dataset,
         batch_sampler=batches,

@@ -42,6 +42,9 @@ from resproto_fd.trainer.optimizers import WeightAverage, climbed, make_optimize
 from resproto_fd.trainer.progress import LatestSteps, Progress
 from resproto_fd.trainer.run_folder import scalar_logs
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Memory order by the number of a tensor's dimensions: of convolutions over pictures, and over clips."""
+
 Validate = Callable[[Detector], dict[str, float | None]]
 """Scores the validation split and returns its metrics by name. The selection metric is one of them."""
 
@@ -140,7 +143,9 @@ class Trainer:
         if recipe.sync_batchnorm and self.world.size > 1 and self.world.device.type == "cuda":
             detector = nn.SyncBatchNorm.convert_sync_batchnorm(detector)
         if recipe.channels_last:
-            detector = detector.to(memory_format=torch.channels_last)
+            for values in (*detector.parameters(), *detector.buffers()):
+                if values.ndim in CHANNELS_LAST:
+                    values.data = values.data.to(memory_format=CHANNELS_LAST[values.ndim])
         detector = detector.to(self.world.device, dtype)
         with faults_of(detector, "beginning its training"):
             detector.start_training(torch.as_tensor(self.data.frames.class_counts()))
@@ -219,7 +224,8 @@ class Trainer:
                 if progress.step % self.settings.log_every == 0 or finished:
                     now = time.perf_counter()
                     progress.seconds += now - last_time
-                    rate = (progress.step - last_log) * self.recipe.batch_size / max(now - last_time, 1e-9)
+                    shown = (progress.step - last_log) * self.recipe.batch_size * self.data.pictures
+                    rate = shown / max(now - last_time, 1e-9)
                     self._latest = self._check_and_log(log, rate) or self._latest
                     bar.set_postfix_str(self._latest, refresh=False)
                     last_log, last_time = progress.step, now
@@ -442,11 +448,7 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """Settings that a resumed run must share with the interrupted one."""
-        config = self.config.model_dump(by_alias=True, exclude={"run": True, "data": True})
-        learning = {"max_steps", "shuffle_labels", "deterministic"}
-        config["run"] = self.config.run.model_dump(include=learning)
-        config["data"] = self.config.data.model_dump(include={"on_bad_frame"})
-        return {"config": config, "fingerprint": self.fingerprint, "processes": self.world.size}
+        return {"config": _learning(self.config), "fingerprint": self.fingerprint, "processes": self.world.size}
 
     def _save(self, *logs: SummaryWriter | None) -> None:
         """Saves a checkpoint. Scalars logged so far are written to the disk before it."""
@@ -493,7 +495,7 @@ class Trainer:
                 f"{self.folder}: already holds a run, and run.resume is off; remove the folder, or set another run.out"
             )
         path, saved, faults = checkpoint.load_newest(self.folder / "checkpoints")
-        differing = checkpoint.differing_keys(self._identity(), saved["identity"])
+        differing = checkpoint.differing_keys(self._identity(), _with_defaults(saved["identity"]))
         if differing:
             raise UserError(
                 f"{path}: saved by a run with other settings:\n  " + "\n  ".join(differing) + "\n"
@@ -541,3 +543,19 @@ class Trainer:
             self.detector.load_state_dict(checkpoint.load(best)["model"])
         except (RuntimeError, TypeError) as error:
             raise UserError(f"{best}: does not fit this detector ({str(error)[:300]})") from error
+
+
+def _learning(config: RunConfig) -> dict[str, Any]:
+    """What of a configuration changes what is learnt."""
+    found = config.model_dump(by_alias=True, exclude={"run": True, "data": True})
+    found["run"] = config.run.model_dump(include={"max_steps", "shuffle_labels", "deterministic"})
+    found["data"] = config.data.model_dump(include={"on_bad_frame"})
+    return found
+
+
+def _with_defaults(identity: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its run; settings that are newer than the checkpoint have their defaults."""
+    try:
+        return {**identity, "config": _learning(RunConfig.model_validate(identity["config"]))}
+    except (TypeError, ValueError):  # of a version whose settings this one does not know: they are compared as they are
+        return identity

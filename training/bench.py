@@ -16,6 +16,8 @@ from resproto_fd.configs.schema import DetectorConfig, ProtocolConfig, RunConfig
 from resproto_fd.detectors.base import Detector
 from resproto_fd.trainer.augment.corruptions import corrupted, through_jpeg
 from resproto_fd.trainer.augment.transforms import plain_transform
+from resproto_fd.trainer.clip_data import ClipDataset
+from resproto_fd.trainer.clip_list import ClipList
 from resproto_fd.trainer.data import FrameDataset, Normaliser
 from resproto_fd.trainer.distributed import World, gather_objects
 from resproto_fd.trainer.encoded import Passing
@@ -27,6 +29,7 @@ from resproto_fd.training.encode_once import EncodeOnce, encoded_folder
 from resproto_fd.training.features import features_path, save_features
 from resproto_fd.training.measures.metrics import table_metrics
 from resproto_fd.training.protocols import ResolvedProtocol
+from resproto_fd.training.samples import samples_of
 from resproto_fd.training.scores import ScoreTable, table_path
 
 Change = Callable[[np.ndarray, str], np.ndarray] | None
@@ -57,11 +60,11 @@ def normaliser_of(config: DetectorConfig, device: torch.device) -> Normaliser:
 
 @dataclass(frozen=True)
 class Job:
-    """One set of frames to be scored, and where its score table is kept.
+    """One set of frames or clips to be scored, and where its score table is kept.
 
     Attributes:
         dataset: The data set, as the score table names it.
-        frames: The frames.
+        frames: The frames, or clips.
         path: The score table's file; None if it is not kept.
         title: Shown by the progress bar.
         keep_features: Whether the detector's features are kept too.
@@ -80,14 +83,21 @@ class Bench:
     """Scores frame lists under a run's configuration, and keeps the tables in the run folder.
 
     Attributes:
+        tests: Frames, or clips, of each test set, by name.
+        selection: Frames, or clips, that the checkpoint is selected on; None if there are none.
         seconds: Time spent on scoring test sets so far.
         frames: Frames of test sets scored so far; tables that were there already do not count.
+
+    Raises:
+        UserError: See `samples_of`.
     """
 
     def __init__(self, config: RunConfig, resolved: ResolvedProtocol, world: World, folder: Path):
         self.config, self.resolved, self.world, self.folder = config, resolved, world, folder
         self.seconds, self.frames = 0.0, 0
         self.normalise = normaliser_of(config.detector, world.device)
+        self.tests = {name: samples_of(frames, config, resolved.stores) for name, frames in resolved.tests.items()}
+        self.selection = samples_of(resolved.selection, config, resolved.stores)
         place = encoded_folder(config)
         self.encodings = EncodeOnce(place, config, world) if place else None
 
@@ -98,7 +108,7 @@ class Bench:
     def validate(self, detector: Detector) -> dict[str, float | None]:
         """The protocol's metrics on the split that checkpoints are selected on."""
         chosen = self.config.protocol.selection
-        job = Job(chosen.dataset, self.resolved.selection, None, "validating")
+        job = Job(chosen.dataset, self.selection, None, "validating")
         scored = self._score(detector, job)
         table = self._table(job, scored, None)
         wanted = {*map(self.config.metric_of, self.config.protocol.metrics), self.config.selection_metric}
@@ -112,14 +122,14 @@ class Bench:
             sha: SHA-256 of its weights, None if they are no file.
         """
         keep, tables = self.config.run.save_features, {}
-        for name, frames in self.resolved.tests.items():
+        for name, frames in self.tests.items():
             job = Job(name, frames, table_path(self.folder, name), f"testing {name}", keep)
             tables[name] = self._kept_table(detector, job, sha, count=True)
         return tables
 
     def corrupted_tables(self, detector: Detector, sha: str | None) -> Iterator[tuple[str, str, int, ScoreTable]]:
         """(test set, corruption, severity, score table) under each of the protocol's corruptions."""
-        for name, frames in self.resolved.tests.items():
+        for name, frames in self.tests.items():
             for corruption, severities in self.config.protocol.corruptions.items():
                 for severity in severities:
                     path = table_path(self.folder, name, "scores_corrupted", f"@{corruption}-{severity}")
@@ -129,7 +139,7 @@ class Bench:
 
     def selection_table(self, detector: Detector, sha: str | None) -> ScoreTable | None:
         """Scores of the split that checkpoints are selected on; None if it is not on this machine."""
-        frames, chosen = self.resolved.selection, self.config.protocol.selection
+        frames, chosen = self.selection, self.config.protocol.selection
         if frames is None or chosen.dataset is None:
             return None
         path = table_path(self.folder, chosen.dataset, "scores_selection")
@@ -146,7 +156,7 @@ class Bench:
         scored = self._score(detector, job)
         if count:
             self.seconds += time.perf_counter() - began
-            self.frames += len(scored.index)
+            self.frames += len(scored.index) * self.config.detector.input.frames
         parts["pixels"] = provenance.pixels_part(scored.checksums)
         table = self._table(job, scored, sha, made_from=parts, checksums=scored.checksums, files=files)
         if self.world.is_main:
@@ -180,8 +190,9 @@ class Bench:
             table = ScoreTable.load(job.path)
         except UserError as error:
             return [str(error)]
-        if table.skipped and not skip:
-            return [f"{table.skipped} unreadable frames were left out"]
+        unread = table.skipped - self._lacking(job)
+        if unread > 0 and not skip:
+            return [f"{unread} unreadable frames were left out"]
         files = provenance.identity_of(job.frames, stores)
 
         def checksums() -> np.ndarray:
@@ -194,7 +205,8 @@ class Bench:
         transform = plain_transform(self.config.detector.input)
         change = change_of(self.config.protocol, job.corruption)
         kept = job.path is not None
-        dataset = FrameDataset(job.frames, self.resolved.stores, transform, change=change, checksums=kept)
+        cls = ClipDataset if isinstance(job.frames, ClipList) else FrameDataset
+        dataset = cls(job.frames, self.resolved.stores, transform, change=change, checksums=kept)
         if self.encodings:
             dataset = self._encoded(dataset, detector, job)
         options = ScoringOptions(
@@ -224,6 +236,11 @@ class Bench:
     def _change_parts(self, corruption: tuple[str, int] | None = None) -> dict[str, Any]:
         return {"recode": self.config.protocol.recode, "corruption": corruption and list(corruption)}
 
+    def _lacking(self, job: Job) -> int:
+        """Frames that the stores lack; of clips, videos that are too short for one and were left out."""
+        clips = isinstance(job.frames, ClipList)
+        return job.frames.left_out if clips else self.resolved.left_out.get(job.dataset, 0)
+
     def _table(self, job: Job, scored: Scored, sha: str | None, **made) -> ScoreTable:
         return ScoreTable.of_frames(
             job.dataset,
@@ -234,6 +251,6 @@ class Bench:
             people=self.resolved.people,
             detector=self.config.detector.name,
             checkpoint=sha,
-            skipped=len(scored.skipped) + self.resolved.left_out.get(job.dataset, 0),
+            skipped=len(scored.skipped) + self._lacking(job),
             **made,
         )

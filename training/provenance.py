@@ -26,6 +26,7 @@ from resproto_fd.preprocessing.store.frame_store import FrameStore
 from resproto_fd.preprocessing.store.threads import in_chunks
 from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer import scoring
+from resproto_fd.trainer.clip_list import ClipList, clip_checksum
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.training.scores import ScoreTable
 
@@ -66,15 +67,18 @@ def detector_parts(config: DetectorConfig, detector: Detector, weights: str | No
 
 def _settings_of(config: DetectorConfig) -> dict[str, Any]:
     model, given = defaults_of(config.detector) | config.model, config.input
+    shown = {"size": given.size, "fit": given.fit, "mean": given.channel_mean(), "std": given.channel_std()}
+    if given.frames > 1:  # without these, what single frames are made from stays as it was
+        shown |= {key: getattr(given, key) for key in ("frames", "stride", "clips", "short")}
     return {
         "class": config.detector,
         "model": json.loads(json.dumps(model, default=str)),
-        "input": {"size": given.size, "fit": given.fit, "mean": given.channel_mean(), "std": given.channel_std()},
+        "input": shown,
     }
 
 
 def input_part(config: DetectorConfig) -> dict[str, Any]:
-    """What a detector's pictures are: side, fit, mean and deviation."""
+    """What a detector's pictures are: side, fit, mean and deviation; and what its clips are."""
     return _settings_of(config)["input"]
 
 
@@ -93,9 +97,11 @@ def settings_differing(saved: DetectorConfig, asked: DetectorConfig) -> list[str
 
 def frame_parts(frames: FrameList, people: Mapping[str, tuple[str, str]]) -> dict[str, str]:
     """A short hash of the frame list, of its labels, its methods and the people of its videos."""
-    videos = _videos_of(frames)
+    videos, keys = _videos_of(frames), _keys_of(frames)
+    if isinstance(frames, ClipList):
+        keys = [(video, numbers) for (video, _), numbers in zip(keys, frames.clip_numbers.tolist(), strict=True)]
     columns = {
-        "frames": _keys_of(frames),
+        "frames": keys,
         "labels": frames.labels.tolist(),
         "methods": [[video.id, video.method, video.forgery_type] for video in videos],
         "people": [[video.id, *people.get(video.id, ("", ""))] for video in videos],
@@ -110,6 +116,8 @@ def pixels_part(checksums: np.ndarray) -> str:
 
 def identity_of(frames: FrameList, stores: Mapping[str, FrameStore]) -> str | None:
     """Tells the stored files of a frame list without reading them, see `FrameStore.identity`."""
+    if isinstance(frames, ClipList):
+        frames = frames.frames_read()[0]
     found = [stores[name].identity([frames.paths[i] for i in places]) for name, places in _by_store(frames).items()]
     return None if None in found else _short(json.dumps(found))
 
@@ -147,7 +155,11 @@ def differences(
 
 
 def stored_checksums(frames: FrameList, stores: Mapping[str, FrameStore], jobs: int, progress: bool) -> np.ndarray:
-    """Reads every frame again: its checksum, int64 [N]; -1 if it cannot be read."""
+    """Reads every frame again: its checksum, int64 [N]; -1 if it cannot be read. Of clips, see `clip_checksum`."""
+    if isinstance(frames, ClipList):
+        read, places = frames.frames_read()
+        of_frames = stored_checksums(read, stores, jobs, progress)
+        return np.asarray([clip_checksum(of_frames[clip]) for clip in places], dtype=np.int64)
     found = np.full(len(frames), -1, dtype=np.int64)
     for name, places in _by_store(frames).items():
         store = stores[name]

@@ -20,6 +20,7 @@ from resproto_fd.training.lineage import History
 from resproto_fd.training.measures import shift
 from resproto_fd.training.measures.metrics import table_metrics
 from resproto_fd.training.results import Compute, Metrics, RunResult, Transfer, test_result
+from resproto_fd.training.samples import one_sample
 from resproto_fd.training.scores import ScoreTable
 from resproto_fd.training.settings import overrides_of
 
@@ -119,12 +120,12 @@ def _who(config: RunConfig) -> dict:
 
 
 def _compute(bench: Bench, detector: Detector) -> Compute:
-    """Backbone, input size and FLOPs of one image."""
+    """Backbone, input size and FLOPs of one image, or of one clip."""
     from torch.utils.flop_counter import FlopCounterMode
 
     config = bench.config.detector
     size = config.input.size
-    image = bench.normalise(torch.full((1, 3, size, size), 128, dtype=torch.uint8))
+    image = bench.normalise(torch.full(one_sample(config.input), 128, dtype=torch.uint8))
     was_training = detector.training
     detector.eval()
     with torch.no_grad(), faults_of(detector, "counting its operations"), FlopCounterMode(display=False) as counter:

@@ -66,7 +66,7 @@ class Compute(Record):
 
     backbone: str = ""
     input_size: Count | None = None
-    gflops: Annotated[float, Field(ge=0)] | None = None  # of one image, multiply and add counted apart
+    gflops: Annotated[float, Field(ge=0)] | None = None  # of one image or clip, multiply and add counted apart
 
 
 class Metrics(Record):

@@ -15,7 +15,7 @@ from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError, cut
 from resproto_fd.configs.file_names import refuse_twin
 from resproto_fd.configs.files import write_text
-from resproto_fd.configs.schema import DetectorConfig, RunConfig
+from resproto_fd.configs.schema import DetectorConfig, InputConfig, RunConfig
 from resproto_fd.configs.schema import Selection as SelectionRule
 from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.registry import build_detector, check_model
@@ -23,6 +23,8 @@ from resproto_fd.detectors.weights import is_head_alone, load_all, read_state_di
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.augment.transforms import check_augment, train_transform
 from resproto_fd.trainer.blended_pairs import BlendedPairs
+from resproto_fd.trainer.clip_data import ClipDataset
+from resproto_fd.trainer.clip_list import ClipList
 from resproto_fd.trainer.companions import find_companions
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.detector_faults import faults_of
@@ -37,6 +39,7 @@ from resproto_fd.training.lineage import History
 from resproto_fd.training.protocols import ResolvedProtocol
 from resproto_fd.training.recording import test_and_record
 from resproto_fd.training.results import RunResult, Selection
+from resproto_fd.training.samples import check_clips, note_on_clips, one_sample, samples_of
 from resproto_fd.training.settings import as_deepfakebench_fed, folder_of, with_keywords, with_methods
 
 FAULTS_OF_SETTINGS = (
@@ -77,11 +80,12 @@ def train(config: RunConfig) -> RunResult | None:
         _print_notes(world, resolved)
         detector, _ = create(config.detector)
         trains = any(p.requires_grad for p in detector.parameters())
-        if trains:
-            _refuse_undefined_choice(config.protocol.selection, resolved.selection)
-            _refuse_no_epochs(config.detector)
         bench, weights = Bench(config, resolved, world, folder), folder / "best.pt"
+        if trains:
+            _refuse_undefined_choice(config.protocol.selection, bench.selection)
+            _refuse_no_epochs(config.detector)
         trainer = _trainer(detector, bench) if trains else None
+        _note_short_videos(bench, trainer)
         with exclusive(folder, world):  # not before: a run that is refused leaves no folder
             lineage.refuse_another_run(folder, config, trains)
             if trainer is None:
@@ -129,18 +133,20 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
         history.note = loaded or history.note
         history.selection = _marked(history.selection, resolved, world)
         bench = Bench(config, resolved, world, folder)
+        _note_short_videos(bench)
         with exclusive(folder, world):
             lineage.refuse_to_overwrite(folder, weights, config)  # again: another test may have ended meanwhile
             return test_and_record(bench, bench.placed(detector), weights or folder / "best.pt", history)
 
 
 def _checked(config: RunConfig) -> tuple[RunConfig, Path]:
-    """The configuration with the keywords that data fill, and its run folder; wrong `model:` keys are refused.
+    """The configuration with the keywords that data fill, and its run folder; wrong settings are refused.
 
     Nothing is read or written yet.
     """
     config = with_keywords(config)
     check_model(config.detector)
+    check_clips(config)
     folder = folder_of(config)
     refuse_twin(folder, levels=3)
     return config, folder
@@ -151,7 +157,8 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
     config, resolved, world = bench.config, bench.resolved, bench.world
     samples = config.detector.train.samples
     if samples == "frames":
-        frames, pairs = resolved.train, None
+        frames, pairs = samples_of(resolved.train, config, resolved.stores, training=True), None
+        _refuse_one_class(frames)
     else:
         pairs = BlendedPairs.of(samples, resolved.train, resolved.sides, resolved.stores)
         frames = pairs.frames
@@ -164,17 +171,11 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
         companions = find_companions(detector.requires, frames, resolved.sides, resolved.stores, skip)
     else:
         companions = pairs.companions(detector.requires)
-    data = FrameDataset(
-        frames,
-        resolved.stores,
-        augment,
-        config.seed,
-        replace_bad=skip,
-        fields=fields,
-        change=change_of(config.protocol),
-        companions=companions,
-        pairs=pairs,
-    )
+    options = {"replace_bad": skip, "fields": fields, "change": change_of(config.protocol), "companions": companions}
+    if isinstance(frames, ClipList):
+        data = ClipDataset(frames, resolved.stores, augment, config.seed, draws=True, **options)
+    else:
+        data = FrameDataset(frames, resolved.stores, augment, config.seed, pairs=pairs, **options)
     validate = bench.validate if resolved.selection else None
     record = lineage.record_for(config, _selection(config, resolved), resolved)
     _note_other_metric(bench)
@@ -185,7 +186,7 @@ def _history(progress, config: RunConfig, resolved: ResolvedProtocol, detector: 
     """The history of weights that this run has just fitted, after so many seconds of encoding its frames."""
     chosen = {"epoch": progress.best_epoch, "value": progress.best_value}
     selection = _selection(config, resolved).model_copy(update=chosen)
-    images = progress.step * config.detector.train.batch_size
+    images = progress.step * config.detector.train.batch_size * config.detector.input.frames
     seconds = progress.seconds + encoding
     timing = {"train_seconds": seconds}
     if seconds:
@@ -247,22 +248,23 @@ def create(config: DetectorConfig, weights: Path | None = None) -> tuple[Detecto
     try:
         with nullcontext() if state is None or is_head_alone(state) else without_pretrained():
             detector = build_detector(config)
-        _try_out(detector, config.input.size)
+        _try_out(detector, config.input)
     except FAULTS_OF_SETTINGS as error:
-        name, size = config.name or config.detector, config.input.size
+        name, size, frames = config.name or config.detector, config.input.size, config.input.frames
+        what, keys = ("a picture", "") if frames == 1 else (f"a clip of {frames} pictures", ", input.frames")
         raise UserError(
-            f"detector '{name}' cannot score a picture of {size} x {size} pixels with these settings "
-            f"({type(error).__name__}: {cut(str(error))}); correct model.* or input.size"
+            f"detector '{name}' cannot score {what} of {size} x {size} pixels with these settings "
+            f"({type(error).__name__}: {cut(str(error))}); correct model.*{keys} or input.size"
         ) from error
     if config.train.precision == "fp64":  # before weights are loaded, which would be rounded
         detector = detector.double()
     return detector, "" if state is None else _load(detector, state, weights)
 
 
-def _try_out(detector: Detector, size: int) -> None:
-    """Scores a black picture, so that settings which do not fit each other are found before any work."""
+def _try_out(detector: Detector, given: InputConfig) -> None:
+    """Scores a black picture or clip, so that settings which do not fit each other are found before any work."""
     was_training = detector.training
-    picture, trial = torch.zeros(1, 3, size, size), faults_of(detector, "scoring a black picture", FAULTS_OF_SETTINGS)
+    picture, trial = torch.zeros(one_sample(given)), faults_of(detector, "scoring a black picture", FAULTS_OF_SETTINGS)
     with torch.random.fork_rng(devices=[]), torch.no_grad(), trial, suppress(UserError):
         detector.eval()(picture)
     detector.train(was_training)
@@ -290,6 +292,16 @@ def _print_notes(world: World, resolved: ResolvedProtocol) -> None:
     if world.is_main:
         for note in [*resolved.notes, *left_out]:
             print(f"note: {note}", file=sys.stderr)
+
+
+def _note_short_videos(bench: Bench, trainer: Trainer | None = None) -> None:
+    """Prints how many videos of each list are too short for a clip, and what becomes of them."""
+    lists = {f"testing {name}": clips for name, clips in bench.tests.items()}
+    lists |= {"training": trainer and trainer.data.frames, "selecting checkpoints": bench.selection}
+    if bench.world.is_main:
+        for what, clips in lists.items():
+            if note := note_on_clips(clips, what):
+                print(f"note: {note}", file=sys.stderr)
 
 
 def _refuse_no_training(config: RunConfig) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from resproto_fd.configs import loading
+from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.file_names import plain_name
 from resproto_fd.configs.schema import DetectorConfig, RunConfig
 from resproto_fd.detectors.registry import class_names, defaults_of, detector_class
@@ -70,6 +71,19 @@ def as_deepfakebench_fed(config: RunConfig) -> RunConfig:
     if theirs is None or not is_preset or detector.input != loading.load("detectors", detector.name).input:
         return config
     return config.model_copy(update={"detector": detector.model_copy(update={"input": theirs})})
+
+
+def refuse_clips(config: DetectorConfig, command: str) -> None:
+    """Refuses a detector of clips where single pictures are looked at.
+
+    Raises:
+        UserError: It is one.
+    """
+    if config.input.frames > 1:
+        raise UserError(
+            f"{command}: expected a detector of single frames, got {config.name or config.detector}, which takes clips "
+            f"of {config.input.frames} frames (input.frames); it can be trained and tested (`resproto test`)"
+        )
 
 
 def overrides_of(config: RunConfig) -> list[str]:

@@ -38,7 +38,7 @@ def _calibrate(config: RunConfig, folder: Path) -> None:
     from resproto_fd.training.answers.calibrating import calibrate
     from resproto_fd.training.calibration import FAILED
 
-    if config.protocol.selection.rule != "best":
+    if config.protocol.selection.rule != "best" or config.detector.input.frames > 1:  # predict takes no clips
         return
     try:
         calibrate(config, folder, config.run.device)

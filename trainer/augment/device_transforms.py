@@ -55,15 +55,17 @@ class Unaugmented:
         views: Fields of its `View`, then height and width of the stored frame, [B, 13].
         size: Side S of the resulting square.
         resized: `View.resized` of all.
+        frames: Frames of a clip, T, if the frames are those of clips, one clip after another.
     """
 
     images: Tensor
     views: Tensor
     size: int
     resized: int
+    frames: int = 1
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.images) // self.frames
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Unaugmented":
         """Moves it to a device."""
@@ -76,7 +78,7 @@ class Unaugmented:
 
     @torch.no_grad()
     def augmented(self) -> Tensor:
-        """Carries out the views: uint8 [B, 3, S, S]."""
+        """Carries out the views: uint8 [B, 3, S, S], or [B / T, T, 3, S, S] of clips."""
         # Bytes need more bits than bf16 has, whatever precision the caller uses.
         with torch.autocast(self.images.device.type, enabled=False):
             views = {name: self.views[:, i, None] for i, name in enumerate(COLUMNS)}
@@ -91,7 +93,8 @@ class Unaugmented:
             columns = torch.where(views["flipped"][..., None, None] > 0, columns.flip(2), columns)
             images = _bytes(rows @ images @ columns.mT)
             images = _bytes(_blurred(images, views["sigma"]))
-            return images.masked_fill_(_erased(views, self.size), 0).to(torch.uint8)
+            images = images.masked_fill_(_erased(views, self.size), 0).to(torch.uint8)
+            return images if self.frames == 1 else images.unflatten(0, (-1, self.frames))
 
 
 def _bytes(values: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from resproto_fd.training.answers.reasons import distances, of_length_one, sharp
 from resproto_fd.training.bench import change_of, normaliser_of
 from resproto_fd.training.calibration import FILE, Calibration, settings_digest
 from resproto_fd.training.run import create
-from resproto_fd.training.settings import as_deepfakebench_fed
+from resproto_fd.training.settings import as_deepfakebench_fed, refuse_clips
 
 CROPS = "crops"
 
@@ -61,6 +61,7 @@ class Judge:
     ):
         self.folder = Path(folder)
         self.config = config or read_config(self.folder, trusted)
+        refuse_clips(self.config.detector, "predict and calibrate")
         self.world = World(0, 1, choose_device(device))
         best = self.folder / "best.pt"
         seed_everything(self.config.seed)

@@ -48,12 +48,14 @@ def run(args: argparse.Namespace) -> int:
     from resproto_fd.configs.schema import RunConfig
     from resproto_fd.training.commands.figures import run_detector
     from resproto_fd.training.explaining.page import as_html
+    from resproto_fd.training.settings import refuse_clips
 
     config = loading.validated(RunConfig, loading.load_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
     if words:
         loading.data_settings(words, "explain")  # refuses others
         config = loading.with_changes(config.model_dump(by_alias=True), loading.parse_overrides(words))
     config = with_trust(config, args.trust_code)
+    refuse_clips(config.detector, "explain")
     detector = run_detector(folder, config)
     samples, stores = _samples(args, config)
     faces, features, notes = _explained(detector, config, folder, samples, args.prototypes)

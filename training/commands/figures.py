@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from resproto_fd.configs.schema import RunConfig
     from resproto_fd.trainer.detector_faults import faults_of
     from resproto_fd.training.protocols import resolve
+    from resproto_fd.training.settings import refuse_clips
 
     folder = Path(args.run_folder)
     if not (folder / "config.yaml").is_file():
@@ -40,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--frames: expected at least 1, got {args.frames}")
     config = loading.validated(RunConfig, loading.load_yaml(folder / "config.yaml"), str(folder / "config.yaml"))
     config = with_trust(config, args.trust_code)
+    refuse_clips(config.detector, "figures")
     detector = run_detector(folder, config, args.untrained)
     out = folder / ("figures_untrained" if args.untrained else "figures")
     resolved = resolve(config.protocol, config.data, tests_only=True)

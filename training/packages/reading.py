@@ -22,6 +22,7 @@ from resproto_fd.training.bench import change_of
 from resproto_fd.training.packages.contents import CONFIG, WEIGHTS, check
 from resproto_fd.training.packages.hub import fetched
 from resproto_fd.training.run import create
+from resproto_fd.training.settings import refuse_clips
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -100,6 +101,7 @@ def load(where: str | Path, device: str = "cpu", trusted: bool = False) -> Packa
         folder = fetched(str(where))
     check(folder)
     config = read_config(folder)
+    refuse_clips(config.detector, str(folder))
     if trusted:
         config = config.model_copy(update={"detector": config.detector.trusting()})
     detector, _ = create(config.detector, folder / WEIGHTS)
