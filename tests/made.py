@@ -1,5 +1,6 @@
 """Small things made for tests: frames in memory, a tiny detector, a configuration of a run."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,13 @@ class TinyDetector(Detector):
                 mean = (whole * mask).sum(0, keepdim=True) / mask.sum().clamp_min(1)
                 self.memory.update(label, mean, whole.norm())
         return output
+
+
+class PlainStep:
+    """Lends a training step full precision and the plain gradient."""
+
+    autocast = nullcontext
+    backward = torch.Tensor.backward
 
 
 class PeerDetector(nn.Module):

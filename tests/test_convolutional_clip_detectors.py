@@ -1,11 +1,11 @@
 """Detectors of clips with convolutions over time: I3D, AltFreezing, FTCN and LipForensics."""
 
 import json
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from made import PlainStep
 from tiny import tiny
 from torch import nn
 from torch.nn import functional as F
@@ -18,13 +18,6 @@ from resproto_fd.preprocessing.faces.alignment import crop_template
 CLIPS = torch.randn(3, 4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 1])
 NAMES = ["i3d", "altfreezing", "ftcn", "lipforensics"]
-
-
-class PlainStep:
-    """Lends a training step full precision and the plain gradient."""
-
-    autocast = nullcontext
-    backward = torch.Tensor.backward
 
 
 def make(name: str, **keywords):

@@ -1,11 +1,11 @@
 """DeepfakeBench's checkpoints: every key loads, and the numbers are those of its own code (made weights, seed 1)."""
 
 import json
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from made import PlainStep
 from tiny import quick_and_slow
 from torch.nn import functional as F
 
@@ -118,13 +118,6 @@ def test_a_checkpoint_loads_whole_and_gives_deepfakebenchs_numbers(parity, name)
     assert apart(alone.logits, logits_of(golden["eval_single"]["cls"])) < 2 * TOLERANCES[name]
     if name not in OWN_LOSSES:
         assert F.cross_entropy(output.logits, labels).item() == pytest.approx(golden["eval_loss"]["overall"], rel=1e-5)
-
-
-class PlainStep:
-    """Lends a training step full precision and the plain gradient."""
-
-    autocast = nullcontext
-    backward = torch.Tensor.backward
 
 
 STEPS = {
