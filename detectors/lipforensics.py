@@ -87,7 +87,7 @@ class LipForensics(OneLogitDetector):
 
     def shown(self, images: Tensor) -> Tensor:
         """The grey mouths that the network sees, 88 / 256 of S a side, of clips [B, T, 3, S, S]: [B, T, H, W]."""
-        grey = (images * images.new_tensor(GREY)[:, None, None]).sum(dim=2)
+        grey = sum(share * colour for share, colour in zip(GREY, images.unbind(dim=2), strict=True))
         side = grey.shape[-1]
         box, seen = round(side * MOUTH / FACE), round(side * SHOWN / FACE)
         top, left = (round(side * place - box / 2) for place in CENTRE)
