@@ -59,6 +59,13 @@ def made_videos(count: int, frames: int, split: str = "train", dataset: str = "M
     return videos
 
 
+class PlainStep:
+    """Lends a training step full precision and the plain gradient."""
+
+    autocast = nullcontext
+    backward = torch.Tensor.backward
+
+
 class TinyDetector(Detector):
     """A convolution, the same weights each time; cross-entropy, or (`coupled`) residual loss and prototype memory."""
 
@@ -93,13 +100,6 @@ class TinyDetector(Detector):
                 mean = (whole * mask).sum(0, keepdim=True) / mask.sum().clamp_min(1)
                 self.memory.update(label, mean, whole.norm())
         return output
-
-
-class PlainStep:
-    """Lends a training step full precision and the plain gradient."""
-
-    autocast = nullcontext
-    backward = torch.Tensor.backward
 
 
 class PeerDetector(nn.Module):
