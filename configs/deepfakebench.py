@@ -105,9 +105,11 @@ def _our_name(model: str, where: str) -> str:
     known = names("detectors")
     name = model if model in known else model.removeprefix(PREFIX)
     if model in keys.OF_VIDEOS:
+        remedy = (
+            f"name ours instead: --detector {name}" if name in known else "resproto list detectors shows what is here"
+        )
         raise UserError(
-            f"{where}: model_name '{model}' is a detector of videos: it reads several frames at once, and such "
-            "detectors are not included here; choose one of images: resproto list detectors"
+            f"{where}: model_name '{model}' is a detector of videos, whose YAMLs are not read here; {remedy}"
         )
     if name not in known:
         raise UserError(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from resproto_fd.configs.archives import check_archive
 from resproto_fd.configs.errors import UserError, cut
 
-ENTRIES = ("state_dict", "model_state_dict", "model", "net")
+ENTRIES = ("state_dict", "model_state_dict", "model_state", "model", "net")
 """Names under which training scripts save the weights among other things, in the order of search."""
 
 WRAPPERS = ("module.", "model.", "net.")

@@ -1,5 +1,6 @@
 """Small things made for tests: frames in memory, a tiny detector, a configuration of a run."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,13 @@ def made_videos(count: int, frames: int, split: str = "train", dataset: str = "M
         method, forgery = ("real", "real") if kind == "real" else ("Made", "editing")
         videos.append(Video(dataset, split, f"{dataset}/{kind}/{split}{i:03d}", i % 2, kind, method, forgery, paths))
     return videos
+
+
+class PlainStep:
+    """Lends a training step full precision and the plain gradient."""
+
+    autocast = nullcontext
+    backward = torch.Tensor.backward
 
 
 class TinyDetector(Detector):

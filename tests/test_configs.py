@@ -255,7 +255,8 @@ def test_keys_of_a_deepfakebench_yaml_that_change_results_are_obeyed(tmp_path, m
         ({"label_dict": 3}, "label_dict: expected a mapping of labels to 0 or 1, got "),
         ({"label_dict": {"FF-DF": 0}}, "label_dict: 'FF-DF' is fake here, got 0"),
         ({"metric_scoring": "aucc"}, "metric_scoring: expected auc, .*; the nearest is 'auc'"),
-        ({"model_name": "i3d"}, "model_name 'i3d' is a detector of videos"),
+        ({"model_name": "i3d"}, "model_name 'i3d' is a detector of videos.*name ours instead: --detector i3d"),
+        ({"model_name": "time_transformer"}, "is a detector of videos.*resproto list detectors"),
     ],
 )  # fmt: skip
 def test_keys_of_a_deepfakebench_yaml_that_cannot_be_obeyed_are_refused(changes, message):

@@ -133,6 +133,7 @@ def _idea(name: str) -> str:
 def _facts(name: str, preset) -> dict[str, str]:
     row, fed = _described()[name], preset.input
     fit = {"resize": "resized", "crop": "cropped"}[fed.fit]
+    clips = f"clips of {fed.frames} frames, " if fed.frames > 1 else ""
     needs = code_list(row["needs"].split())
     return {
         "Name": f"`{name}`",
@@ -142,7 +143,7 @@ def _facts(name: str, preset) -> dict[str, str]:
         "Network": row["backbone"],
         "Parameters": f"{preset.parameters:,}" if preset.parameters else "",
         "Parameters that train": f"{preset.trainable:,}" if preset.trainable is not None else "",
-        "Input": f"{fed.size} x {fed.size} pixels, {fit}; {_channels(fed)}",
+        "Input": f"{clips}{fed.size} x {fed.size} pixels, {fit}; {_channels(fed)}",
         "Pretrained weights": row["pretrained"],
         "Needs in training": f"images, labels, [{needs}]({NEEDS})" if needs else "images and labels alone",
         "Needs installed": '`pip install ".[lora]"`'
