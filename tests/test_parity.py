@@ -19,6 +19,11 @@ TOLERANCES = {
     "resnet34": 7e-6,
     "meso4": 3e-6,
     "meso4Inception": 3e-6,
+    "tall": 3e-6,
+    "stil": 3e-6,
+    "timesformer": 4e-6,
+    "videomae": 3e-6,
+    "xclip": 3e-6,
     "spsl": 5e-6,
     "srm": 2e-5,
     "ucf": 3e-6,
@@ -48,6 +53,9 @@ TOLERANCES = {
 OWN_LOSSES = {"capsule_net", "core", "iid", "lrl", "lsda", "srm", "ucf"}
 """Those whose loss is not the cross-entropy of the logits alone."""
 
+SAME_FEATURES = {"timesformer", "videomae", "xclip"}
+"""Those whose features are the tensor that DeepfakeBench hands out as such."""
+
 BATCH_COUPLED = {"iid", "sia"}
 """Those whose scores depend on the batch in DeepfakeBench, and here if `batch_coupled` says so."""
 
@@ -76,6 +84,13 @@ def second_pictures(recipe, golden) -> dict[str, torch.Tensor]:
     return {"frequencies": frequencies} if "idct" in golden["input"] else {}
 
 
+def pictures(recipe, golden) -> torch.Tensor:
+    """What the golden numbers were made with: pictures, or clips of as many frames as they say."""
+    size, count, frames = golden["input"]["size"], golden["input"]["n"], golden["input"].get("frames")
+    images = torch.from_numpy(recipe.images(1, count * (frames or 1), size))
+    return images.unflatten(0, (count, frames)) if frames else images
+
+
 def make(name: str, **keywords):
     with without_pretrained():
         return create_detector(name, pretrained=None, **keywords)
@@ -90,8 +105,7 @@ QUICK = {"meso4", "meso4Inception"}
 def test_a_checkpoint_loads_whole_and_gives_deepfakebenchs_numbers(parity, name):
     folder, recipe = parity
     golden = json.loads((folder / "golden" / f"{name}_seed1.json").read_text())
-    size, count = golden["input"]["size"], golden["input"]["n"]
-    images, labels = torch.from_numpy(recipe.images(1, count, size)), torch.tensor(golden["labels"])
+    images, labels = pictures(recipe, golden), torch.tensor(golden["labels"])
     detector = make(name, **({"batch_coupled": True} if name in BATCH_COUPLED else {}))
     detector.load_deepfakebench(checkpoint(parity, name)).eval()
     second = second_pictures(recipe, golden)
@@ -100,6 +114,8 @@ def test_a_checkpoint_loads_whole_and_gives_deepfakebenchs_numbers(parity, name)
     assert apart(output.logits, golden["eval"]["cls"]) < TOLERANCES[name]
     assert apart(output.scores, golden["eval"]["prob"]) < TOLERANCES[name]
     assert apart(alone.logits, golden["eval_single"]["cls"]) < 2 * TOLERANCES[name]
+    if name in SAME_FEATURES:
+        assert apart(output.features.flatten()[:8], golden["eval"]["feat"]["first"]) < TOLERANCES[name]
     if name not in OWN_LOSSES:
         assert F.cross_entropy(output.logits, labels).item() == pytest.approx(golden["eval_loss"]["overall"], rel=1e-5)
 
@@ -114,6 +130,11 @@ STEPS = {
     "sia": {"batch_coupled": True},
     "lrl": {"drop_path": 0.0},
     "resnet34": {},
+    "tall": {"mask": 0, "options": {"drop_path_rate": 0.0}},
+    "stil": {},
+    "timesformer": {},
+    "videomae": {},
+    "xclip": {},
     "meso4": {},
     "meso4Inception": {},
     "spsl": {},
@@ -139,8 +160,7 @@ STEP_TOLERANCES = {"srm": (9e-5, 2e-2)}
 def test_a_training_step_has_deepfakebenchs_loss_and_gradient(parity, name):
     folder, recipe = parity
     golden = json.loads((folder / "golden" / f"{name}_seed1.json").read_text())
-    size, count = golden["input"]["size"], golden["input"]["n"]
-    images = torch.from_numpy(recipe.images(1, count, size))
+    size, count, images = golden["input"]["size"], golden["input"]["n"], pictures(recipe, golden)
     mask = torch.from_numpy(recipe.images(2001, count, size))[:, :1] > 0.5
     detector = make(name, **STEPS[name]).load_deepfakebench(checkpoint(parity, name)).train()
     for module in detector.modules():
