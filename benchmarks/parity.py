@@ -27,12 +27,25 @@ def apart(found, wanted) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
+def pictures(recipe, given: dict) -> torch.Tensor:
+    """What a golden file was made from: pictures [n, 3, S, S], or clips [n, T, 3, S, S]."""
+    frames = given.get("frames")
+    images = torch.from_numpy(recipe.images(1, given["n"] * (frames or 1), given["size"]))
+    return images.unflatten(0, (given["n"], frames)) if frames else images
+
+
+def logits_of(scores: list[list[float]]) -> np.ndarray:
+    """Logits [n, 2] from class scores; a single column is P(fake)."""
+    values = np.asarray(scores, np.float64)
+    return np.hstack([np.zeros_like(values), np.log(values / (1 - values))]) if values.shape[1] == 1 else values
+
+
 def measured(name: str, folder: Path, recipe) -> dict[str, float | int]:
     """Differences of one detector from its golden file."""
     golden = json.loads((folder / "golden" / f"{name}_seed1.json").read_text())
     keys = json.loads((folder / "keys" / f"{name}.json").read_text())
     state = {key: torch.from_numpy(np.array(value)) for key, value in recipe.fill(keys, 1).items()}
-    images = torch.from_numpy(recipe.images(1, golden["input"]["n"], golden["input"]["size"]))
+    images = pictures(recipe, golden["input"])
     began = time.perf_counter()
     with without_pretrained():
         detector = create_detector(name, pretrained=None).load_deepfakebench(state).eval()
@@ -43,11 +56,11 @@ def measured(name: str, folder: Path, recipe) -> dict[str, float | int]:
         each = [detector(image[None], **{k: v[i, None] for k, v in second.items()}) for i, image in enumerate(images)]
     logits, scores = torch.cat([one.logits for one in each]), torch.cat([one.scores for one in each])
     if name in COUPLED:
-        differences = {"logits": apart(logits[:1], golden["eval_single"]["cls"]), "scores": float("nan")}
+        differences = {"logits": apart(logits[:1], logits_of(golden["eval_single"]["cls"])), "scores": float("nan")}
     else:
         differences = {
-            "logits": apart(logits, golden["eval"]["cls"]),
-            "scores": apart(scores, golden["eval"]["prob"]),
+            "logits": apart(logits, logits_of(golden["eval"]["cls"])),
+            "scores": apart(scores, np.ravel(golden["eval"]["prob"])),
         }
     return {
         "parameters": sum(p.numel() for p in detector.parameters()),

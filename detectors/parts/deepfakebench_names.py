@@ -34,6 +34,37 @@ _CLIP = (
     (r"encoder\.layers\.(\d+)\.mlp\.fc2\.", r"transformer.resblocks.\1.mlp.c_proj."),
     (r"encoder\.layers\.(\d+)\.self_attn\.out_proj\.", r"transformer.resblocks.\1.attn.out_proj."),
 )
+_TRANSFORMERS_VIT = (
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"^layernorm\.", "norm."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.temporal_layernorm\.", ".temporal_norm."),
+    (r"\.temporal_dense\.", ".temporal_project."),
+    (r"\.(temporal_)?attention\.output\.dense\.", r".\1attn.proj."),
+    (r"\.attention\.attention\.query\.bias$", ".attn.q_bias"),  # transformers 5
+    (r"\.attention\.attention\.value\.bias$", ".attn.v_bias"),
+    (r"\.(temporal_)?attention\.attention\.", r".\1attn."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+)
+_TRANSFORMERS_XCLIP = (
+    (r"^embeddings\.class_embedding$", "cls_token"),
+    (r"^embeddings\.position_embedding\.weight$", "pos_embed"),
+    (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
+    (r"^pre_layernorm\.", "norm_pre."),
+    (r"^post_layernorm\.", "norm."),
+    (r"^encoder\.layers\.(\d+)\.message_fc\.", r"messages.\1.write."),
+    (r"^encoder\.layers\.(\d+)\.message_ln\.", r"messages.\1.norm."),
+    (r"^encoder\.layers\.(\d+)\.message_attn\.", r"messages.\1.attn."),
+    (r"^encoder\.layers\.(\d+)\.self_attn\.", r"blocks.\1.attn."),
+    (r"^encoder\.layers\.(\d+)\.layer_norm([12])\.", r"blocks.\1.norm\2."),
+    (r"^encoder\.layers\.(\d+)\.mlp\.", r"blocks.\1.mlp."),
+    (r"\.out_proj\.", ".proj."),
+)
 
 
 def xception(key: str) -> str | None:
@@ -111,6 +142,53 @@ def transformers_clip(state: dict) -> dict:
     ):
         if theirs in state:
             found[ours] = state[theirs].T
+    return found
+
+
+def swin(key: str) -> str | None:
+    """Name in timm's Swin transformers under a linear classifier; tables that follow from the sizes are left out.
+
+    >>> swin("layers.0.downsample.norm.bias"), swin("layers.0.blocks.1.attn_mask"), swin("head.bias")
+    ('backbone.layers.1.downsample.norm.bias', None, 'classifier.1.bias')
+    """
+    if key.endswith((".relative_position_index", ".attn_mask")):
+        return None
+    if key.startswith("head."):
+        return key.replace("head.", "classifier.1.")
+    return "backbone." + re.sub(r"^layers\.(\d+)\.downsample\.", lambda m: f"layers.{int(m[1]) + 1}.downsample.", key)
+
+
+def transformers_vit(state: dict) -> dict:
+    """Tensors of transformers' TimeSformer or VideoMAE (of version 4 or 5) under the names of timm's ViTs.
+
+    Parts of TimeSformer's time attention keep the prefix `temporal_`.
+
+    Args:
+        state: Without a prefix; other keys are unchanged.
+    """
+    return _joined({_replaced(key, _TRANSFORMERS_VIT): value for key, value in state.items()}, "query", "key", "value")
+
+
+def transformers_xclip(state: dict) -> dict:
+    """Tensors of transformers' X-CLIP image tower, without prefix, under the names of timm's ViTs and `messages.N`."""
+    named = {_replaced(key, _TRANSFORMERS_XCLIP): value for key, value in state.items()}
+    return _joined(named, "q_proj", "k_proj", "v_proj")
+
+
+def _replaced(key: str, table: tuple) -> str:
+    for pattern, ours in table:
+        key = re.sub(pattern, ours, key)
+    return key
+
+
+def _joined(state: dict, *parts: str) -> dict:
+    """Queries, keys and values of each attention as one tensor, `qkv`; those that lack a part are unchanged."""
+    found = dict(state)
+    for key in state:
+        start, dot, end = key.rpartition(f".{parts[0]}.")
+        names = [f"{start}.{part}.{end}" for part in parts]
+        if dot and all(name in state for name in names):
+            found[f"{start}.qkv.{end}"] = torch.cat([found.pop(name) for name in names])
     return found
 
 
