@@ -221,6 +221,11 @@ class TrainConfig(Strict):
             landmarks (see `trainer.blending`). They are `self_blended` (SBI), `cross_blended` (Face X-ray; masks are
             boundaries), `i2g` (PCL; the same with masks of the blended region) and `warped` (FWA). A frame and its
             forgery are in one batch; `batch_size`, an even number, counts both. An epoch shows each real frame once.
+        sampling: How frames are dealt to batches. `shuffled` is a random order. With `paired` each fake is followed by
+            the frame at the same moment of the real video it was made from, as side files or names like
+            FaceForensics++'s tell; if that video is not known, by a random real frame of its data set. Half of each
+            batch is real. An epoch has as many frames as with `shuffled`, so that it repeats real frames and may leave
+            out fakes.
     """
 
     epochs: NonNegative = 10
@@ -229,6 +234,7 @@ class TrainConfig(Strict):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     samples: Literal["frames", "self_blended", "cross_blended", "i2g", "warped"] = "frames"
+    sampling: Literal["shuffled", "paired"] = "shuffled"
     augment: str | dict[str, Any] = "none"
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     grad_clip: Annotated[float, Field(gt=0, le=1e9)] | None = None
@@ -237,6 +243,11 @@ class TrainConfig(Strict):
     channels_last: bool = False
     checkpoint_activations: bool = False
     sync_batchnorm: bool = True
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether each fake comes with a real frame, one after the other."""
+        return self.samples != "frames" or self.sampling == "paired"
 
     @field_validator("augment")
     @classmethod
@@ -272,9 +283,15 @@ class TrainConfig(Strict):
             raise ValueError(
                 f"expected batch_size to be a multiple of accumulate={self.accumulate}, got {self.batch_size}"
             )
-        if self.samples != "frames" and self.batch_size // self.accumulate % 2:
+        if self.samples != "frames" and self.sampling == "paired":
             raise ValueError(
-                f"samples '{self.samples}' come in pairs: expected an even batch_size / accumulate, got "
+                f"sampling 'paired' is for a data set's own fakes, and samples '{self.samples}' are paired already: "
+                "set sampling: shuffled"
+            )
+        if self.in_pairs and self.batch_size // self.accumulate % 2:
+            what = f"samples '{self.samples}'" if self.samples != "frames" else "frames with sampling 'paired'"
+            raise ValueError(
+                f"{what} come in pairs: expected an even batch_size / accumulate, got "
                 f"{self.batch_size} / {self.accumulate}"
             )
         return self

@@ -3,6 +3,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from tiny import tiny
 
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.parts.prototype_memory import PrototypeMemory
@@ -33,14 +34,19 @@ def images():
     return torch.randn(8, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-HEADS = {"recce": {"dropout": 0.0}, "iid": {"identities": 3}, "core": {"pairs": "halves"}}
+HEADS = {
+    "recce": {"dropout": 0.0},
+    "iid": {"identities": 3},
+    "core": {"pairs": "halves"},
+    "gend": {key: value for key, value in tiny("gend").items() if key != "pretrained"},
+}
 """Classes whose loss is no mean over samples, and which have no such test elsewhere."""
 
 
 def step_of_head(name, rows, labels):
     """The loss of a head's training on made features, and its gradients."""
     torch.manual_seed(0)
-    width = {"recce": sum(RECCE_WIDTHS), "iid": 1024, "core": 2048}[name]
+    width = {"recce": sum(RECCE_WIDTHS), "iid": 1024, "core": 2048, "gend": 32}[name]
     detector = create_detector(name, pretrained=None, **HEADS[name]).double().train()
     whole = torch.randn(8, width, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     features = whole[rows].requires_grad_()

@@ -4,7 +4,7 @@ The order of samples is a function of seed and epoch alone. It does not depend o
 which a run was resumed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -86,13 +86,41 @@ class TrainBatches:
         if self.groups is None:
             return rng.permutation(count)
         groups = self.groups[:: self.unit]
-        members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-        order = np.empty(wanted, dtype=np.int64)
-        for position, group in enumerate(members):
-            places = order[position :: len(members)]
-            rounds = -(-len(places) // len(group))
-            places[:] = np.concatenate([rng.permutation(group) for _ in range(rounds)])[: len(places)]
-        return order
+        return _in_turn(rng, [np.flatnonzero(groups == group) for group in np.unique(groups)], wanted)
+
+
+class PairedBatches(TrainBatches):
+    """Batches in which each fake is followed by a real frame.
+
+    The fakes are shuffled, and repeated if there are fewer than half of the epoch's frames.
+
+    Args:
+        labels: 0 real, 1 fake, of each frame, [N]; not all real.
+        partner_of: Chooses the real frame of a fake, from the fake's position and a seed.
+        batches: The arguments of `TrainBatches`; the groups of the fakes take turns.
+    """
+
+    def __init__(self, labels: np.ndarray, partner_of: Callable[[int, int], int], *batches):
+        super().__init__(len(labels), *batches, pairs=True)
+        self.fakes, self.partner_of = np.flatnonzero(labels), partner_of
+
+    def _order(self) -> np.ndarray:
+        rng, wanted = np.random.default_rng((self.seed, self.epoch)), self.steps * self.batch_size // 2
+        groups = (np.zeros(self.count, np.int64) if self.groups is None else self.groups)[self.fakes]
+        fakes = _in_turn(rng, [self.fakes[groups == group] for group in np.unique(groups)], wanted)
+        seeds = rng.integers(2**63, size=wanted)
+        reals = [self.partner_of(fake, seed) for fake, seed in zip(fakes.tolist(), seeds.tolist(), strict=True)]
+        return np.stack([fakes, reals], axis=1).ravel()
+
+
+def _in_turn(rng: np.random.Generator, members: Sequence[np.ndarray], wanted: int) -> np.ndarray:
+    """Draws an order in which groups take turns; each group's members are shuffled, again when all have come."""
+    order = np.empty(wanted, dtype=np.int64)
+    for position, group in enumerate(members):
+        places = order[position :: len(members)]
+        rounds = -(-len(places) // len(group))
+        places[:] = np.concatenate([rng.permutation(group) for _ in range(rounds)])[: len(places)]
+    return order
 
 
 class EvaluationBatches:

@@ -95,11 +95,12 @@ def find_companions(
         masks=_mask_sources(frames, stores, some_missing) if MASK in wanted else None,
         landmarks=read_landmarks(frames, stores) if LANDMARKS in wanted else None,
         second_view=SECOND_VIEW in wanted,
-        partner_of=_partners(frames, sides).of if PARTNER in wanted else None,
+        partner_of=find_partners(frames, sides).of if PARTNER in wanted else None,
     )
 
 
-def _partners(frames: FrameList, sides: Mapping[str, Path]) -> "Partners":
+def find_partners(frames: FrameList, sides: Mapping[str, Path]) -> "Partners":
+    """Finds out which frames of a list are of one scene; arguments as in `find_companions`."""
     # With shuffled labels a fake's original is no longer of the other class.
     shuffled = frames.told is not None
     return Partners(frames, {} if shuffled else originals(frames, side_records(frames, sides)))
@@ -129,6 +130,10 @@ class Partners:
         for group in np.unique(self._group):
             same_set = np.flatnonzero(self._group == group ^ 1)
             self._others[group] = same_set if len(same_set) else np.flatnonzero(labels != group % 2)
+
+    def knows(self, index: int) -> bool:
+        """Whether a frame's partner is of the same scene; it is any frame of the other class otherwise."""
+        return bool(self._same_scene[self._video_index[index]])
 
     def of(self, index: int, seed: int) -> int:
         """Chooses the partner of a frame; both are positions in the list."""

@@ -24,8 +24,8 @@ from resproto_fd.configs.schema import RunConfig
 from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.weights import tensors_sha256
 from resproto_fd.trainer import checkpoint
-from resproto_fd.trainer.batches import TrainBatches
-from resproto_fd.trainer.companions import MASK, PICTURES
+from resproto_fd.trainer.batches import PairedBatches, TrainBatches
+from resproto_fd.trainer.companions import MASK, PICTURES, Partners
 from resproto_fd.trainer.data import FrameDataset, Normaliser
 from resproto_fd.trainer.detector_faults import faults_of
 from resproto_fd.trainer.distributed import (
@@ -69,6 +69,7 @@ class Trainer:
         validate: Called at the end of each epoch. None selects the last epoch.
         fingerprint: The protocol's. A run under another fingerprint is not resumed.
         history: What the best weights' file tells of this training, as plain values.
+        partners: Chooses the real frame of each fake, if the recipe's `sampling` is "paired".
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Trainer:
         validate: Validate | None = None,
         fingerprint: str = "",
         history: dict[str, Any] | None = None,
+        partners: Partners | None = None,
     ):
         self.recipe, self.settings = config.detector.train, config.run
         self.config, self.world, self.folder = config, world, Path(folder)
@@ -100,16 +102,7 @@ class Trainer:
         )
         self.detector = self._prepared(detector, dtype)
         self.trained = [p for p in self.detector.parameters() if p.requires_grad]
-        self.batches = TrainBatches(
-            len(data),
-            self.recipe.batch_size,
-            self.parts,
-            world.rank,
-            world.size,
-            config.seed,
-            data.frames.groups() if config.protocol.sampling == "balanced" else None,
-            pairs=data.pairs is not None,
-        )
+        self.batches = self._batches(data, partners)
         self.optimizer = make_optimizer(self.recipe.optimizer, self.trained, world.device)
         self.schedule = make_schedule(
             self.recipe.schedule, self.optimizer, self.recipe.optimizer.lr, self.batches.steps, self.recipe.epochs
@@ -137,6 +130,14 @@ class Trainer:
                 f"train.optimizer.sam_rho={self.recipe.optimizer.sam_rho:g}: {name} takes a step of its own on each "
                 "batch, which cannot be repeated; set train.optimizer.sam_rho=0"
             )
+
+    def _batches(self, data: FrameDataset, partners: Partners | None) -> TrainBatches:
+        groups = data.frames.groups() if self.config.protocol.sampling == "balanced" else None
+        world = self.world
+        dealt = (self.recipe.batch_size, self.parts, world.rank, world.size, self.config.seed, groups)
+        if self.recipe.sampling == "paired":
+            return PairedBatches(data.frames.labels, partners.of, *dealt)
+        return TrainBatches(len(data), *dealt, pairs=data.pairs is not None)
 
     def _prepared(self, detector: Detector, dtype: torch.dtype) -> Detector:
         recipe = self.recipe

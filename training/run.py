@@ -25,7 +25,7 @@ from resproto_fd.trainer.augment.transforms import check_augment, train_transfor
 from resproto_fd.trainer.blended_pairs import BlendedPairs
 from resproto_fd.trainer.clip_data import ClipDataset
 from resproto_fd.trainer.clip_list import ClipList
-from resproto_fd.trainer.companions import find_companions
+from resproto_fd.trainer.companions import Partners, find_companions, find_partners
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.detector_faults import faults_of
 from resproto_fd.trainer.distributed import World, joined
@@ -179,7 +179,28 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
     validate = bench.validate if resolved.selection else None
     record = lineage.record_for(config, _selection(config, resolved), resolved)
     _note_other_metric(bench)
-    return Trainer(detector, data, config, world, bench.folder, validate, resolved.fingerprint, record)
+    partners = _partners(frames, bench) if config.detector.train.sampling == "paired" else None
+    return Trainer(detector, data, config, world, bench.folder, validate, resolved.fingerprint, record, partners)
+
+
+def _partners(frames: FrameList, bench: Bench) -> Partners:
+    """The real frame of each fake; prints for how many it is of the video that the fake was made from."""
+    partners = find_partners(frames, bench.resolved.sides)
+    fakes = np.flatnonzero(frames.labels)
+    known = sum(map(partners.knows, fakes.tolist()))
+    if not known and not bench.config.run.shuffle_labels:
+        raise UserError(
+            "train.sampling=paired: expected fakes of which the real video is known and among the training frames, got "
+            f"none of {len(fakes)} fake frames. Side files tell it (`resproto manifest` writes them), or names like "
+            "FaceForensics++'s, 000_003; set train.sampling=shuffled or other training sets"
+        )
+    if bench.world.is_main:
+        print(
+            f"note: train.sampling=paired: {known} of {len(fakes)} fake frames come with a frame of the real video "
+            f"they were made from, {len(fakes) - known} with a random real frame",
+            file=sys.stderr,
+        )
+    return partners
 
 
 def _history(progress, config: RunConfig, resolved: ResolvedProtocol, detector: Detector, encoding: float) -> History:

@@ -9,6 +9,8 @@ from resproto_fd.training.results import RunResult
 NOT_STORED = "not stored"
 _HASHED = {"measured": "Weights", "submitted": "Submitted scores", "callable": "The function's file"}
 """What a result's SHA-256 is of, by its source."""
+_RECIPE = ("epochs", "batch_size", "augment", "samples", "sampling", "ema", "accumulate")
+"""Settings of the recipe that are told, beside the optimiser and the schedule."""
 
 
 def row_facts(section: Section, row: Row) -> dict[str, str]:
@@ -117,7 +119,7 @@ def recipe(run: RunResult) -> str:
         if key in ("optimizer", "schedule") and isinstance(value, dict):
             rest = ", ".join(f"{k} {_plain(v)}" for k, v in sorted(value.items()) if k != "name" and v is not None)
             parts.append(f"{key} {value.get('name')} ({rest})")
-        elif key in ("epochs", "batch_size", "augment", "samples", "ema", "accumulate") and value is not None:
+        elif key in _RECIPE and value is not None:
             parts.append(f"{key.replace('_', ' ')} {_plain(value)}")
     return "; ".join(parts)
 

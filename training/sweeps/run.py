@@ -142,7 +142,7 @@ def parts_of(cell: Cell) -> list[int]:
     detector = json.loads(cell.spec)["detector"]
     if detector_class(detector["detector"]).steps_alone:
         return []
-    unit = max(1, int(cell.needs.cards)) * (2 if detector["train"]["samples"] != "frames" else 1)
+    unit = max(1, int(cell.needs.cards)) * (2 if _in_pairs(detector["train"]) else 1)
     unit *= detector["train"]["accumulate"]
     whole, found, parts = detector["train"]["batch_size"], [], 2
     while parts <= min(whole, MOST_PARTS):
@@ -150,6 +150,10 @@ def parts_of(cell: Cell) -> list[int]:
             found.append(parts)
         parts *= 2
     return found
+
+
+def _in_pairs(train: dict) -> bool:
+    return train["samples"] != "frames" or train.get("sampling") == "paired"
 
 
 class Peaks:
