@@ -25,8 +25,8 @@ from resproto_fd.trainer import blended_pairs
 from resproto_fd.trainer.augment.blending import OUTLINE, cross_blended, face_points, i2g, self_blended, warped
 from resproto_fd.trainer.augment.transforms import train_transform
 from resproto_fd.trainer.batches import TrainBatches
-from resproto_fd.trainer.blended_pairs import BlendedPairs
-from resproto_fd.trainer.companions import COMPANIONS
+from resproto_fd.trainer.blended_pairs import BlendedPairs, with_blends
+from resproto_fd.trainer.companions import BLENDS, COMPANIONS, find_companions
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.loader import make_loader
@@ -272,10 +272,11 @@ def test_both_of_a_pair_are_augmented_alike(kind, stores):
 
 @pytest.mark.parametrize("kind", [*KINDS[::2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1::2])])
 def test_forgeries_are_new_in_each_epoch_and_the_same_in_any_batch(kind, stores):
-    data = pairs_of(kind, stores, *COMPANIONS, augment="resproto_fd")
+    wanted = set(COMPANIONS) - set(BLENDS)
+    data = pairs_of(kind, stores, *wanted, augment="resproto_fd")
     whole = data.__getitems__(keys_of(data))
     for index in (5, 0, 3):
-        alone = pairs_of(kind, stores, *COMPANIONS, augment="resproto_fd")[0, index]
+        alone = pairs_of(kind, stores, *wanted, augment="resproto_fd")[0, index]
         assert all(torch.equal(alone[name], whole[name][index]) for name in alone)
     later = data.__getitems__(keys_of(data, 1))
     assert all((whole["image"][i] != later["image"][i]).any() for i in range(len(data)))
@@ -290,6 +291,45 @@ def test_a_pairs_partner_is_the_other_of_the_pair(stores):
     assert torch.equal(batch["partner"][1::2], batch["image"][::2])
     assert torch.equal(batch["second_view"], batch["image"])
     assert pairs_of("warped", stores).companions is None
+
+
+def blends_of(stores, *wanted, augment="none", frames=None):
+    frames, transform = frames or FRAMES, train_transform(augment, InputConfig(size=SIDE))
+    companions = with_blends(find_companions(wanted, frames, {}, stores), wanted, frames, {}, stores)
+    return FrameDataset(frames, stores, transform, 3, companions=companions)
+
+
+def test_forgeries_beside_a_frame_are_made_of_the_real_one_of_it_and_its_partner(stores):
+    data = blends_of(stores, "partner", *BLENDS)
+    batch = data.__getitems__(keys_of(data))
+    fake = batch["label"][:, None, None, None] == 1
+    real = torch.where(fake, batch["partner"], batch["image"]).int()
+    made = torch.where(fake, batch["image"], batch["partner"]).int()
+    for name in BLENDS:
+        apart = (batch[name].int() - real).abs().amax(1)
+        assert (apart.flatten(1).amax(1) > 0).all()
+        assert ((batch[name].int() - made).abs().amax(1).flatten(1) > 0).float().mean() > 0.5
+    corners = (batch["cross_blended"].int() - real)[:, :, :3, :3]
+    assert not corners.any()  # a face was blended into the real frame itself
+    assert (batch["self_blended"] != batch["cross_blended"]).flatten(1).any(1).all()
+
+
+def test_forgeries_beside_a_frame_are_new_in_each_epoch_and_the_same_in_any_batch(stores):
+    data = blends_of(stores, "partner", *BLENDS, augment="resproto_fd")
+    whole, later = data.__getitems__(keys_of(data)), data.__getitems__(keys_of(data, 1))
+    backwards = pickle.loads(pickle.dumps(data)).__getitems__(keys_of(data)[::-1])
+    for name in BLENDS:
+        assert torch.equal(backwards[name].flip(0), whole[name])
+        assert all((whole[name][i] != later[name][i]).any() for i in range(len(data)))
+
+
+def test_forgeries_that_cannot_be_made_beside_frames_are_refused(stores):
+    with pytest.raises(UserError, match=r"train\.samples=warped: this detector trains on a data set's own fakes"):
+        pairs_of("warped", stores, "partner", "self_blended")
+    alone = FrameList.of([VIDEOS[0], VIDEOS[4]], None)
+    with pytest.raises(UserError, match=r"the training frames show one person only"):
+        blends_of(stores, "partner", *BLENDS, frames=alone)
+    assert blends_of(stores, "partner", frames=alone).companions.blends == {}
 
 
 @pytest.mark.slow

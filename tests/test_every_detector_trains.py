@@ -10,6 +10,7 @@ from resproto_fd.configs import loading
 from resproto_fd.configs.schema import DataConfig, InputConfig, RunConfig
 from resproto_fd.detectors import registry
 from resproto_fd.trainer.augment.transforms import train_transform
+from resproto_fd.trainer.blended_pairs import with_blends
 from resproto_fd.trainer.clip_data import ClipDataset
 from resproto_fd.trainer.clip_list import ClipList
 from resproto_fd.trainer.companions import find_companions
@@ -26,6 +27,7 @@ WITH_NEEDS = {
     "forensics_adapter": {"mask_weight": 1.0},
     "lrl": {"segmentation": 1.0},
     "pcl_xception": {"consistency": 1.0},
+    "prodet": {"blends": True},
     "sladd": {"mask_weight": 1.0},
     "ucf": {"methods": ["real", *DEMO_METHODS]},
     "iid": {"identities": 1000},
@@ -82,13 +84,14 @@ def test_a_class_trains_on_the_demo_and_its_loss_falls(name, resolved, tmp_path)
     with thin():
         detector = shallow(registry.build_detector(config.detector.trusting()))
     dataset = FrameDataset if given["frames"] == 1 else ClipDataset
+    companions = find_companions(detector.requires, frames, resolved.sides, resolved.stores)
     data = dataset(
         frames,
         resolved.stores,
         train_transform("none", config.detector.input),
         0,
         fields=batch_fields(detector, frames, resolved.sides),
-        companions=find_companions(detector.requires, frames, resolved.sides, resolved.stores),
+        companions=with_blends(companions, detector.requires, frames, resolved.sides, resolved.stores),
     )
     losses, given = [], []
     step = detector.training_step

@@ -23,7 +23,7 @@ from resproto_fd.preprocessing.store.frame_store import FileStore
 from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer.augment.transforms import plain_transform, train_transform
 from resproto_fd.trainer.batches import TrainBatches
-from resproto_fd.trainer.companions import COMPANIONS, Partners, find_companions
+from resproto_fd.trainer.companions import BLENDS, COMPANIONS, Partners, find_companions
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.fields import FACTS, NO_FAMILY, batch_fields
 from resproto_fd.trainer.frame_list import FrameList
@@ -33,6 +33,8 @@ from resproto_fd.training.settings import as_deepfakebench_fed, overrides_of, wi
 
 VIDEOS = made_videos(4, 3) + made_videos(6, 2, dataset="Other")
 FRAMES = FrameList.of(VIDEOS, None)
+FOUND = [name for name in COMPANIONS if name not in BLENDS]
+"""Those that `find_companions` finds."""
 
 
 class Asking(TinyDetector):
@@ -274,24 +276,24 @@ def test_what_stands_beside_pictures_is_the_same_with_any_number_of_workers(kept
     batches = TrainBatches(len(LISTED), 4, 1, 0, 1, seed=1)
     runs = []
     for count in (0, workers):
-        data = pickle.loads(pickle.dumps(beside(kept, *COMPANIONS, augment="resproto_fd")))  # as if it were spawned
+        data = pickle.loads(pickle.dumps(beside(kept, *FOUND, augment="resproto_fd")))  # as if it were spawned
         runs.append(list(make_loader(data, batches, count, torch.device("cpu"))))
     for here, there in zip(*runs, strict=True):
-        assert set(here) == {"image", "label", "index", "bad", *COMPANIONS}
+        assert set(here) == {"image", "label", "index", "bad", *FOUND}
         assert all(torch.equal(here[name], there[name]) for name in here if name != "bad")
 
 
 def test_the_trainer_hands_on_pictures_normalised_and_masks_from_0_to_1(kept, tmp_path):
     config = made_config(epochs=1, batch_size=4, run={"max_steps": 2})
-    companions = find_companions(COMPANIONS, LISTED, {}, {"FF": kept})
+    companions = find_companions(FOUND, LISTED, {}, {"FF": kept})
     transform = train_transform("none", config.detector.input)
     data = FrameDataset(LISTED, {"FF": kept}, transform, companions=companions)
-    detector = Asking(*COMPANIONS)
+    detector = Asking(*FOUND)
     images = []
     detector.encode = lambda image: images.append(image) or TinyDetector.encode(detector, image)
     make_trainer(tmp_path, config, detector, data=data).fit()
     for image, given in zip(images, detector.given, strict=True):
-        assert set(given) == set(COMPANIONS)
+        assert set(given) == set(FOUND)
         assert torch.equal(given["second_view"], image)
         assert (given["partner"].dtype, given["partner"].shape) == (torch.float32, image.shape)
         assert -1 <= given["partner"].min() < 0 < given["partner"].max() <= 1

@@ -14,7 +14,18 @@ import numpy as np
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.store.frame_store import FrameStore
 from resproto_fd.trainer.augment.blending import Blend, cross_blended, i2g, self_blended, warped
-from resproto_fd.trainer.companions import COMPANIONS, LANDMARKS, MASK, PARTNER, SECOND_VIEW, Companions, read_landmarks
+from resproto_fd.trainer.companions import (
+    BLENDS,
+    COMPANIONS,
+    CROSS_BLENDED,
+    LANDMARKS,
+    MASK,
+    PARTNER,
+    SECOND_VIEW,
+    SELF_BLENDED,
+    Companions,
+    read_landmarks,
+)
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import identity_of, side_records
 
@@ -102,8 +113,17 @@ class BlendedPairs:
         return int(rng.choice(nearest))
 
     def companions(self, wanted: Iterable[str]) -> Companions | None:
-        """Finds the required `companions.COMPANIONS`. A partner is the other picture of the pair."""
+        """Finds the required `companions.COMPANIONS`. A partner is the other picture of the pair.
+
+        Raises:
+            UserError: Forgeries of real frames are required beside a data set's own.
+        """
         wanted = set(wanted)
+        if wanted & set(BLENDS):
+            raise UserError(
+                f"train.samples={self.kind}: this detector trains on a data set's own fakes and on forgeries made "
+                "beside them; set train.samples=frames"
+            )
         if not wanted & set(COMPANIONS):
             return None
         return Companions(
@@ -112,6 +132,42 @@ class BlendedPairs:
             second_view=SECOND_VIEW in wanted,
             partner_of=_other_of_pair if PARTNER in wanted else None,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Forgeries:
+    """Makes one kind of forgeries of the real frames of a list; see `Companions.blends`."""
+
+    pairs: BlendedPairs
+    real: np.ndarray
+    number_of: np.ndarray
+
+    def __call__(self, image: np.ndarray, index: int, seed: int, read: Callable[[int], np.ndarray]) -> np.ndarray:
+        def read_real(number: int) -> np.ndarray:
+            return read(int(self.real[number]))
+
+        return self.pairs.blend(image, int(self.number_of[index]), seed, read_real).fake
+
+
+def with_blends(
+    found: Companions | None,
+    wanted: Iterable[str],
+    frames: FrameList,
+    sides: Mapping[str, Path],
+    stores: Mapping[str, FrameStore],
+) -> Companions | None:
+    """Adds the required `companions.BLENDS` to the companions of a list.
+
+    Raises:
+        UserError: As `BlendedPairs.of`.
+    """
+    kinds = [kind for kind in BLENDS if kind in set(wanted)]
+    if not kinds:
+        return found
+    of_two = CROSS_BLENDED in kinds
+    pairs = BlendedPairs.of(CROSS_BLENDED if of_two else SELF_BLENDED, frames, sides, stores)
+    real, number_of = np.flatnonzero(frames.labels == 0), np.cumsum(frames.labels == 0) - 1
+    return replace(found, blends={kind: _Forgeries(replace(pairs, kind=kind), real, number_of) for kind in kinds})
 
 
 def _other_of_pair(index: int, seed: int) -> int:

@@ -9,13 +9,16 @@
     "partner"       [B, 3, S, S]: a frame of the other class, normalised, under its own augmentation. It is the frame at
                     the same moment of the video from which a fake was made, or of a fake made from a real video. If
                     none is known, it is any frame of the same data set.
+    "self_blended"  [B, 3, S, S]: a forgery made from the real one of the sample and its partner, normalised, augmented
+                    as the sample's picture. See `blending`; these need landmarks, and "partner".
+    "cross_blended" [B, 3, S, S]: the same with another person's face.
 
 Masks and landmarks follow the picture's geometry. Changes of values alone (blur, a part set to black) do not affect
 them. Pictures and masks are bytes until they are on the device.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,7 +37,8 @@ from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import originals, side_records
 
 MASK, LANDMARKS, SECOND_VIEW, PARTNER = "mask", "landmarks", "second_view", "partner"
-PICTURES = (SECOND_VIEW, PARTNER)
+SELF_BLENDED, CROSS_BLENDED = BLENDS = ("self_blended", "cross_blended")
+PICTURES = (SECOND_VIEW, PARTNER, *BLENDS)
 COMPANIONS = (MASK, LANDMARKS, *PICTURES)
 
 
@@ -49,6 +53,8 @@ class Companions:
             float32 [N, K, 2].
         second_view: Whether it is required.
         partner_of: Chooses a frame's partner, from the frame's position in the list and a seed.
+        blends: Makes forgeries of real frames, by their names in `BLENDS` (see `blended_pairs.with_blends`), from the
+            frame, its position in the list, a seed, and a function that reads another frame by its position.
     """
 
     NOTHING, EVERYTHING, STORED, BLENDED = range(4)
@@ -56,6 +62,10 @@ class Companions:
     landmarks: np.ndarray | None = None
     second_view: bool = False
     partner_of: Callable[[int, int], int] | None = None
+    blends: Mapping[str, "Blending"] = field(default_factory=dict)
+
+
+Blending = Callable[[np.ndarray, int, int, Callable[[int], np.ndarray]], np.ndarray]
 
 
 def find_companions(
@@ -65,7 +75,7 @@ def find_companions(
     stores: Mapping[str, FrameStore],
     some_missing: bool = False,
 ) -> Companions | None:
-    """Finds the required `COMPANIONS` of the frames of a list in stores and side files.
+    """Finds the required `COMPANIONS` but `BLENDS` of the frames of a list in stores and side files.
 
     Args:
         wanted: Names of the required fields; those that are no companions are ignored.

@@ -222,10 +222,23 @@ class FrameDataset(Dataset):
             batch.put_beside(SECOND_VIEW, place, view)
         if wanted.partner_of is not None:
             partner = wanted.partner_of(index, self._seed(epoch, index, 2))
+            if wanted.blends:
+                image = image.copy()  # outlives the store's memory
             stored = self._store_of(partner).read(self.frames.paths[partner])
-            view = self.transform(self._prepared(stored, epoch, partner)[0], self._seed(epoch, index, 3))
-            batch.put_beside(PARTNER, place, view)
+            prepared = self._prepared(stored, epoch, partner)[0]
+            batch.put_beside(PARTNER, place, self.transform(prepared, self._seed(epoch, index, 3)))
+            if wanted.blends:
+                real = (prepared.copy(), partner) if self.frames.labels[index] else (image, index)
+                self._put_blends(batch, place, *real, epoch, index, seed)
         return shown
+
+    def _put_blends(
+        self, batch: "Canvas", place: int, real: np.ndarray, of: int, epoch: int, index: int, seed: int
+    ) -> None:
+        """Makes the forgeries of the real frame at position `of`, augments them as the sample, and keeps them."""
+        for number, (name, make) in enumerate(self.companions.blends.items()):
+            forged = make(real, of, self._seed(epoch, index, 5 + number), self._read)
+            batch.put_beside(name, place, self.transform(forged, seed))
 
     def _mask(self, source: int, index: int, height: int, width: int) -> np.ndarray:
         if source != Companions.STORED:

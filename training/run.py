@@ -22,7 +22,7 @@ from resproto_fd.detectors.registry import build_detector, check_model
 from resproto_fd.detectors.weights import is_head_alone, load_all, read_state_dict, without_pretrained
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.augment.transforms import check_augment, train_transform
-from resproto_fd.trainer.blended_pairs import BlendedPairs
+from resproto_fd.trainer.blended_pairs import BlendedPairs, with_blends
 from resproto_fd.trainer.clip_data import ClipDataset
 from resproto_fd.trainer.clip_list import ClipList
 from resproto_fd.trainer.companions import Partners, find_companions, find_partners
@@ -169,6 +169,7 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
     fields = batch_fields(detector, frames, resolved.sides)
     if pairs is None:
         companions = find_companions(detector.requires, frames, resolved.sides, resolved.stores, skip)
+        companions = with_blends(companions, detector.requires, frames, resolved.sides, resolved.stores)
     else:
         companions = pairs.companions(detector.requires)
     options = {"replace_bad": skip, "fields": fields, "change": change_of(config.protocol), "companions": companions}
