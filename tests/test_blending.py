@@ -329,6 +329,8 @@ def test_forgeries_that_cannot_be_made_beside_frames_are_refused(stores):
     alone = FrameList.of([VIDEOS[0], VIDEOS[4]], None)
     with pytest.raises(UserError, match=r"the training frames show one person only"):
         blends_of(stores, "partner", *BLENDS, frames=alone)
+    with pytest.raises(UserError, match=r"requires self_blended and cross_blended has to require partner too"):
+        blends_of(stores, *BLENDS)
     assert blends_of(stores, "partner", frames=alone).companions.blends == {}
 
 

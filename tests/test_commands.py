@@ -110,6 +110,19 @@ def test_a_run_can_train_on_forgeries_made_from_the_real_frames(demo, own_demo, 
 
 
 @pytest.mark.slow
+def test_a_run_can_train_on_pairs_of_a_fake_and_its_source(demo, tmp_path, capsys):
+    words = ["train.sampling=paired", "--test_dataset", "Demo-A"]
+    assert train(demo, tmp_path / "a", *words) == 0
+    shown = re.search(r"paired: (\d+) of (\d+) fake frames come with a frame of the real", capsys.readouterr().err)
+    assert 0 < int(shown[1]) <= int(shown[2])
+    assert train(demo, tmp_path / "b", *words, "run.workers=1") == 0
+    a, b = (ScoreTable.load(run_folder(tmp_path / name) / "scores" / "Demo-A.npz").score for name in "ab")
+    assert np.array_equal(a, b)
+    assert train(demo, tmp_path / "c", *words, "train.batch_size=9") == 2
+    assert "come in pairs: expected an even batch_size / accumulate, got 9 / 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(demo, whole):
     best = whole / "best.pt"
     before = best.stat().st_mtime_ns

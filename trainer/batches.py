@@ -96,20 +96,22 @@ class PairedBatches(TrainBatches):
 
     Args:
         labels: 0 real, 1 fake, of each frame, [N]; not all real.
-        partner_of: Chooses the real frame of a fake, from the fake's position and a seed.
+        reals: Position of each fake's real frame, [N]; -1 where it is drawn.
+        draw: Draws the real frame of a fake, from the fake's position and a seed.
         batches: The arguments of `TrainBatches`; the groups of the fakes take turns.
     """
 
-    def __init__(self, labels: np.ndarray, partner_of: Callable[[int, int], int], *batches):
+    def __init__(self, labels: np.ndarray, reals: np.ndarray, draw: Callable[[int, int], int], *batches):
         super().__init__(len(labels), *batches, pairs=True)
-        self.fakes, self.partner_of = np.flatnonzero(labels), partner_of
+        self.fakes, self.reals, self.draw = np.flatnonzero(labels), reals, draw
 
     def _order(self) -> np.ndarray:
         rng, wanted = np.random.default_rng((self.seed, self.epoch)), self.steps * self.batch_size // 2
         groups = (np.zeros(self.count, np.int64) if self.groups is None else self.groups)[self.fakes]
         fakes = _in_turn(rng, [self.fakes[groups == group] for group in np.unique(groups)], wanted)
-        seeds = rng.integers(2**63, size=wanted)
-        reals = [self.partner_of(fake, seed) for fake, seed in zip(fakes.tolist(), seeds.tolist(), strict=True)]
+        seeds, reals = rng.integers(2**63, size=wanted), self.reals[fakes]
+        for place in np.flatnonzero(reals < 0):
+            reals[place] = self.draw(int(fakes[place]), int(seeds[place]))
         return np.stack([fakes, reals], axis=1).ravel()
 
 

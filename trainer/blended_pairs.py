@@ -159,11 +159,14 @@ def with_blends(
     """Adds the required `companions.BLENDS` to the companions of a list.
 
     Raises:
-        UserError: As `BlendedPairs.of`.
+        UserError: As `BlendedPairs.of`; or no partner is required.
     """
-    kinds = [kind for kind in BLENDS if kind in set(wanted)]
+    wanted = set(wanted)
+    kinds = [kind for kind in BLENDS if kind in wanted]
     if not kinds:
         return found
+    if PARTNER not in wanted:
+        raise UserError(f"a detector that requires {' and '.join(kinds)} has to require {PARTNER} too; add it")
     of_two = CROSS_BLENDED in kinds
     pairs = BlendedPairs.of(CROSS_BLENDED if of_two else SELF_BLENDED, frames, sides, stores)
     real, number_of = np.flatnonzero(frames.labels == 0), np.cumsum(frames.labels == 0) - 1

@@ -141,9 +141,15 @@ class Partners:
             same_set = np.flatnonzero(self._group == group ^ 1)
             self._others[group] = same_set if len(same_set) else np.flatnonzero(labels != group % 2)
 
-    def knows(self, index: int) -> bool:
-        """Whether a frame's partner is of the same scene; it is any frame of the other class otherwise."""
-        return bool(self._same_scene[self._video_index[index]])
+    def of_fakes(self) -> np.ndarray:
+        """The partners of the fakes whose original is known; -1 for the other fakes and for real frames, [N]."""
+        found = np.full(len(self._numbers), -1)
+        for members, scene in zip(self._frames_of, self._same_scene, strict=True):
+            if len(members) and scene and self._group[members[0]] % 2:
+                others = self._frames_of[scene[0]]
+                apart = np.abs(self._numbers[others][None] - self._numbers[members][:, None])
+                found[members] = others[apart.argmin(axis=1)]
+        return found
 
     def of(self, index: int, seed: int) -> int:
         """Chooses the partner of a frame; both are positions in the list."""

@@ -136,7 +136,7 @@ class Trainer:
         world = self.world
         dealt = (self.recipe.batch_size, self.parts, world.rank, world.size, self.config.seed, groups)
         if self.recipe.sampling == "paired":
-            return PairedBatches(data.frames.labels, partners.of, *dealt)
+            return PairedBatches(data.frames.labels, partners.of_fakes(), partners.of, *dealt)
         return TrainBatches(len(data), *dealt, pairs=data.pairs is not None)
 
     def _prepared(self, detector: Detector, dtype: torch.dtype) -> Detector:

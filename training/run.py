@@ -187,18 +187,17 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
 def _partners(frames: FrameList, bench: Bench) -> Partners:
     """The real frame of each fake; prints for how many it is of the video that the fake was made from."""
     partners = find_partners(frames, bench.resolved.sides)
-    fakes = np.flatnonzero(frames.labels)
-    known = sum(map(partners.knows, fakes.tolist()))
+    fakes, known = int(frames.labels.sum()), int((partners.of_fakes() >= 0).sum())
     if not known and not bench.config.run.shuffle_labels:
         raise UserError(
             "train.sampling=paired: expected fakes of which the real video is known and among the training frames, got "
-            f"none of {len(fakes)} fake frames. Side files tell it (`resproto manifest` writes them), or names like "
+            f"none of {fakes} fake frames. Side files tell it (`resproto manifest` writes them), or names like "
             "FaceForensics++'s, 000_003; set train.sampling=shuffled or other training sets"
         )
     if bench.world.is_main:
         print(
-            f"note: train.sampling=paired: {known} of {len(fakes)} fake frames come with a frame of the real video "
-            f"they were made from, {len(fakes) - known} with a random real frame",
+            f"note: train.sampling=paired: {known} of {fakes} fake frames come with a frame of the real video "
+            f"they were made from, {fakes - known} with a random real frame",
             file=sys.stderr,
         )
     return partners
