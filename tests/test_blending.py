@@ -314,6 +314,7 @@ def test_forgeries_beside_a_frame_are_made_of_the_real_one_of_it_and_its_partner
     assert (batch["self_blended"] != batch["cross_blended"]).flatten(1).any(1).all()
 
 
+@pytest.mark.slow
 def test_forgeries_beside_a_frame_are_new_in_each_epoch_and_the_same_in_any_batch(stores):
     data = blends_of(stores, "partner", *BLENDS, augment="resproto_fd")
     whole, later = data.__getitems__(keys_of(data)), data.__getitems__(keys_of(data, 1))
