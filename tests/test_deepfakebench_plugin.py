@@ -448,7 +448,7 @@ def test_a_preset_that_takes_clips_is_not_written_for_their_loader_and_not_made_
         _settings("meso4", {"input": {"frames": 8}})
 
 
-@pytest.mark.parametrize("name", filter(of_frames, loading.names("detectors")))
+@pytest.mark.parametrize("name", [*filter(of_frames, loading.names("detectors"))])
 def test_every_preset_of_frames_is_written_as_their_yaml_and_read_back(name):
     config = loading.load("detectors", name)
     text = their_yaml.written(config, {"mask"})
