@@ -108,10 +108,15 @@ def run_of(config, store=None, detector=None, world=HERE):
     return trainer.detector.state_dict(), tables["Made"], trainer
 
 
+ROUNDING = 1e-5
+"""Processors round a matrix product differently for another number of rows, by up to 1e-7; training adds to that."""
+
+
 def assert_same(ours, plain):
     for name, value in plain[0].items():
-        assert torch.equal(value, ours[0][name]), name
-    for column in ("score", "frame", "checksums", "video_index"):
+        assert torch.allclose(value, ours[0][name], rtol=0, atol=ROUNDING), name
+    assert np.allclose(ours[1].score, plain[1].score, rtol=0, atol=ROUNDING)
+    for column in ("frame", "checksums", "video_index"):
         assert np.array_equal(getattr(ours[1], column), getattr(plain[1], column)), column
     assert ours[1].made_from == plain[1].made_from
     assert ours[2].progress.best_value == plain[2].progress.best_value
@@ -130,7 +135,7 @@ SETTINGS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", quick_and_slow(SETTINGS, ["flip"]))
-def test_kept_features_give_the_bits_of_frames_that_are_encoded_each_time(name, tmp_path, counted):
+def test_kept_features_give_the_numbers_of_frames_that_are_encoded_each_time(name, tmp_path, counted):
     plain = run_of(config_of(tmp_path / "plain", False, **SETTINGS[name]))
     assert counted.taken() > 2 * 36
     ours = run_of(config_of(tmp_path / "ours", **SETTINGS[name]))
