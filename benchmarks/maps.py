@@ -37,6 +37,8 @@ def figures(folder: Path, data_root: str, count: int, test_set: str) -> dict:
         heat, how = maps.evidence_map(detector, images)
         noise = cv2.GaussianBlur(rng.random(mask.shape), (0, 0), mask.shape[0] / 16)
         kinds = {how: heat[0].numpy(), "random": noise, "chance (the mask's area)": np.ones(mask.shape)}
+        if (predicted := maps.predicted_map(detector, images)) is not None:
+            kinds[maps.PREDICTED] = predicted[0].numpy()
         residual = prototypes.residual_map(detector, images) if prototypes.memory_of(detector) is not None else None
         if residual is not None:
             kinds["residual of the patches"] = residual

@@ -169,7 +169,9 @@ def _explained(detector, config, folder: Path, samples: list[Sample], count: int
         with torch.no_grad():
             output = detector(images)
         heat, how = maps.evidence_map(detector, images)
-        shown = {how: heat[0].numpy()}
+        predicted = maps.predicted_map(detector, images)
+        shown = {} if predicted is None else {maps.PREDICTED: predicted[0].numpy()}
+        shown[how] = heat[0].numpy()
         if memory is not None and (residual := prototypes.residual_map(detector, images)) is not None:
             shown["residual of the patches"] = residual
         face = Face(sample.name, float(output.scores[0]), _as_picture(seen), shown)
