@@ -26,6 +26,7 @@ from resproto_fd.training.commands import explain
 from resproto_fd.training.commands.figures import run_detector
 from resproto_fd.training.explaining import embedding, maps, prototypes
 from resproto_fd.training.explaining.page import Face, as_html
+from resproto_fd.training.results import RunResult
 from resproto_fd.training.run import create
 
 CPU = World(0, 1, torch.device("cpu"))
@@ -369,10 +370,11 @@ def test_alike_features_are_neighbours_on_the_plane():
     rng = np.random.default_rng(0)
     features = np.concatenate([rng.normal(0, 0.05, (12, 6)) + np.eye(6)[i] for i in (0, 3)])
     found = embedding.scatter(features, ["a"] * 12 + ["b"] * 12, [str(i) for i in range(24)], 2, "tsne")
-    places = np.array([point[:2] for point in found["points"]])
+    places = np.array([point[:2] for point in found.points])
     distance = np.linalg.norm(places[:, None] - places, axis=2) + 1e9 * np.eye(24)
     assert ((distance.argmin(axis=1) < 12) == (np.arange(24) < 12)).all()
-    assert [point[4] for point in found["points"]] == [False] * 22 + [True] * 2
+    assert found.counts() == {"a": 12, "b": 12}
+    assert [found.drawing().count(shape) for shape in ("<circle", "<path")] == [22, 2]
     with pytest.raises(UserError, match="expected 4 to 3000 points, got 3"):
         embedding.plane(features[:3], "tsne")
 
@@ -389,6 +391,8 @@ def test_the_command_explains_files_and_test_frames_on_one_page(demo, tmp_path):
     (tmp_path / "faces" / "none.png").write_bytes(b"no picture")
     assert main(["explain", str(result.parent), str(tmp_path / "faces"), "--frames", "2", "--embedding", "tsne"]) == 0
     page = (result.parent / "explain" / "explain.html").read_text()
+    drawn = embedding.stored_map(result.parent, RunResult.load(result).checkpoint_sha256)
+    assert len(drawn.points) == 4 + drawn.prototypes
     records = [json.loads(line) for line in (result.parent / "explain" / "explain.jsonl").read_text().splitlines()]
     assert len(records) == 5
     assert records[0]["name"].endswith("one.png")

@@ -1,17 +1,30 @@
 """A map of features on a plane: test frames and prototypes, by method."""
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from markupsafe import Markup
+from pydantic import Field, ValidationError, model_validator
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UnreadableFile, UserError, cut
+from resproto_fd.configs.readers.json_reader import read_json_object
+from resproto_fd.training.results import Record, Sha256
 
 WIDTH, HEIGHT, EDGE = 800, 600, 20
 KINDS = ("tsne", "umap")
 MOST = 3000
 """Most points of a map."""
+STORED = "explain/embedding.json"
+"""Where a run's folder holds its map."""
+COLOURS = ("#1d6b3a", "#b3261e", "#8a5a00", "#2f5fb3", "#7b3fa0", "#00808a", "#9c4f6b", "#5c6b00", "#444b53")
+Point = tuple[
+    Annotated[float, Field(ge=0, le=WIDTH)], Annotated[float, Field(ge=0, le=HEIGHT)], Annotated[int, Field(ge=0)], str
+]
 
 
 def plane(features: np.ndarray, kind: str, seed: int = 0) -> np.ndarray:
@@ -50,10 +63,70 @@ def plane(features: np.ndarray, kind: str, seed: int = 0) -> np.ndarray:
     return (found - low) / (high - low).clip(1e-12)
 
 
+class Scatter(Record):
+    """A map of features on a plane.
+
+    Attributes:
+        how: "t-SNE" or "UMAP".
+        groups: Names: methods, and classes of prototypes.
+        points: Place in pixels from the upper left, place of the group among `groups`, and label, of each point.
+        prototypes: How many of the last points are prototypes.
+        weights: SHA-256 of the file of the weights that the features are of; None for a detector without one.
+    """
+
+    how: Literal["t-SNE", "UMAP"]
+    groups: list[str]
+    points: Annotated[list[Point], Field(max_length=MOST)]
+    prototypes: Annotated[int, Field(ge=0)]
+    weights: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self):
+        if self.prototypes > len(self.points) or any(group >= len(self.groups) for _, _, group, _ in self.points):
+            raise ValueError("more prototypes than points, or a point of no group")
+        return self
+
+    def counts(self) -> dict[str, int]:
+        """Number of points by group."""
+        numbers = Counter(group for _, _, group, _ in self.points)
+        return {name: numbers[place] for place, name in enumerate(self.groups)}
+
+    def drawing(self) -> Markup:
+        """The points as SVG: circles, and diamonds for prototypes; a point's group and label are its title."""
+        shapes, first = [], len(self.points) - self.prototypes
+        for number, (x, y, group, label) in enumerate(self.points):
+            title = Markup("<title>{}: {}</title>").format(self.groups[group], label)
+            colour = COLOURS[group % len(COLOURS)]
+            shape = (
+                Markup('<circle cx="{}" cy="{}" r="4" fill="{}" fill-opacity=".75">{}</circle>')
+                if number < first
+                else Markup('<path d="M{} {}m0 -7l7 7l-7 7l-7 -7z" fill="{}" stroke="currentColor">{}</path>')
+            )
+            shapes.append(shape.format(x, y, colour, title))
+        frame = (
+            f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="Embedding map"'
+        )
+        return Markup(f"<svg {frame}>\n{{}}\n</svg>").format(Markup("\n").join(shapes))
+
+    def key(self) -> Markup:
+        """The colour of each group, as items of a list."""
+        dot = '<svg class="key" viewBox="0 0 12 12" width="12" height="12" aria-hidden="true"><circle cx="6" cy="6"'
+        item = Markup("<li>" + dot + ' r="6" fill="{}"></circle></svg> {} ({})</li>')
+        colours = [COLOURS[place % len(COLOURS)] for place in range(len(self.groups))]
+        return Markup("\n").join(
+            item.format(colour, name, number) for colour, (name, number) in zip(colours, self.counts().items())
+        )
+
+
 def scatter(
-    features: np.ndarray, groups: Sequence[str], labels: Sequence[str], prototypes: int, kind: str
-) -> dict[str, Any]:
-    """What the page draws: points with their group and label.
+    features: np.ndarray,
+    groups: Sequence[str],
+    labels: Sequence[str],
+    prototypes: int,
+    kind: str,
+    weights: str | None = None,
+) -> Scatter:
+    """The map of features.
 
     Args:
         features: [N, D]; the last `prototypes` are prototypes.
@@ -61,6 +134,7 @@ def scatter(
         labels: Of each point, [N].
         prototypes: Number of prototypes.
         kind: See `plane`.
+        weights: See `Scatter`.
     """
     places = plane(features, kind)
     names = sorted(set(groups))
@@ -69,9 +143,31 @@ def scatter(
             round(EDGE + x * (WIDTH - 2 * EDGE), 1),
             round(EDGE + y * (HEIGHT - 2 * EDGE), 1),
             names.index(group),
-            f"{group}: {label}",
-            number >= len(features) - prototypes,
+            label.encode(errors="backslashreplace").decode(),  # names of files that are no text
         )
-        for number, ((x, y), group, label) in enumerate(zip(places.tolist(), groups, labels, strict=True))
+        for (x, y), group, label in zip(places.tolist(), groups, labels, strict=True)
     ]
-    return {"how": {"tsne": "t-SNE", "umap": "UMAP"}[kind], "groups": names, "points": points, "prototypes": prototypes}
+    how = {"tsne": "t-SNE", "umap": "UMAP"}[kind]
+    return Scatter(how=how, groups=names, points=points, prototypes=prototypes, weights=weights)
+
+
+def stored_map(folder: Path, weights: str | None) -> Scatter | None:
+    """The map that `resproto explain` left in a run's folder; None if there is none, or it is of other weights.
+
+    Args:
+        folder: The run's.
+        weights: SHA-256 of the run's weights; None for a run without, whose map cannot be checked.
+
+    Raises:
+        UnreadableFile: The file is no such map.
+    """
+    path, remedy = folder / STORED, "explain the run again"
+    if weights is None or not path.is_file():
+        return None
+    try:
+        found = Scatter.model_validate_json(json.dumps(read_json_object(path, remedy)))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = cut(".".join(map(str, fault["loc"])) or "file")
+        raise UnreadableFile(f"{path}: no map: {where}: {cut(fault['msg'])}; {remedy}") from None
+    return found if found.weights == weights else None
