@@ -61,7 +61,7 @@ def test_a_map_of_the_runs_own_weights_has_a_page_that_its_row_links_to(run):
     assert "default-src &#39;none&#39;" in text
     assert EVIL not in text
     assert "&lt;script&gt;alert(1)" in text
-    assert [text.count(shape) for shape in ('<circle cx="20.0"', '<circle cx="700.0"', "<path")] == [1, 1, 1]
+    assert [text.count(f'<path d="M{place}m') for place in ("20.0 30.0", "700.0 500.0", "40.0 30.0")] == [1, 1, 1]
 
 
 def test_a_map_of_other_weights_is_not_shown_and_its_old_page_goes(run):

@@ -1,6 +1,7 @@
 """Why a score: maps that find what was planted, prototypes whose origin is the run's own batches, and the page."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import cv2
@@ -13,7 +14,7 @@ from torch import nn
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
-from resproto_fd.detectors import registry
+from resproto_fd.detectors import create_detector, registry
 from resproto_fd.detectors.base import Detector, two_class_output
 from resproto_fd.detectors.parts.clip_tower import load_clip
 from resproto_fd.detectors.parts.prototype_memory import MEMBERS, PrototypeMemory
@@ -155,6 +156,15 @@ def test_attention_that_is_written_out_gives_the_same_scores(case):
     assert len(weights) == len(visual)
     assert all(each.shape[0] == 6 and each.shape[2:] == (tokens, tokens) for each in weights)
     torch.testing.assert_close(weights[0].sum(dim=-1), torch.ones(weights[0].shape[:3]))
+
+
+def test_attention_that_pools_a_resnets_maps_is_no_attention_among_patches():
+    layout = tiny.RESNET | {"vision_cfg": tiny.RESNET["vision_cfg"] | {"image_size": 128}, "text_cfg": tiny.TEXT}
+    detector, images = create_detector("clip", backbone=layout, pretrained=None).eval(), torch.zeros(2, 3, 128, 128)
+    with maps._attention_weights(detector, 2) as (blocks, _):
+        detector(images.requires_grad_())
+    assert blocks == []
+    assert maps.places_layers(detector, images) == ["clip.visual.layer4"]
 
 
 def test_pixels_tell_where_a_detector_looks_whose_layers_have_other_places():
@@ -374,9 +384,21 @@ def test_alike_features_are_neighbours_on_the_plane():
     distance = np.linalg.norm(places[:, None] - places, axis=2) + 1e9 * np.eye(24)
     assert ((distance.argmin(axis=1) < 12) == (np.arange(24) < 12)).all()
     assert found.counts() == {"a": 12, "b": 12}
-    assert [found.drawing().count(shape) for shape in ("<circle", "<path")] == [22, 2]
+    assert [found.drawing().count(mark) for mark in ("<path", 'stroke="currentColor"')] == [24, 2]
+    assert found.key().count("<li>") == 2
+
+
+def test_groups_of_one_colour_have_marks_of_other_shapes():
+    names = [f"method {number}" for number in range(20)]
+    points = [(1.0, 1.0, number, "") for number in range(20)]
+    found = embedding.Scatter(how="UMAP", groups=names, points=points, prototypes=0)
+    marks = re.findall(r'd="M1\.0 1\.0([^"]*)" fill="([^"]*)"', found.drawing())
+    assert len(set(marks)) == 20
+
+
+def test_a_map_needs_four_points():
     with pytest.raises(UserError, match="expected 4 to 3000 points, got 3"):
-        embedding.plane(features[:3], "tsne")
+        embedding.plane(np.eye(3), "tsne")
 
 
 @pytest.mark.slow

@@ -22,6 +22,9 @@ MOST = 3000
 STORED = "explain/embedding.json"
 """Where a run's folder holds its map."""
 COLOURS = ("#1d6b3a", "#b3261e", "#8a5a00", "#2f5fb3", "#7b3fa0", "#00808a", "#9c4f6b", "#5c6b00", "#444b53")
+SHAPES = ("m-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z", "m-3.5 -3.5h7v7h-7z", "m0 -4.5l4.5 8h-9z")
+DIAMOND = "m0 -7l7 7l-7 7l-7 -7z"
+"""Marks: circle, square and triangle, each for as many groups as there are colours; and a prototype's."""
 Point = tuple[
     Annotated[float, Field(ge=0, le=WIDTH)], Annotated[float, Field(ge=0, le=HEIGHT)], Annotated[int, Field(ge=0)], str
 ]
@@ -92,30 +95,34 @@ class Scatter(Record):
         return {name: numbers[place] for place, name in enumerate(self.groups)}
 
     def drawing(self) -> Markup:
-        """The points as SVG: circles, and diamonds for prototypes; a point's group and label are its title."""
-        shapes, first = [], len(self.points) - self.prototypes
+        """The points as SVG, in their group's colour and shape; a point's group and label are its title."""
+        marks, first = [], len(self.points) - self.prototypes
         for number, (x, y, group, label) in enumerate(self.points):
             title = Markup("<title>{}: {}</title>").format(self.groups[group], label)
-            colour = COLOURS[group % len(COLOURS)]
-            shape = (
-                Markup('<circle cx="{}" cy="{}" r="4" fill="{}" fill-opacity=".75">{}</circle>')
-                if number < first
-                else Markup('<path d="M{} {}m0 -7l7 7l-7 7l-7 -7z" fill="{}" stroke="currentColor">{}</path>')
-            )
-            shapes.append(shape.format(x, y, colour, title))
+            marks.append(_mark(x, y, group, number >= first, title))
         frame = (
             f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" aria-label="Embedding map"'
         )
-        return Markup(f"<svg {frame}>\n{{}}\n</svg>").format(Markup("\n").join(shapes))
+        return Markup(f"<svg {frame}>\n{{}}\n</svg>").format(Markup("\n").join(marks))
 
     def key(self) -> Markup:
-        """The colour of each group, as items of a list."""
-        dot = '<svg class="key" viewBox="0 0 12 12" width="12" height="12" aria-hidden="true"><circle cx="6" cy="6"'
-        item = Markup("<li>" + dot + ' r="6" fill="{}"></circle></svg> {} ({})</li>')
-        colours = [COLOURS[place % len(COLOURS)] for place in range(len(self.groups))]
-        return Markup("\n").join(
-            item.format(colour, name, number) for colour, (name, number) in zip(colours, self.counts().items())
+        """The mark and number of points of each group, as items of a list."""
+        of_prototypes = {group for _, _, group, _ in self.points[len(self.points) - self.prototypes :]}
+        item = (
+            '<li><svg class="key" viewBox="0 0 16 16" width="14" height="14" aria-hidden="true">{}</svg> {} ({})</li>'
         )
+        return Markup("\n").join(
+            Markup(item).format(_mark(8, 8, place, place in of_prototypes), name, number)
+            for place, (name, number) in enumerate(self.counts().items())
+        )
+
+
+def _mark(x: float, y: float, group: int, prototype: bool, inside: str = "") -> Markup:
+    """A point: a diamond with a line around it for a prototype, else the shape of its group."""
+    shape = DIAMOND if prototype else SHAPES[group // len(COLOURS) % len(SHAPES)]
+    edge = 'stroke="currentColor"' if prototype else 'fill-opacity=".75"'
+    mark = Markup('<path d="M{} {}{}" fill="{}" {}>{}</path>')
+    return mark.format(x, y, shape, COLOURS[group % len(COLOURS)], Markup(edge), inside)
 
 
 def scatter(

@@ -155,7 +155,8 @@ def _tower(
 def _attention_weights(detector: Detector, count: int) -> Iterator[tuple[list[_Block], list[tuple[int, int, int]]]]:
     """In the block, what runs is listed in order: attention among the tokens of each picture, and grids of places.
 
-    Attention is written out, since torch's own keeps no weights. Masked attention is that of texts, and is left out.
+    Attention is written out, since torch's own keeps no weights. Masked attention is that of texts, and is left out. So
+    is attention that pools the last maps of a convolutional network, which Grad-CAM shows.
 
     Args:
         detector: Its attention is computed by `scaled_dot_product_attention` or by `F.softmax`.
@@ -163,10 +164,11 @@ def _attention_weights(detector: Detector, count: int) -> Iterator[tuple[list[_B
     """
     blocks: list[_Block] = []
     grids: list[tuple[int, int, int]] = []
+    pooling: list[nn.Module] = []  # those that run
     fused, softmax = F.scaled_dot_product_attention, F.softmax
 
     def written_out(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **options):
-        alike = query.ndim == 4 and query.shape == key.shape and len(query) == count
+        alike = query.ndim == 4 and query.shape == key.shape and len(query) == count and not pooling
         if not alike or attn_mask is not None or dropout_p or is_causal:
             return fused(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
         weights = (query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)).softmax(dim=-1)
@@ -175,6 +177,8 @@ def _attention_weights(detector: Detector, count: int) -> Iterator[tuple[list[_B
 
     def noted(values, *arguments, **options):
         weights = softmax(values, *arguments, **options)
+        if pooling:
+            return weights
         if weights.ndim == 3 and len(weights) % count == 0:  # heads are in the batch
             weights = weights.unflatten(0, (count, -1))
             blocks.append(_Block(weights, None))
@@ -193,6 +197,9 @@ def _attention_weights(detector: Detector, count: int) -> Iterator[tuple[list[_B
         for module in detector.modules():
             if hasattr(module, "fused_attn"):
                 stack.enter_context(mock.patch.object(module, "fused_attn", True))
+            if "AttentionPool" in type(module).__name__:  # of open_clip and timm
+                stack.callback(module.register_forward_pre_hook(lambda pool, _: pooling.append(pool)).remove)
+                stack.callback(module.register_forward_hook(lambda *_: pooling.clear()).remove)
             if isinstance(module, nn.Conv2d):
                 stack.callback(module.register_forward_hook(grid).remove)
         yield blocks, grids
