@@ -344,10 +344,13 @@ def test_weights_without_origins_say_not_recorded(tmp_path):
     assert near[0].similarity == pytest.approx(1, abs=1e-5)
     assert len(near) == 4
     assert [each.similarity for each in near] == sorted((each.similarity for each in near), reverse=True)
-    face = Face("a<b>.png", 0.5, np.zeros((8, 8, 3), np.uint8), {}, near=near)
+    heat = np.zeros((8, 8))
+    face = Face("a<b>.png", 0.5, np.zeros((8, 8, 3), np.uint8), {"one": heat, "two": heat + 1}, near=near)
     page = as_html("run", [], [face], lambda *frame: None, None)
     assert page.count("not recorded") == 8
     assert "a&lt;b&gt;.png" in page
+    assert "one; empty: no place raises the score<" in page
+    assert page.count("empty:") == 1
 
 
 @pytest.mark.parametrize(

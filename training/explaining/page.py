@@ -69,7 +69,9 @@ def as_html(title: str, notes: Sequence[str], faces: Sequence[Face], read, embed
         {
             "face": face,
             "picture": picture_data(face.picture, SIDE),
-            "maps": [(name, picture_data(overlaid(face.picture, heat), SIDE)) for name, heat in face.maps.items()],
+            "maps": [
+                (name, heat.any(), picture_data(overlaid(face.picture, heat), SIDE)) for name, heat in face.maps.items()
+            ],
             "near": [(each, [(frame, thumb(frame)) for frame in each.frames]) for each in face.near or ()],
         }
         for face in faces
