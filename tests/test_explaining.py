@@ -417,7 +417,7 @@ def test_the_command_explains_files_and_test_frames_on_one_page(demo, tmp_path):
     assert main(["explain", str(result.parent), str(tmp_path / "faces"), "--frames", "2", "--embedding", "tsne"]) == 0
     page = (result.parent / "explain" / "explain.html").read_text()
     drawn = embedding.stored_map(result.parent, RunResult.load(result).checkpoint_sha256)
-    assert len(drawn.points) == 4 + drawn.prototypes
+    assert len(drawn.points) == 5 + drawn.prototypes
     records = [json.loads(line) for line in (result.parent / "explain" / "explain.jsonl").read_text().splitlines()]
     assert len(records) == 5
     assert records[0]["name"].endswith("one.png")
