@@ -1,16 +1,22 @@
 """What answers cost and are worth: errors before and after calibration, risk against coverage, flips of copies.
 
-Frames of a run's test sets are judged as already cropped faces, as `resproto predict --cropped` judges them.
+Frames of a run's test sets are judged as already cropped faces, as `resproto predict --cropped` judges them. With
+--files it answers about a folder of pictures and videos instead, and tells frames a second by stage.
 """
 
 import argparse
 import json
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 
+from resproto_fd.training.answers.answering import answer
 from resproto_fd.training.answers.judges import Judge, read_config
+from resproto_fd.training.answers.outputs import write_all
 from resproto_fd.training.answers.reasons import COPIES
+from resproto_fd.training.answers.records import Settings
 from resproto_fd.training.protocols import resolve
 
 
@@ -21,8 +27,12 @@ def main() -> None:
     parser.add_argument(
         "--frames", type=int, default=400, metavar="N", help="frames of a test set (default: %(default)s)"
     )
+    parser.add_argument("--files", metavar="DIR", help="a folder of pictures and videos: time each stage instead")
     parser.add_argument("--json-only", action="store_true", help="print the line of JSON alone")
     args = parser.parse_args()
+    if args.files:
+        print(json.dumps({"benchmark": "answers", "files": args.files, "stages": _stages(args.runs, args.files)}))
+        return
     found = {folder: _of_run(Path(folder), args.frames) for folder in args.runs}
     if not args.json_only:
         for folder, by_set in found.items():
@@ -30,6 +40,23 @@ def main() -> None:
             for name, row in by_set.items():
                 print(f"  {name:12}", "  ".join(f"{key} {value:.3f}" for key, value in row.items()))
     print(json.dumps({"benchmark": "answers", "runs": found}))
+
+
+def _stages(runs: list[str], files: str) -> dict[str, dict[str, float]]:
+    """Frames, seconds of all processes and frames a second of each stage, with one process that looks for faces.
+
+    The report counts faces; it is written into a temporary folder.
+    """
+    answers = answer([files], runs, Settings(processes=1, device="cpu", thumbnails=True))
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        write_all(answers, Path(folder))
+    seconds, counts = dict(answers.seconds), dict(answers.counts)
+    seconds["report"], counts["report"] = time.perf_counter() - began, sum(len(file.faces) for file in answers.files)
+    return {
+        stage: {"frames": n, "seconds": round(seconds[stage], 2), "a_second": round(n / max(seconds[stage], 1e-9), 1)}
+        for stage, n in counts.items()
+    }
 
 
 def _of_run(folder: Path, most: int) -> dict[str, dict[str, float]]:

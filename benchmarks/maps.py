@@ -28,7 +28,7 @@ def figures(folder: Path, data_root: str, count: int, test_set: str) -> dict:
     frames, store = resolved.tests[test_set], resolved.stores[test_set]
     package, rng, found = Package(folder, config, detector), np.random.default_rng(0), {}
     fakes = np.flatnonzero(frames.labels == 1)
-    for index in fakes[np.linspace(0, len(fakes) - 1, count).round().astype(int)].tolist():
+    for index in fakes[np.linspace(0, len(fakes) - 1, min(count, len(fakes))).round().astype(int)].tolist():
         path = frames.paths[index]
         mask = package.inputs([np.repeat(store.read_mask(path)[..., None], 3, axis=2)])[0, 0].numpy() > 127
         if not mask.any():
@@ -37,19 +37,22 @@ def figures(folder: Path, data_root: str, count: int, test_set: str) -> dict:
         heat, how = maps.evidence_map(detector, images)
         noise = cv2.GaussianBlur(rng.random(mask.shape), (0, 0), mask.shape[0] / 16)
         kinds = {how: heat[0].numpy(), "random": noise, "chance (the mask's area)": np.ones(mask.shape)}
+        if (predicted := maps.predicted_map(detector, images)) is not None:
+            kinds[maps.PREDICTED] = predicted[0].numpy()
         residual = prototypes.residual_map(detector, images) if prototypes.memory_of(detector) is not None else None
         if residual is not None:
             kinds["residual of the patches"] = residual
         for name, each in kinds.items():
             found.setdefault(name, []).append(float(maps.mass_inside(each[None], mask[None])[0]))
-    return {
-        name: {
-            "mean": round(float(np.nanmean(v)), 3),
-            "error": round(float(np.nanstd(v) / len(v) ** 0.5), 3),
-            "n": len(v),
-        }
-        for name, v in found.items()
-    }
+    return {name: summary(np.array(values)) for name, values in found.items()}
+
+
+def summary(shares: np.ndarray) -> dict:
+    """Mean and standard error of shares, over the maps that are not empty; empty ones, NaN, are counted."""
+    known = shares[~np.isnan(shares)]
+    error = round(float(known.std() / len(known) ** 0.5), 3) if len(known) else None
+    mean = round(float(known.mean()), 3) if len(known) else None
+    return {"mean": mean, "error": error, "n": len(known), "empty": len(shares) - len(known)}
 
 
 def main() -> None:
@@ -66,7 +69,8 @@ def main() -> None:
         title = f"{run.parent.name}/{run.name}"
         found[title] = figures(run, args.data, args.frames, args.test_set)
         for name, value in found[title].items():
-            print(f"{title:28}{name:36}{value['mean']:.3f} +- {value['error']:.3f}  ({value['n']} fakes)")
+            words = f"{value['mean']:.3f} +- {value['error']:.3f}" if value["n"] else "none"
+            print(f"{title:28}{name:36}{words}  ({value['n']} maps, and {value['empty']} empty)")
     print(json.dumps({"benchmark": "maps", "mass_inside": found}))
 
 

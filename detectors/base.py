@@ -104,6 +104,8 @@ class Detector(nn.Module):
         fixed_encoder: Names of the parts and tensors that `encode` reads, if none of them ever changes and `encode`
             does the same in training and evaluation: an image then needs to be encoded only once (`run.encode_once`).
             `forward` and `training_step` must be those of this class. Empty: the encoder trains.
+        map_parts: Names of the parts that read the picture side by side; an explanation shows the last maps of each.
+            Empty: of the whole. None: no layer's maps have the places of the picture.
     """
 
     clips: ClassVar[bool] = False
@@ -116,6 +118,7 @@ class Detector(nn.Module):
     steps_alone: bool = False
     frozen: tuple[str, ...] = ()
     fixed_encoder: tuple[str, ...] = ()
+    map_parts: tuple[str, ...] | None = ()
 
     def encode(self, images: Tensor) -> Tensor:
         """Features [B, D] of normalised images [B, 3, H, W]: the costly part, each image (or clip) by itself."""
@@ -275,6 +278,14 @@ class Detector(nn.Module):
     def matrices(self, images: Tensor, labels: Tensor, **fields: Tensor) -> dict[str, Tensor]:
         """Matrices that the method's paper shows as a picture, by title, [M, N] each; arguments as in `forward`."""
         return {}
+
+    def predicted_map(self, images: Tensor) -> Tensor | None:
+        """Where the method itself finds a forgery, or its boundary, in [0, 1], [B, h, w]; None if it predicts no map.
+
+        Args:
+            images: Normalised, [B, 3, H, W].
+        """
+        return None
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Scalars for the log, by name, as tensors on the detector's device."""

@@ -42,6 +42,8 @@ class CapsuleNet(Detector):
         UserError: The weights are not available or do not fit.
     """
 
+    map_parts = ("vgg",)
+
     def __init__(
         self,
         pretrained: bool | str | None = True,

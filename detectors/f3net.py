@@ -33,6 +33,8 @@ class F3Net(TimmClassifier):
         timm: `pretrained`, see `TimmClassifier`; timm spreads the weights of three channels over more.
     """
 
+    map_parts = ("backbone", "second")
+
     def __init__(
         self,
         paper: bool = True,

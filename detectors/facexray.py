@@ -95,6 +95,11 @@ class FaceXray(TimmClassifier):
             align_corners=not self.paper,
         )
 
+    def predicted_map(self, images: Tensor) -> Tensor:
+        """See `Detector.predicted_map`; the blending boundary."""
+        found = self.map(images)[:, 0]
+        return found.sigmoid() if self.paper else found.clamp(0, 1)
+
     def map_loss(self, found: Tensor, boundary: Tensor) -> Tensor:
         """Loss between `map` and the boundary, both [B, 1, S, S]: the mean over pixels, a scalar."""
         found = at_least_float32(found)

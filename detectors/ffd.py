@@ -41,6 +41,10 @@ class FFD(TimmClassifier):
             output.add_loss("mask", loss, self.mask_weight)
         return output
 
+    def predicted_map(self, images: Tensor) -> Tensor:
+        """See `Detector.predicted_map`; without a mask loss, what the classifier alone taught."""
+        return self._weighed(images)[1][:, 0]
+
     def _weighed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features [B, D], and the share of forgery at each place of block 7's maps, in (0, 1), [B, 1, h, w]."""
         middle = through_middle(self.backbone, images)

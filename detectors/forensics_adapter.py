@@ -147,6 +147,13 @@ class ForensicsAdapter(ClipDetector):
         output.losses["total"] = output.losses["total"] + sum(terms)
         return output
 
+    def predicted_map(self, images: Tensor) -> Tensor | None:
+        """See `Detector.predicted_map`; the blending boundary."""
+        if self.boundary is None:
+            return None
+        _, asked, after = self._look(images)
+        return self.boundary(asked, after[-1])[:, 0].clamp(0, 1)
+
     def _look(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Features [B, D], and what `Adapter` returns for the queries and the patches."""
         visual = self.clip.visual

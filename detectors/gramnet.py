@@ -49,6 +49,8 @@ class GramNet(TimmClassifier):
         timm: `pretrained`, `dropout` and `options`, see `TimmClassifier`.
     """
 
+    map_parts = ("backbone",)
+
     def __init__(self, **timm):
         super().__init__("resnet18.tv_in1k", **timm)
         self.blocks = nn.ModuleDict({name: GramBlock(channels) for name, channels in TAPS.items()})

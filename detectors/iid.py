@@ -61,6 +61,7 @@ class IID(Detector):
     """
 
     couples_batch = True
+    map_parts = ("encoder", "explicit")
 
     def __init__(
         self,

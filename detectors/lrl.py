@@ -44,6 +44,8 @@ class LRL(Detector):
         drop_path: Share of the last block's residual branches that training drops.
     """
 
+    map_parts = ("rgb", "frequency")
+
     def __init__(
         self,
         pretrained: bool | str | None = True,
@@ -116,6 +118,10 @@ class LRL(Detector):
             total = entropy + sum(self.weights[name] * term for name, term in terms.items())
             output.losses = {"total": total, "cross_entropy": entropy, **terms}
         return output
+
+    def predicted_map(self, images: Tensor) -> Tensor | None:
+        """See `Detector.predicted_map`; the decoded mask."""
+        return None if self.decoder is None else self.decoder(self._maps(images, None)).sigmoid()[:, 0]
 
     def _maps(self, images: Tensor, frequencies: Tensor | None) -> Tensor:
         """Maps of all three levels, in the size of the last one rounded to a multiple of the grid: [B, C, h, w]"""

@@ -100,6 +100,7 @@ class MFCLIP(Detector):
         self.predictor = nn.Linear(width, width) if text and predictor else None
         self.pairs = SamplePairContrast(pairs, attention, place) if text and contrast else None
         self.couples_batch = self.pairs is not None
+        self.map_parts = ("image",) if image else None  # the noise encoder sees one patch, wherever that lies
         self.levels = levels
         self.vocabulary = vocabulary()
         self.requires = self.on_host = frozenset(LEVELS[: levels - 1] if text else ())

@@ -48,6 +48,7 @@ class MultiAttention(EfficientNetB4):
     """
 
     couples_batch = True
+    map_parts = ("texture", "backbone")
 
     def __init__(
         self,

@@ -72,6 +72,8 @@ class PatchCraft(Detector):
         UserError: There are fewer places than patches; in `encode`, images are smaller than a patch.
     """
 
+    map_parts = None
+
     def __init__(
         self,
         pretrained: str | None = None,

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resproto_fd.detectors.parts.xception import MIDDLE, MaskTaught, Separable
+from resproto_fd.detectors.parts.xception import MIDDLE, MaskTaught, Separable, through_middle
 from resproto_fd.detectors.registry import register
 from resproto_fd.losses.precision import at_least_float32
 
@@ -41,6 +41,10 @@ class SLADD(MaskTaught):
     def mask_loss(self, middle: Tensor, mask: Tensor) -> Tensor:
         wanted = F.interpolate(mask, middle.shape[-2:], mode="bilinear", align_corners=False)
         return F.mse_loss(self.region(middle), wanted)
+
+    def predicted_map(self, images: Tensor) -> Tensor | None:
+        """See `Detector.predicted_map`; the forged region."""
+        return None if self.map is None else self.region(through_middle(self.backbone, images))[:, 0]
 
     def region(self, middle: Tensor) -> Tensor:
         """The forged region, in (0, 1): [B, MIDDLE, h, w] -> [B, 1, h, w]."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from resproto_fd.detectors.base import Output
@@ -213,6 +214,6 @@ def _block(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     qkv = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, -1))
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     logits = (q * attention.scale) @ k.transpose(-2, -1)
-    mixed = (logits.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
+    mixed = (F.softmax(logits, dim=-1) @ v).transpose(1, 2).flatten(2)
     x = x + block.drop_path1(block.ls1(attention.proj(mixed)))
     return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))), at_least_float32(logits).mean(dim=1)

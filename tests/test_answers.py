@@ -469,6 +469,15 @@ def test_a_hostile_file_costs_one_row_and_nothing_is_written_elsewhere(hostile, 
     assert not any(cell.startswith(outputs.FORMULA) or "\n" in cell for cell in cells)
 
 
+def test_a_score_beside_a_threshold_that_rounds_to_it_has_the_digits_that_differ():
+    opinion = Opinion("run", 0.81704, 0.8, 0.81707, "real", {"jpeg": 0.81709, "resize": 0.5}, [0.81704], None, None)
+    face = FaceAnswer(1, [0], 100.0, 0.1, "unsure", 0.8, {}, [opinion], [])
+    shown = FileAnswer("<b>a.png", "picture", "unsure", 0.8, looked=1, faces=[face])
+    page = render_report(Answers([shown], [RunFacts("run", "folder", None, [], [])], CROPPED))
+    assert "score 0.8170, fake from 0.8171 (jpeg 0.81709, resize 0.500)" in page
+    assert '<a href="#file-0">&lt;b&gt;a.png</a>' in page and "<b>a.png" not in page
+
+
 def test_a_name_that_a_spreadsheet_would_compute_or_that_is_no_text_is_made_harmless():
     made = Answers(
         [FileAnswer("=cmd|' /C calc'!A0", "picture", "no face"), FileAnswer("a\udcff", "picture", "no face")],
@@ -558,4 +567,5 @@ def test_the_report_is_whole_and_shows_the_timeline_of_a_video():
     page = render_report(Answers([film], [RunFacts("run", "folder", "ab" * 32, ["It means."], [])], CROPPED))
     assert "default-src &#39;none&#39;" in page and page.count("data:image/jpeg;base64,") == 2
     assert "1.0 s: 0.800" in page and "fake from 0.600" in page and "It means." in page
+    assert '<a href="#file-0">film.mp4</a>' in page
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "") and "https://" not in page

@@ -1,6 +1,7 @@
 """Why a score: maps that find what was planted, prototypes whose origin is the run's own batches, and the page."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import cv2
@@ -13,6 +14,7 @@ from torch import nn
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors import create_detector, registry
 from resproto_fd.detectors.base import Detector, two_class_output
 from resproto_fd.detectors.parts.clip_tower import load_clip
 from resproto_fd.detectors.parts.prototype_memory import MEMBERS, PrototypeMemory
@@ -25,10 +27,31 @@ from resproto_fd.training.commands import explain
 from resproto_fd.training.commands.figures import run_detector
 from resproto_fd.training.explaining import embedding, maps, prototypes
 from resproto_fd.training.explaining.page import Face, as_html
+from resproto_fd.training.results import RunResult
 from resproto_fd.training.run import create
 
 CPU = World(0, 1, torch.device("cpu"))
-WITHOUT_MAP = {"chance", "deepfakebench_class"}
+WITHOUT_MAP = {"chance"}
+ATTENTION = {"c2p_clip", "clip", "clip_lora", "effort", "forensics_adapter", "gm_df", "repdfd", "resproto_fd"}
+ATTENTION |= {"fsfm", "gend", "sd2", "sd2_probe", "uia_vit"}
+OF_PIXELS = {"patchcraft"}
+OF_PARTS = {
+    "capsule_net": ["vgg"],
+    "f3net": ["backbone.block12", "second.block12"],
+    "gramnet": ["backbone.layer"],
+    "iid": ["encoder.", "explicit."],
+    "lrl": ["rgb.", "frequency."],
+    "mfclip": ["image."],
+    "multi_attention": ["texture.", "backbone."],
+}
+PREDICTING = {
+    "facexray": {},
+    "facexray, DeepfakeBench's": {},
+    "ffd": {},
+    "sladd": {"mask_weight": 0.1},
+    "lrl": {"segmentation": 1.0},
+    "forensics_adapter": {"mask_weight": 1.0},
+}
 
 
 class Corner(Detector):
@@ -53,16 +76,37 @@ class PatchVote(Detector):
 
     def __init__(self):
         super().__init__()
+        self.patches = nn.Conv2d(3, 2, 8, 8, bias=False)
         self.attention = nn.MultiheadAttention(2, 1, bias=False, batch_first=True)
         with torch.no_grad():
+            self.patches.weight.fill_(1 / 192)
             self.attention.in_proj_weight.copy_(torch.eye(2).repeat(3, 1) * torch.tensor([4, 4, 4, 4, 1, 1.0])[:, None])
             self.attention.out_proj.weight.copy_(torch.eye(2))
 
     def encode(self, images):
-        light = nn.functional.avg_pool2d(images.mean(dim=1, keepdim=True), 8).flatten(1)
-        tokens = torch.stack([light, light], dim=2)
+        tokens = self.patches(images).flatten(2).transpose(1, 2)
         tokens = torch.cat([torch.ones_like(tokens[:, :1]), tokens], dim=1)
         return self.attention(tokens, tokens, tokens, need_weights=False)[0][:, 0]
+
+    def head(self, features, labels=None, **fields):
+        odds = features.sum(dim=1, keepdim=True)
+        return two_class_output(torch.cat([-odds, odds], dim=1), features, labels)
+
+
+class Windows(Detector):
+    """Reads maps of the form [B, h, w, C], and states it as timm's networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 6, 8, 8)
+        nn.init.constant_(self.patches.weight, 0.05)
+        self.body = nn.Module()
+        self.body.output_fmt = "NHWC"
+        self.body.read = nn.Linear(6, 5)
+        nn.init.constant_(self.body.read.weight, 0.1)
+
+    def encode(self, images):
+        return self.body.read(self.patches(images).permute(0, 2, 3, 1)).mean(dim=(1, 2))
 
     def head(self, features, labels=None, **fields):
         odds = features.sum(dim=1, keepdim=True)
@@ -95,18 +139,54 @@ def test_attention_weighted_by_its_gradient_points_at_the_patch_that_tells():
     assert divmod(int(found[0].argmax()), 32)[0] in range(16, 24)
     assert divmod(int(found[0].argmax()), 32)[1] in range(8, 16)
     torch.testing.assert_close(detector(images).scores, plain)
-    assert "forward" not in vars(detector.attention)
+    assert nn.functional.scaled_dot_product_attention.__module__ != maps.__name__
 
 
-def test_attention_that_is_written_out_gives_the_attention_of_torch():
-    detector = tiny.make("clip").eval()
-    with torch.no_grad():
-        expected = detector(tiny.IMAGES).scores
-        with maps._attention_weights(detector) as blocks:
-            found = detector(tiny.IMAGES).scores
+@pytest.mark.parametrize("case", ["clip", "effort", "gm_df", pytest.param("sd2", marks=pytest.mark.slow), "uia_vit"])
+def test_attention_that_is_written_out_gives_the_same_scores(case):
+    detector, images = tiny.make(case).eval(), tiny.IMAGES.clone().requires_grad_()
+    expected = detector(images).scores
+    with maps._attention_weights(detector, 6) as (blocks, grids):
+        found = detector(images).scores
     torch.testing.assert_close(found, expected)
-    assert [tuple(weights.shape) for weights in blocks] == [(6, 2, 17, 17)] * 2
-    torch.testing.assert_close(blocks[0].sum(dim=-1), torch.ones(6, 2, 17))
+    weights, grid = maps._tower(blocks, grids)
+    tokens = 1 + grid[0] * grid[1]
+    assert grid == (4, 4) if case != "uia_vit" else grid[0] == grid[1]
+    visual = detector.backbone.blocks if case == "uia_vit" else detector.clip.visual.transformer.resblocks
+    assert len(weights) == len(visual)
+    assert all(each.shape[0] == 6 and each.shape[2:] == (tokens, tokens) for each in weights)
+    torch.testing.assert_close(weights[0].sum(dim=-1), torch.ones(weights[0].shape[:3]))
+
+
+def test_attention_that_pools_a_resnets_maps_is_no_attention_among_patches():
+    layout = tiny.RESNET | {"vision_cfg": tiny.RESNET["vision_cfg"] | {"image_size": 128}, "text_cfg": tiny.TEXT}
+    detector, images = create_detector("clip", backbone=layout, pretrained=None).eval(), torch.zeros(2, 3, 128, 128)
+    with maps._attention_weights(detector, 2) as (blocks, _):
+        detector(images.requires_grad_())
+    assert blocks == []
+    assert maps.places_layers(detector, images) == ["clip.visual.layer4"]
+
+
+def test_pixels_tell_where_a_detector_looks_whose_layers_have_other_places():
+    detector, images = Corner().eval(), torch.full((1, 3, 32, 32), 0.2)
+    detector.map_parts = None
+    found, how = maps.evidence_map(detector, images)
+    assert how == "gradient times picture"
+    mask = np.zeros((1, 32, 32), bool)
+    mask[:, :10, :10] = True
+    assert maps.mass_inside(found.numpy(), mask)[0] > 0.9
+
+
+@pytest.mark.slow
+def test_the_map_of_a_network_with_channels_last_has_the_places_of_the_picture():
+    pytest.importorskip("pytorch_grad_cam")
+    detector = Windows().eval()
+    images = torch.zeros(1, 3, 32, 64)
+    images[..., :8, 40:48] = 1.0
+    assert maps.places_layers(detector, images) == ["body.read"]
+    found, _ = maps.evidence_map(detector, images)
+    assert divmod(int(found[0].argmax()), 64)[0] < 8
+    assert divmod(int(found[0].argmax()), 64)[1] in range(40, 48)
 
 
 def test_the_residual_map_says_which_patches_are_like_a_forged_face():
@@ -145,9 +225,41 @@ def test_every_detector_has_a_map_or_says_that_it_has_none(case):
     assert found.shape == (2, 32, 32)
     assert found.isfinite().all()
     assert 0 <= found.min() <= found.max() <= 1
-    assert how
+    name = case.split(",")[0]
+    words = how.removeprefix("Grad-CAM of ").split(" and ")
+    if case in ATTENTION:
+        assert how == "gradient-weighted attention"
+    elif name in OF_PIXELS:
+        assert how == "gradient times picture"
+    elif case in OF_PARTS:
+        assert [word[: len(part)] for word, part in zip(words, OF_PARTS[case], strict=True)] == OF_PARTS[case]
+    else:
+        assert len(words) == 1
+        assert isinstance(detector.get_submodule(words[0]), nn.Module)
     assert all(torch.equal(value, before[name]) for name, value in detector.state_dict().items())
     assert all(parameter.grad is None for parameter in detector.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", PREDICTING)
+def test_a_method_that_predicts_a_map_shows_it(case):
+    name, keywords = tiny.CASES[case]
+    detector = tiny.thin_detector(name, **keywords | PREDICTING[case]).eval()
+    found = maps.predicted_map(detector, tiny.IMAGES[:2])
+    assert found.shape == (2, 32, 32)
+    assert 0 <= found.min() <= found.max() <= 1
+    torch.testing.assert_close(maps.predicted_map(detector, tiny.IMAGES[1:2]), found[1:], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_only_methods_with_a_map_of_their_own_predict_one():
+    assert maps.predicted_map(tiny.make("clip").eval(), tiny.IMAGES[:1]) is None
+    with_map = {name for name in registry.class_names() if predicts(name)}
+    assert with_map == {case.split(",")[0] for case in PREDICTING}
+
+
+def predicts(name):
+    return registry.detector_class(name).predicted_map is not Detector.predicted_map
 
 
 # --- where prototypes come from --------------------------------------------------------------------------------------
@@ -232,10 +344,13 @@ def test_weights_without_origins_say_not_recorded(tmp_path):
     assert near[0].similarity == pytest.approx(1, abs=1e-5)
     assert len(near) == 4
     assert [each.similarity for each in near] == sorted((each.similarity for each in near), reverse=True)
-    face = Face("a<b>.png", 0.5, np.zeros((8, 8, 3), np.uint8), {}, near=near)
+    heat = np.zeros((8, 8))
+    face = Face("a<b>.png", 0.5, np.zeros((8, 8, 3), np.uint8), {"one": heat, "two": heat + 1}, near=near)
     page = as_html("run", [], [face], lambda *frame: None, None)
     assert page.count("not recorded") == 8
     assert "a&lt;b&gt;.png" in page
+    assert "one; empty: no place raises the score<" in page
+    assert page.count("empty:") == 1
 
 
 @pytest.mark.parametrize(
@@ -268,12 +383,25 @@ def test_alike_features_are_neighbours_on_the_plane():
     rng = np.random.default_rng(0)
     features = np.concatenate([rng.normal(0, 0.05, (12, 6)) + np.eye(6)[i] for i in (0, 3)])
     found = embedding.scatter(features, ["a"] * 12 + ["b"] * 12, [str(i) for i in range(24)], 2, "tsne")
-    places = np.array([point[:2] for point in found["points"]])
+    places = np.array([point[:2] for point in found.points])
     distance = np.linalg.norm(places[:, None] - places, axis=2) + 1e9 * np.eye(24)
     assert ((distance.argmin(axis=1) < 12) == (np.arange(24) < 12)).all()
-    assert [point[4] for point in found["points"]] == [False] * 22 + [True] * 2
+    assert found.counts() == {"a": 12, "b": 12}
+    assert [found.drawing().count(mark) for mark in ("<path", 'stroke="currentColor"')] == [24, 2]
+    assert found.key().count("<li>") == 2
+
+
+def test_groups_of_one_colour_have_marks_of_other_shapes():
+    names = [f"method {number}" for number in range(20)]
+    points = [(1.0, 1.0, number, "") for number in range(20)]
+    found = embedding.Scatter(how="UMAP", groups=names, points=points, prototypes=0)
+    marks = re.findall(r'd="M1\.0 1\.0([^"]*)" fill="([^"]*)"', found.drawing())
+    assert len(set(marks)) == 20
+
+
+def test_a_map_needs_four_points():
     with pytest.raises(UserError, match="expected 4 to 3000 points, got 3"):
-        embedding.plane(features[:3], "tsne")
+        embedding.plane(np.eye(3), "tsne")
 
 
 @pytest.mark.slow
@@ -288,6 +416,8 @@ def test_the_command_explains_files_and_test_frames_on_one_page(demo, tmp_path):
     (tmp_path / "faces" / "none.png").write_bytes(b"no picture")
     assert main(["explain", str(result.parent), str(tmp_path / "faces"), "--frames", "2", "--embedding", "tsne"]) == 0
     page = (result.parent / "explain" / "explain.html").read_text()
+    drawn = embedding.stored_map(result.parent, RunResult.load(result).checkpoint_sha256)
+    assert len(drawn.points) == 5 + drawn.prototypes
     records = [json.loads(line) for line in (result.parent / "explain" / "explain.jsonl").read_text().splitlines()]
     assert len(records) == 5
     assert records[0]["name"].endswith("one.png")

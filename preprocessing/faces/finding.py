@@ -1,5 +1,6 @@
 """Finds, aligns and tracks the faces of a video or picture, for `resproto faces` and `resproto predict` alike."""
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ class Candidates(NamedTuple):
         sure: Whether each of them counts by itself, each [F].
         finds: The faces of each frame, by its number.
         counts: Faces of each frame that count by themselves, by its number.
+        cropping: Seconds that aligning and cropping took.
     """
 
     order: list[int]
@@ -43,6 +45,7 @@ class Candidates(NamedTuple):
     sure: list[np.ndarray]
     finds: dict[int, list[Find]]
     counts: dict[int, int]
+    cropping: float = 0.0
 
 
 class FaceFinder:
@@ -87,6 +90,7 @@ class FaceFinder:
         size = self.options.size
         target = alignment.crop_template(size, self.options.scale)
         boxes, sure, finds, counts = {}, {}, {}, {}
+        cropping = 0.0
         for batch in batches(reader.read(wanted), self._batch):
             for (i, image), faces in zip(batch, self._detector.detect([image for _, image in batch])):
                 widths = faces.boxes[:, 2] - faces.boxes[:, 0]
@@ -95,6 +99,7 @@ class FaceFinder:
                 counts[i] = int(certain.sum())
                 boxes[i], sure[i] = faces.boxes[rows], certain[rows]
                 finds[i] = []
+                began = time.perf_counter()
                 for row in rows:
                     matrix = alignment.similarity_transform(faces.points[row], target)
                     face = {
@@ -104,8 +109,9 @@ class FaceFinder:
                         "in_crop": alignment.move_points(matrix, faces.points[row]).astype(np.float32),
                     }
                     finds[i].append(Find(alignment.warp(image, matrix, size), matrix, face, image.shape[1::-1]))
+                cropping += time.perf_counter() - began
         order = sorted(boxes)
-        return Candidates(order, [boxes[i] for i in order], [sure[i] for i in order], finds, counts)
+        return Candidates(order, [boxes[i] for i in order], [sure[i] for i in order], finds, counts, cropping)
 
     def _whole(self, reader, wanted: Sequence[int]) -> Iterator[tuple[int, Find]]:
         """Each frame resized to a crop, for pictures of faces."""

@@ -27,6 +27,7 @@ from resproto_fd.training.answers.search import FaceSearch, Found, FoundFace, so
 from resproto_fd.training.answers.verdicts import judged_face, verdict_of_file
 
 SIDE = 256
+STAGES = ("read", "find", "crop", "score", "copies")
 THUMBNAIL, MOST_THUMBNAILS = 96, 32
 LARGEST_CHUNK = 1024
 AHEAD = 4
@@ -168,8 +169,8 @@ class _Work:
         self._chunk = common if common <= LARGEST_CHUNK else max(sizes)
         self._crops: list[tuple[_Open, int, np.ndarray]] = []
         self._open: list[_Open] = []
-        answers.seconds |= dict.fromkeys(("read", "find", "score", "copies"), 0.0)
-        answers.counts |= dict.fromkeys(("read", "find", "score", "copies"), 0)
+        answers.seconds |= dict.fromkeys(STAGES, 0.0)
+        answers.counts |= dict.fromkeys(STAGES, 0)
 
     def add(self, name: str, source: Source | None, found: Found) -> None:
         """Takes what was found in one file."""

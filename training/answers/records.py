@@ -173,7 +173,7 @@ class Answers:
         runs: The runs that judged.
         settings: What was asked.
         others: Files in folders that are neither pictures nor videos.
-        seconds: By stage, summed over processes: "read", "find", "score", "copies"; and "all", by the clock.
+        seconds: By stage, summed over processes: "read", "find", "crop", "score", "copies"; and "all", by the clock.
         counts: Frames by stage.
     """
 

@@ -2,9 +2,13 @@
 
 import base64
 from collections import Counter
+from collections.abc import Mapping
 from types import SimpleNamespace
 
+from markupsafe import Markup
+
 from resproto_fd.training.answers.records import FAKE, REAL, VERDICTS, Answers, FaceAnswer, FileAnswer, Opinion
+from resproto_fd.training.answers.verdicts import told_apart
 from resproto_fd.training.board import charts
 from resproto_fd.training.board.cells import rate_cell, small_table, text_cell
 from resproto_fd.training.board.rendering import count, render_page
@@ -13,7 +17,8 @@ MOST_DETAILS = 2000
 """Files that are shown one by one; the table and the other outputs have all."""
 STAGES = {
     "read": "Reading and decoding",
-    "find": "Finding, tracking and aligning faces",
+    "find": "Finding and tracking faces",
+    "crop": "Aligning and cropping them",
     "score": "Scoring",
     "copies": "Scoring copies",
 }
@@ -29,6 +34,7 @@ def render_report(answers: Answers, title: str = "Real or fake?") -> str:
     counts = Counter(file.verdict for file in answers.files)
     detailed = [file for file in answers.files if file.faces][:MOST_DETAILS]
     views = [(file, _file(i, file)) for i, file in enumerate(detailed)]
+    anchors = {id(file): view.anchor for file, view in views}
     by_clock = f", in {answers.seconds['all']:.1f} s" if "all" in answers.seconds else ""
     others = f"; {count(answers.others, 'other file')} in folders passed over" if answers.others else ""
     page = render_page(
@@ -41,7 +47,7 @@ def render_report(answers: Answers, title: str = "Real or fake?") -> str:
         counts={name: counts[name] for name in VERDICTS if counts[name]},
         runs=answers.runs,
         settings=answers.settings,
-        table=_table(answers),
+        table=_table(answers, anchors),
         videos=[view for file, view in views if file.looked > 1],
         pictures=[view for file, view in views if file.looked <= 1],
         cost=_cost(answers),
@@ -51,13 +57,16 @@ def render_report(answers: Answers, title: str = "Real or fake?") -> str:
     return page.encode(errors="backslashreplace").decode()
 
 
-def _table(answers: Answers):
+def _table(answers: Answers, anchors: Mapping[int, str]):
+    """All files; those with details below link to them, by the identity of their answer."""
     lines = []
     for file in answers.files:
         reasons = "; ".join(dict.fromkeys(text for face in file.faces for text in face.reasons.values()))
         known = rate_cell(file.probability) if file.probability is not None else text_cell("")
         cells = [known, text_cell(reasons or file.note)]
-        lines.append(([file.name, file.kind, file.verdict, str(len(file.faces))], cells))
+        anchor = anchors.get(id(file))
+        name = file.name if anchor is None else Markup('<a href="#{}">{}</a>').format(anchor, file.name)
+        lines.append(([name, file.kind, file.verdict, str(len(file.faces))], cells))
     heads = ["File", "Kind", "Verdict", "Faces", "P(fake)", "Reasons and notes"]
     return small_table(heads, lines, "All files", texts=3)
 
@@ -109,8 +118,9 @@ def _face(file: FileAnswer, face: FaceAnswer) -> SimpleNamespace:
 
 
 def _words(opinion: Opinion, several: bool) -> str:
-    copies = ", ".join(f"{copy} {score:.3f}" for copy, score in opinion.copies.items())
-    text = f"score {opinion.score:.3f}, fake from {opinion.threshold:.3f}" + (f" ({copies})" if copies else "")
+    copies = ", ".join(f"{copy} {told_apart(score, opinion.threshold)[0]}" for copy, score in opinion.copies.items())
+    score, threshold = told_apart(opinion.score, opinion.threshold)
+    text = f"score {score}, fake from {threshold}" + (f" ({copies})" if copies else "")
     return f"{opinion.run}: {text}" if several else text
 
 

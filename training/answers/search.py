@@ -60,7 +60,7 @@ class Found:
         unreadable: Those of them that could not be decoded.
         cropped: The file is an already cropped face.
         note: What was changed to read it, or is damaged.
-        seconds: By stage: "read" and "find".
+        seconds: By stage: "read", "find" and "crop".
     """
 
     failed: str | None = None
@@ -132,7 +132,8 @@ class FaceSearch:
             raise UnreadableMedia(reader.damage or "no frame can be decoded")
         found.note = "; ".join(filter(None, [reader.note, reader.damage]))
         spent = time.perf_counter() - began - reader.seconds
-        found.seconds = {"read": opened + reader.seconds, "find": spent}
+        cropping = 0.0 if candidates is None else candidates.cropping
+        found.seconds = {"read": opened + reader.seconds, "find": spent - cropping, "crop": cropping}
         return found
 
     def _tracked(self, found: Candidates) -> list[FoundFace]:

@@ -73,8 +73,8 @@ def _opinion(judge: Judge, name: str, columns: dict[str, list[float]], settings:
     flipped = [copy for copy, score in made.copies.items() if (score >= threshold) != (mean >= threshold)]
     if flipped:
         words = " and when ".join(COPY_WORDS[copy] for copy in flipped)
-        shown = ", ".join(f"{made.copies[copy]:.3f}" for copy in flipped)
-        made.reasons["flips"] = f"the verdict flips when the face is {words}: {mean:.3f} becomes {shown}"
+        first, *others = told_apart(mean, *(made.copies[copy] for copy in flipped))
+        made.reasons["flips"] = f"the verdict flips when the face is {words}: {first} becomes {', '.join(others)}"
     reference = judge.calibration.reference if judge.calibration else None
     if "distance" in columns and reference is not None and reference.far is not None:
         away = np.asarray(columns["distance"])
@@ -122,3 +122,14 @@ def _level(judge: Judge, frames: int) -> Level | None:
 def _mean(scores: Sequence[float]) -> float:
     """As a video's score is made everywhere in the package."""
     return float(mean_by_video(np.asarray(scores), np.zeros(len(scores), dtype=np.int64), 1)[0])
+
+
+def told_apart(first: float, *others: float) -> list[str]:
+    """Numbers with three digits, or as many more, up to eight, as show that the first differs from each other.
+
+    >>> told_apart(0.8, 0.25), told_apart(0.81701, 0.81702), told_apart(0.5, 0.5)
+    (['0.800', '0.250'], ['0.81701', '0.81702'], ['0.500', '0.500'])
+    """
+    unlike = [other for other in others if other != first]
+    digits = next((n for n in range(3, 8) if all(f"{first:.{n}f}" != f"{each:.{n}f}" for each in unlike)), 8)
+    return [f"{number:.{digits}f}" for number in (first, *others)]

@@ -12,8 +12,8 @@ from resproto_fd.training.board.index_page import render
 from resproto_fd.training.board.latex import to_latex
 from resproto_fd.training.board.paper_table import find_table, paper_table
 from resproto_fd.training.board.published_page import render_published
-from resproto_fd.training.board.rendering import EXPORTS, INDEX, PUBLISHED, ROWS, row_path
-from resproto_fd.training.board.row_page import render_row
+from resproto_fd.training.board.rendering import EXPORTS, INDEX, PUBLISHED, ROWS, map_path, row_path
+from resproto_fd.training.board.row_page import render_map, render_row, stored_embedding
 from resproto_fd.training.board.score_facts import ScoreReader
 from resproto_fd.training.board.table import Section, sections
 from resproto_fd.training.grouping import read_groups, side_folders
@@ -82,6 +82,11 @@ def build(
         PUBLISHED: render_published(load_published(), load_sources()),
     }
     files |= {row_path(section, row): render_row(section, row, facts) for section in tables for row in section.rows}
+    for section in tables:
+        for row in section.rows:
+            embedding, _ = stored_embedding(row)
+            if embedding is not None:
+                files[map_path(section, row)] = render_map(section, row, embedding)
     files[INDEX] = render(tables, problems, pending)  # last: it links to the others
     for name, text in files.items():
         with atomic_file(out_dir / name) as file:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from markupsafe import Markup
+
 from resproto_fd.training.board.table import DIGITS, METRICS, Cell, Line, number
 from resproto_fd.training.measures.intervals import estimable
 
@@ -85,7 +87,7 @@ def small_table(
 
     Args:
         heads: Titles of the columns. A title that names a metric explains it.
-        lines: (texts that start a row, further cells).
+        lines: (texts that start a row, further cells); the first text may be `Markup`, a link.
         label: Caption.
         texts: How many of the first columns are left-aligned.
     """
@@ -94,7 +96,7 @@ def small_table(
     shown = []
     for (name, *further), cells in lines:
         starts = [CellView(str(text), kind="t" if i < texts else "") for i, text in enumerate(further, start=1)]
-        shown.append((str(name), [*starts, *cells]))
+        shown.append((name if isinstance(name, Markup) else str(name), [*starts, *cells]))
     return TableView(label, columns, shown)
 
 

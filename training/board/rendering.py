@@ -102,6 +102,11 @@ def row_path(section: Section, row: Row) -> str:
     return f"{ROWS}/{words}-{digest[:8]}.html"
 
 
+def map_path(section: Section, row: Row) -> str:
+    """Path of the page of a row's embedding map."""
+    return row_path(section, row).replace(".html", "-map.html")
+
+
 def count(amount: int, noun: str) -> str:
     """A number with its noun.
 

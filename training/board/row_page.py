@@ -10,11 +10,13 @@ from typing import Any
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.training.board import row_charts, row_tables
+from resproto_fd.training.board.cells import small_table
 from resproto_fd.training.board.curves import curves
-from resproto_fd.training.board.rendering import count, render_page, row_path
+from resproto_fd.training.board.rendering import ROWS, count, map_path, render_page, row_path
 from resproto_fd.training.board.run_facts import row_facts, search_text, tags
 from resproto_fd.training.board.score_facts import stored_scores
 from resproto_fd.training.board.table import Row, Section
+from resproto_fd.training.explaining.embedding import STORED, Scatter, stored_map
 from resproto_fd.training.scores import ScoreTable
 
 
@@ -27,6 +29,7 @@ def render_row(section: Section, row: Row, groups: Mapping[str, Mapping[str, str
         groups: Facts of videos that groups are made by: each video's value, by fact and video id.
     """
     run = row.first
+    embedding, fault = stored_embedding(row)
     scores = stored_tables(row)
     drawn = {name: curves(table) for name, table in scores.items()}
     bars, by_method = row_charts.method_bars(scores, row.reader), row_tables.method_tables(section, row, scores)
@@ -58,7 +61,44 @@ def render_row(section: Section, row: Row, groups: Mapping[str, Mapping[str, str
         level=run.level,
         without_scores=[name for name in section.test_sets if name in run.tests and name not in scores],
         parts=parts,
+        map_page=map_path(section, row).removeprefix(f"{ROWS}/") if embedding else "",
+        map_fault=fault,
     )
+
+
+def render_map(section: Section, row: Row, found: Scatter) -> str:
+    """The page of a row's embedding map.
+
+    Args:
+        section, row: As for `render_row`.
+        found: The map.
+    """
+    run = row.first
+    lines = [([name, f"{number:,}"], []) for name, number in found.counts().items()]
+    return render_page(
+        "map.html",
+        f"Embedding map of {run.title}: {section.protocol}",
+        map_path(section, row),
+        protocol=section.protocol,
+        heading=run.title,
+        row_page=row_path(section, row).removeprefix(f"{ROWS}/"),
+        subtitle=f"{row.name} · {section.protocol} · seed {run.seed}",
+        embedding=found,
+        table=small_table(["Group", "Points"], lines, "Points by group", texts=1),
+    )
+
+
+def stored_embedding(row: Row) -> tuple[Scatter | None, str]:
+    """The embedding map of the row's first run, and why one that lies there is not shown."""
+    run = row.first
+    if run.folder is None or not (run.folder / STORED).is_file():
+        return None, ""
+    try:
+        found = stored_map(run.folder, run.checkpoint_sha256)
+    except UserError as error:
+        return None, f"The embedding map in the run's folder cannot be read: {error}."
+    stale = "The embedding map in the run's folder is of other weights than the result. Run resproto explain again."
+    return found, "" if found else stale
 
 
 def _calibration(section: Section, row: Row, drawn: list) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """`resproto explain`: why a run's detector gives its scores, as a page.
 
 For each face: maps of where the evidence for "fake" lies, and, for a detector with prototypes, the nearest ones with
-the training frames that made them. `explain.html` needs no other file; `explain.jsonl` has the numbers.
+the training frames that made them. `explain.html` needs no other file; `explain.jsonl` has the numbers, and
+`embedding.json` the points of the embedding map, which the leaderboard shows if it lies in the run's folder.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.files import write_text
+from resproto_fd.configs.files import sha256_of, write_text
 from resproto_fd.training.commands.arguments import add_trust, with_trust
 
 MOST_FACES = 500
@@ -59,12 +60,16 @@ def run(args: argparse.Namespace) -> int:
     detector = run_detector(folder, config)
     samples, stores = _samples(args, config)
     faces, features, notes = _explained(detector, config, folder, samples, args.prototypes)
-    embedding = _embedding(detector, samples, features, args.embedding) if args.embedding else None
+    embedding = None
+    if args.embedding:
+        embedding = _embedding(detector, samples, features, args.embedding, folder / "best.pt")
 
     out = Path(args.out) if args.out else folder / "explain"
     title = f"{config.detector.title or config.detector.name}, {config.protocol.name}, seed {config.seed}"
     write_text(out / "explain.html", as_html(title, notes, faces, partial(_training_frame, stores), embedding))
     write_text(out / "explain.jsonl", "".join(json.dumps(face.record()) + "\n" for face in faces))
+    if embedding is not None:
+        write_text(out / "embedding.json", embedding.model_dump_json() + "\n")
     print(f"{out / 'explain.html'}: {len(faces)} faces")
     return 0
 
@@ -169,7 +174,9 @@ def _explained(detector, config, folder: Path, samples: list[Sample], count: int
         with torch.no_grad():
             output = detector(images)
         heat, how = maps.evidence_map(detector, images)
-        shown = {how: heat[0].numpy()}
+        predicted = maps.predicted_map(detector, images)
+        shown = {} if predicted is None else {maps.PREDICTED: predicted[0].numpy()}
+        shown[how] = heat[0].numpy()
         if memory is not None and (residual := prototypes.residual_map(detector, images)) is not None:
             shown["residual of the patches"] = residual
         face = Face(sample.name, float(output.scores[0]), _as_picture(seen), shown)
@@ -195,7 +202,7 @@ def _as_picture(seen):
     return np.ascontiguousarray(seen[0].numpy().transpose(1, 2, 0))
 
 
-def _embedding(detector, samples: list[Sample], features, kind: str) -> dict:
+def _embedding(detector, samples: list[Sample], features, kind: str, weights: Path):
     """The map of the test frames and, of a detector with prototypes, of these."""
     import numpy as np
 
@@ -210,4 +217,5 @@ def _embedding(detector, samples: list[Sample], features, kind: str) -> dict:
             features = np.concatenate([features, own])
             groups += [f"prototype, {name}"] * len(own)
             labels += [f"{name} {slot}" for slot in range(len(own))]
-    return embedding.scatter(features, groups, labels, len(groups) - len(samples), kind)
+    sha = sha256_of(weights) if weights.is_file() else None
+    return embedding.scatter(features, groups, labels, len(groups) - len(samples), kind, sha)

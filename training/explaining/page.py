@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from resproto_fd.training.explaining.embedding import Scatter
 from resproto_fd.training.explaining.prototypes import NOT_RECORDED, Near
 
 SIDE, SMALL = 224, 72
 """Pixels of a picture's and of a thumbnail's side."""
-COLOURS = ("#1d6b3a", "#b3261e", "#8a5a00", "#2f5fb3", "#7b3fa0", "#00808a", "#9c4f6b", "#5c6b00", "#444b53")
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Face:
         return {"name": self.name, "score": self.score, "mass": self.mass, "area": self.area, "near": near}
 
 
-def as_html(title: str, notes: Sequence[str], faces: Sequence[Face], read, embedding: dict[str, Any] | None) -> str:
+def as_html(title: str, notes: Sequence[str], faces: Sequence[Face], read, embedding: Scatter | None) -> str:
     """The page.
 
     Args:
@@ -69,15 +69,15 @@ def as_html(title: str, notes: Sequence[str], faces: Sequence[Face], read, embed
         {
             "face": face,
             "picture": picture_data(face.picture, SIDE),
-            "maps": [(name, picture_data(overlaid(face.picture, heat), SIDE)) for name, heat in face.maps.items()],
+            "maps": [
+                (name, heat.any(), picture_data(overlaid(face.picture, heat), SIDE)) for name, heat in face.maps.items()
+            ],
             "near": [(each, [(frame, thumb(frame)) for frame in each.frames]) for each in face.near or ()],
         }
         for face in faces
     ]
     template = environment.get_template("explain.html")
-    page = template.render(
-        title=title, notes=notes, faces=shown, embedding=embedding, not_recorded=NOT_RECORDED, colours=COLOURS
-    )
+    page = template.render(title=title, notes=notes, faces=shown, embedding=embedding, not_recorded=NOT_RECORDED)
     return page.encode(errors="backslashreplace").decode()  # names that are no text
 
 
