@@ -242,7 +242,7 @@ def test_yaml_blocks_fit_the_schemas():
     checked = set()
     for block in all_blocks("yaml"):
         values = loading.parse_yaml(block.text, str(block))
-        if isinstance(values.get("train"), dict) and "detector" not in values:  # a part of a detector's
+        if "detector" not in values and (isinstance(values.get("train"), dict) or "input" in values):  # a part of one
             values = {"detector": "mine", **values}
         kind = next(kind for key, kind in kinds.items() if key in values)
         loading.validated(loading.KINDS[kind], values, str(block))
