@@ -173,7 +173,7 @@ def test_a_selection_split_of_one_class_stops_before_training(own_demo, tmp_path
     path.write_text(json.dumps(content))
     assert train(own_demo, tmp_path) == 2
     error = capsys.readouterr().err
-    assert "selected by frame_auc on Demo-A val, which has" in error and "and 0 fake frames" in error
+    assert "selects checkpoints by frame_auc on Demo-A val, which has" in error and "and 0 fake frames" in error
     assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("result.json"))
     assert train(own_demo, tmp_path, "protocol.selection.metric=frame_acc") == 0
 
