@@ -241,6 +241,16 @@ class Calibration(Record):
         return features.astype(np.float32)
 
 
+def is_due(rule: str, frames: int) -> bool:
+    """Whether training fits a calibration at its end.
+
+    Args:
+        rule: How the run chooses its checkpoint; there is a split to calibrate on if it is "best".
+        frames: Pictures of a sample of the detector. `predict` takes no clips.
+    """
+    return rule == "best" and frames == 1
+
+
 def is_tried(folder: Path) -> bool:
     """Whether a run was calibrated, or it is known why it was not; a run killed after its tests is neither."""
     return (folder / FILE).is_file() or (folder / FAILED).is_file()

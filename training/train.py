@@ -36,9 +36,9 @@ def _calibrate(config: RunConfig, folder: Path) -> None:
     """Fits what the scores mean, which `predict` needs; whatever is wrong with that is no fault of the training."""
     from resproto_fd.configs.files import write_text
     from resproto_fd.training.answers.calibrating import calibrate
-    from resproto_fd.training.calibration import FAILED
+    from resproto_fd.training.calibration import FAILED, is_due
 
-    if config.protocol.selection.rule != "best" or config.detector.input.frames > 1:  # predict takes no clips
+    if not is_due(config.protocol.selection.rule, config.detector.input.frames):
         return
     try:
         calibrate(config, folder, config.run.device)

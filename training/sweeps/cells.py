@@ -21,7 +21,7 @@ from resproto_fd.configs.schema import ProtocolConfig, RunConfig
 from resproto_fd.configs.sweep_schema import CellGroup, Needs, SweepConfig
 from resproto_fd.detectors.registry import check_model, defaults_of, detector_class
 from resproto_fd.trainer import checkpoint
-from resproto_fd.training.calibration import is_tried
+from resproto_fd.training.calibration import is_due, is_tried
 from resproto_fd.training.lineage import TRAINED
 from resproto_fd.training.overriding import configuration, detector_called
 from resproto_fd.training.results import RunResult
@@ -95,6 +95,11 @@ class Cell:
         """The protocol, as its specification has it."""
         return ProtocolConfig.model_validate(json.loads(self.spec)["protocol"])
 
+    @property
+    def frames(self) -> int:
+        """Pictures of a sample of its detector, as its specification has it."""
+        return json.loads(self.spec)["detector"]["input"]["frames"]
+
     def side(self, runs: str | Path) -> Path:
         """The folder for what a sweep keeps of this cell: its log, and why it failed."""
         return Path(runs, SIDE, self.digest)
@@ -157,8 +162,8 @@ def state(cell: Cell, runs: str | Path) -> State:
                 raise
             known = None  # training writes it anew
         if known is not None and _is_of_training(known, cell, result):
-            calibrates = known.selected_on.rule == "best" and has_checkpoint
-            if not calibrates or is_tried(folder):
+            due = has_checkpoint and is_due(known.selected_on.rule, cell.frames)
+            if not due or is_tried(folder):
                 return "done"
     if cell.failed_file(runs).is_file():
         return "failed"
