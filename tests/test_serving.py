@@ -22,6 +22,7 @@ from made_workers import make_stub, make_waiting
 from test_answers import _bomb, _chunk
 from test_faces import film
 
+from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.faces.worker_pool import LastingWorker, TooSlow, run_tasks
 from resproto_fd.training.cli import main
 from resproto_fd.training.commands import serve as command
@@ -181,6 +182,15 @@ def test_a_file_that_does_not_come_is_given_up_and_leaves_nothing(made, monkeypa
     assert list(client.folder.iterdir()) == []
 
 
+def test_a_server_whose_folder_was_tidied_away_says_so(made):
+    desk = StubDesk()
+    client = made(desk)
+    client.folder.rmdir()
+    found = send(client)
+    assert found.status_code == 500 and "must be started again" in found.json()["error"]
+    assert desk.seen == []
+
+
 def test_a_film_that_lasts_too_long_and_a_picture_of_too_many_pixels_are_told_by_their_headers(tmp_path, monkeypatch):
     film(tmp_path / "a.mp4", [np.zeros((48, 64, 3), np.uint8)] * 30)  # 1.2 seconds
     (tmp_path / "a").write_bytes((tmp_path / "a.mp4").read_bytes())
@@ -200,7 +210,9 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch, capsys)
     assert "expected no_such_library installed; pip install 'resproto-fd[serve]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--upload", "0"], ["--queue", "-1"], ["--seconds", "nan"], ["--host", "no such"]])
+@pytest.mark.parametrize(
+    "words", [["--upload", "0"], ["--queue", "-1"], ["--seconds", "nan"], ["--host", "no such"], ["--port", "70000"]]
+)
 def test_limits_and_addresses_that_cannot_be_are_refused_before_a_run_is_loaded(words, capsys):
     assert main(["serve", "run", *words]) == 2
     assert f"{words[0]}" in capsys.readouterr().err
@@ -216,6 +228,8 @@ def test_limits_and_addresses_that_cannot_be_are_refused_before_a_run_is_loaded(
         {"X-ResProto-Token": "guessed"},
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://[::1"},
+        {"Origin": "127.0.0.1:8000"},
         {"Origin": "http://127.0.0.1:9000"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
@@ -255,10 +269,30 @@ def test_only_the_servers_own_names_are_served(made, host, keywords, ours):
 
 
 def test_a_server_that_listens_everywhere_is_called_by_addresses_and_its_own_names_alone():
-    assert server.names_of("127.0.0.1", ["lab.example"]) == ([*LOOPBACK, "lab.example"], False)
-    names, any_address = server.names_of("0.0.0.0", [])
-    assert any_address and socket.gethostname() in names
-    assert [server.is_loopback(host) for host in ("::1", "lab.example", "10.0.0.1")] == [True, False, False]
+    names, any_address = server.names_of("0.0.0.0", "0.0.0.0", ["lab.example"])
+    assert any_address and {socket.gethostname(), *LOOPBACK, "lab.example"} <= set(names)
+    assert server.names_of("lab.example", "10.0.0.1", []) == (["lab.example", "10.0.0.1"], False)
+    assert [server.is_loopback(address) for address in ("::1", "127.0.1.1", "10.0.0.1")] == [True, True, False]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.1", "localhost", "0"])
+def test_a_server_is_called_by_the_address_that_it_prints_and_the_one_it_listens_on(made, host):
+    with server.bound(host, 0) as listening:
+        address, port = listening.getsockname()
+    names, any_address = server.names_of(host, address, [])
+    client = made(names=names, any_address=any_address)
+    assert [client.get("/", headers={"Host": f"{name}:{port}"}).status_code for name in (host, address)] == [200, 200]
+
+
+@pytest.mark.parametrize("name", ["lab.example:8080", "http://lab.example", "", "[::1"])
+def test_a_further_name_that_no_request_can_have_is_refused(name):
+    with pytest.raises(UserError, match="--name: expected a name without a port"):
+        server.names_of("127.0.0.1", "127.0.0.1", [name])
+
+
+def test_two_servers_that_start_at_the_same_time_do_not_get_one_port():
+    with server.bound("127.0.0.1", 0) as first, pytest.raises(UserError, match=r"cannot be had .*; set another --port"):
+        server.bound("127.0.0.1", first.getsockname()[1])
 
 
 def test_every_response_has_the_headers_and_no_other_origin_may_read_it(made):

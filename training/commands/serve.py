@@ -69,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in Limits.__dataclass_fields__}
     limits = Limits(**{name: value for name, value in given.items() if value is not None})
     with server.bound(args.host, args.port) as listening:  # before the runs are loaded, not after it
-        if not server.is_loopback(args.host):
+        address = listening.getsockname()[0]
+        names = server.names_of(args.host, address, args.names)
+        if not server.is_loopback(address):
             print(
                 f"note: --host {args.host} lets other machines in. The server asks nobody for a password and does not "
                 "encrypt; put a proxy that does before it.",
@@ -77,23 +79,21 @@ def run(args: argparse.Namespace) -> int:
             )
         desk = Desk(_answerer, _arguments(args, limits), limits)
         try:
-            _serve(args, desk, listening)
+            _serve(args.host, desk, listening, names)
         finally:
             desk.end()
     return 0
 
 
-def _serve(args: argparse.Namespace, desk, listening) -> None:
+def _serve(host: str, desk, listening, names: tuple[list[str], bool]) -> None:
     from resproto_fd.training.serving import server
     from resproto_fd.training.serving.app import make_app, page_of
 
     runs, token = desk.begin(), secrets.token_urlsafe(32)
-    names, any_address = server.names_of(args.host, args.names)
     with server.passing_folder() as folder:
-        app = make_app(desk, folder, page_of(desk.limits, runs, token), token, names, any_address)
-        host = f"[{args.host}]" if ":" in args.host else args.host
-        listening.listen()  # before it is told, so that nobody is turned away
-        print(f"http://{host}:{listening.getsockname()[1]}/ answers until it is stopped (Ctrl-C)", flush=True)
+        app = make_app(desk, folder, page_of(desk.limits, runs, token), token, *names)
+        shown = f"[{host}]" if ":" in host else host
+        print(f"http://{shown}:{listening.getsockname()[1]}/ answers until it is stopped (Ctrl-C)", flush=True)
         server.serve(app, desk, listening)
 
 

@@ -79,14 +79,24 @@ class Guard:
         await app(scope, receive, sending)
 
     def _is_ours(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
-        return name in self._names or (self._any and _is_address(name))
+        name = host_in(host)
+        return name in self._names or (self._any and is_address(name))
 
 
-def _is_address(name: str) -> bool:
+def host_in(place: str) -> str:
+    """The host of HOST:PORT, in small letters and without brackets; "" if there is none.
+
+    >>> host_in("LAB.example:8000"), host_in("[::1]"), host_in("[::1")
+    ('lab.example', '::1', '')
+    """
+    try:
+        return urlsplit(f"//{place}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_address(name: str) -> bool:
+    """Whether a host is an IP address."""
     try:
         ip_address(name)
     except ValueError:
@@ -177,7 +187,7 @@ def _refuse_strangers(request: Request, token: str) -> None:
         Refused: It comes from another origin, or does not know the token.
     """
     origin, fetched = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-    foreign = origin is not None and urlsplit(origin).netloc.lower() != request.headers["host"].lower()
+    foreign = origin is not None and origin.partition("://")[2].lower() != request.headers["host"].lower()
     if foreign or fetched != "same-origin":
         raise Refused(403, "Files are taken from this server's own page alone.")
     if not hmac.compare_digest(request.headers.get(TOKEN, "").encode(), token.encode()):
@@ -209,6 +219,8 @@ async def _receive(request: Request, place: Path, limits: Limits) -> None:
         await asyncio.wait_for(_write(request, place, limits), limits.seconds)
     except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
         raise Refused(408, f"The file took more than {limits.seconds:g} seconds to come.") from None
+    except FileNotFoundError:  # programs that tidy up remove old folders from /tmp
+        raise Refused(500, "The server's folder for files was removed; the server must be started again.") from None
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise

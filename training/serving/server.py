@@ -1,6 +1,7 @@
 """Runs the application on a socket until a stop signal, and leaves nothing behind."""
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from pathlib import Path
 import uvicorn
 
 from resproto_fd.configs import stop_signals
-from resproto_fd.configs.errors import UserError
-from resproto_fd.training.serving.app import LOOPBACK
+from resproto_fd.configs.errors import UserError, shown
+from resproto_fd.training.serving.app import LOOPBACK, host_in, is_address
 from resproto_fd.training.serving.desk import Desk
 
+HIGHEST_PORT = 65_535
 LAST_SECONDS = 5
 """Seconds that open connections have after a stop signal."""
 SPARE_CONNECTIONS = 64
@@ -25,50 +27,61 @@ _REMOVE = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[1
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket at an address; nobody can connect yet. Port 0 takes a free one.
+    """A socket that listens at an address; who connects waits until `serve` begins. Port 0 takes a free one.
 
     Raises:
         UserError: There is no such address here, or the port is taken or needs more rights.
     """
+    if not 0 <= port <= HIGHEST_PORT:  # the system would take another one
+        raise UserError(f"--port: expected 0 to {HIGHEST_PORT}, got {port}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         made = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError, OverflowError) as error:
-        raise UserError(f"--host, --port: expected an address of this machine, got {host} {port} ({error})") from None
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--host: expected an address of this machine, got '{host}' ({error})") from None
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":  # elsewhere it lets two programs share a port
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
-    except (OSError, OverflowError) as error:
+        made.listen()  # two sockets may be bound to a port until one listens
+    except OSError as error:
         made.close()
         raise UserError(f"--port: {host} port {port} cannot be had ({error}); set another --port") from None
     return made
 
 
-def names_of(host: str, further: Sequence[str]) -> tuple[list[str], bool]:
-    """What browsers may call a server that is bound to a host: names, and whether addresses are all allowed.
+def names_of(host: str, address: str, further: Sequence[str]) -> tuple[list[str], bool]:
+    """What browsers may call a server: names, and whether addresses are all allowed.
 
-    >>> names_of("127.0.0.1", [])
-    (['127.0.0.1', 'localhost', '::1'], False)
-    >>> names_of("192.0.2.7", ["lab.example"])
-    (['192.0.2.7', 'lab.example'], False)
+    Args:
+        host: What it was told to listen on.
+        address: The address that it listens on.
+        further: More names.
+
+    Raises:
+        UserError: A further name has a port or is no name.
+
+    >>> names_of("localhost", "127.0.0.1", [])
+    (['127.0.0.1', 'localhost', '::1', 'localhost', '127.0.0.1'], False)
+    >>> names_of("192.0.2.7", "192.0.2.7", ["lab.example"])
+    (['192.0.2.7', '192.0.2.7', 'lab.example'], False)
     """
-    if is_loopback(host):
-        return [*LOOPBACK, *further], False
-    if host in ("0.0.0.0", "::", ""):
-        return [*LOOPBACK, socket.gethostname(), *further], True
-    return [host, *further], False
+    for name in further:
+        if not name or (not is_address(name) and host_in(name) != name.lower()):
+            raise UserError(f"--name: expected a name without a port, such as lab.example, got {shown(name)}")
+    own = [host, address, *further]
+    if ip_address(address).is_unspecified:
+        return [*LOOPBACK, socket.gethostname(), *own], True
+    return [*LOOPBACK, *own] if is_loopback(address) else own, False
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach a host.
+def is_loopback(address: str) -> bool:
+    """Whether only programs of this machine reach an address.
 
-    >>> is_loopback("localhost"), is_loopback("127.8.0.1"), is_loopback("0.0.0.0")
+    >>> is_loopback("127.8.0.1"), is_loopback("::1"), is_loopback("0.0.0.0")
     (True, True, False)
     """
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return ip_address(address).is_loopback
 
 
 @contextmanager
