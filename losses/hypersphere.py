@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from resproto_fd.losses.precision import without_autocast
+from resproto_fd.losses.precision import at_least_float32, without_autocast
 
 SHARPNESS = 2.0
 """Factor t of the squared distance in the uniformity."""
@@ -47,5 +47,6 @@ def _pairs(units: Tensor) -> Tensor:
 
 
 def _squared_distances(units: Tensor) -> Tensor:
+    units = at_least_float32(units)
     with without_autocast(units):
         return 2 - 2 * units @ units.T

@@ -50,6 +50,15 @@ def test_uniformity_and_alignment_of_known_points():
     assert uniformity(same).item() == pytest.approx(0, abs=1e-6) and alignment(same, torch.zeros(3)).item() == 0
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_units_of_half_precision_have_the_losses_of_their_values(kind):
+    rows, labels = units(40, 8).to(kind), torch.arange(40) % 2
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = uniformity(rows), alignment(rows, labels)
+    expected = uniformity(rows.double()), alignment(rows.double(), labels)
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected).float(), atol=1e-5, rtol=1e-5)
+
+
 def test_without_a_pair_the_losses_are_0_and_have_a_gradient():
     for count, labels in ((1, [0]), (2, [0, 1])):
         rows = units(count, 3).requires_grad_()
