@@ -273,6 +273,31 @@ def test_scenarios_and_levels_are_data_sets_of_their_own(tmp_path):
         assert sum(not video.label for video in videos) == (2 if name.startswith("Celeb") else len(fakes))
 
 
+@pytest.mark.parametrize(
+    "name, made, file, line, message",
+    [
+        ("DeepSpeak-1.1", deepspeak_1, "DeepSpeak-1.1/annotations-split-def.csv", "10,test", "actor '10' is of train"),
+        ("IDForge", idforge, "IDForge/test.csv", "pristine/id00/id00_00/id00_scene_1_roop.mp4", "train and test"),
+        (
+            "Deepfake-Eval-2024",
+            eval_videos,
+            "Deepfake-Eval-2024/video-metadata-publish-with-links.csv",
+            "a.mp4,Fake,Train",
+            "train DFEval2024_Real and train DFEval2024_Fake",
+        ),
+    ],
+)
+def test_lists_that_contradict_themselves_are_refused(tmp_path, name, made, file, line, message):
+    made(tmp_path)
+    path = tmp_path / file
+    whole = path.read_text().rstrip("\n")
+    path.write_text(f"{whole}\n{whole.splitlines()[-1]}\n")
+    assert arrange(DESCRIPTIONS[name], tmp_path).videos  # a line that stands twice says the same
+    path.write_text(f"{whole}\n{line}\n")
+    with pytest.raises(UserError, match=message):
+        arrange(DESCRIPTIONS[name], tmp_path)
+
+
 def test_people_of_the_panel_are_known_by_names_and_lists(tmp_path):
     for name in ("DFDM", "DeepSpeak-1.1", "DeepSpeak-2.0", "FakeAVCeleb", "IDForge"):
         RIGHT[name][0](tmp_path)

@@ -229,7 +229,10 @@ def deepspeak_lists(root: Path, dataset: str) -> Catalogue:
         if row["split"].lower() not in SPLIT_WORDS:
             where = f"{folder / 'annotations-split-def.csv'}:{number}"
             raise UserError(f"{where}: expected split train, val or test, got {shown(row['split'])}")
-        splits[row["identity"]] = SPLIT_WORDS[row["split"].lower()]
+        who, split = row["identity"], SPLIT_WORDS[row["split"].lower()]
+        if splits.setdefault(who, split) != split:
+            where = f"{folder / 'annotations-split-def.csv'}:{number}"
+            raise UserError(f"{where}: actor {shown(who)} is of {splits[who]} too; an actor has one split")
     entries = {f"actor {who}": ListEntry(split) for who, split in splits.items()}
     if dataset == "DeepSpeak-2.0":
         columns = ("video-file", "identity-source", "identity-target")
@@ -262,7 +265,7 @@ def idforge_lists(root: Path) -> Catalogue:
             if line.count("/") != 3:
                 raise UserError(f"{path}:{number}: expected 'face_tts/id00/id00_00/NAME.mp4', got {shown(line)}")
             if line.partition("/")[0] not in IDFORGE_SOUND:
-                entries.setdefault(_without_suffix(line), ListEntry(split))
+                _put_once(entries, _without_suffix(line), ListEntry(split), f"{path}:{number}")
     return Catalogue(entries, lambda clip: "/".join(clip.path.split("/")[-4:]), f"{root / 'IDForge'}: its three lists")
 
 
@@ -290,8 +293,21 @@ def deepfake_eval_list(root: Path, kind: str) -> Catalogue:
         if says not in ("real", "fake") or split is None:
             found = shown(f"{row[truth]}, {row['Finetuning Set']}")
             raise UserError(f"{path}:{number}: expected Real or Fake, and Train or Test, got {found}")
-        entries[f"{kind}-data/{_without_suffix(row['Filename'])}"] = ListEntry(split, f"DFEval2024_{says.title()}")
+        entry = ListEntry(split, f"DFEval2024_{says.title()}")
+        _put_once(entries, f"{kind}-data/{_without_suffix(row['Filename'])}", entry, f"{path}:{number}")
     return Catalogue(entries, lambda clip: "/".join(clip.path.split("/")[-2:]), str(path))
+
+
+def _put_once(entries: dict[str, ListEntry], key: str, entry: ListEntry, where: str) -> None:
+    """Adds an entry, which may stand in the lists again if it says the same.
+
+    Raises:
+        UserError: An earlier line gives the clip another split or label.
+    """
+    before = entries.setdefault(key, entry)
+    if before != entry:
+        found = " and ".join(f"{each.split} {each.label or ''}".strip() for each in (before, entry))
+        raise UserError(f"{where}: {shown(key)} is listed as {found}; a clip has one split and one label")
 
 
 def _rows(path: Path, what: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
