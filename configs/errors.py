@@ -18,6 +18,10 @@ class MissingFile(UnreadableFile):
     """There is no such file."""
 
 
+class WrongInput(UserError):
+    """Pictures or clips have another size or number of frames than the detector was built for."""
+
+
 class Interrupted(Exception):
     """A run was asked to stop (SIGTERM, SIGUSR1, SIGHUP); it has saved its state and can be resumed."""
 

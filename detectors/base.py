@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UserError, WrongInput
 from resproto_fd.detectors.weights import load_all, unwrapped
 from resproto_fd.losses.precision import at_least_float32
 
@@ -309,10 +309,10 @@ def check_size(images: Tensor, size: int, name: str) -> None:
         name: Name of the network, for the message.
 
     Raises:
-        UserError: The images have another size.
+        WrongInput: The images have another size.
     """
     if images.shape[-2:] != (size, size):
-        raise UserError(
+        raise WrongInput(
             f"{name} expected images of {size} x {size}, got {tuple(images.shape[-2:])}; set model.size and input.size "
             "to the same number"
         )

@@ -11,7 +11,7 @@ from pydantic import Field
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors.parts.clip_frames import check_frames
 from resproto_fd.detectors.parts.i3d_network import BLOCKS, I3DNetwork, slowfast_name
 from resproto_fd.detectors.parts.one_logit import OneLogitDetector
 from resproto_fd.detectors.registry import register
@@ -85,13 +85,9 @@ class FTCN(OneLogitDetector):
         """Features of clips [B, T, 3, H, W]: the class token, [B, D].
 
         Raises:
-            UserError: The clips have another number of frames.
+            WrongInput: The clips have another number of frames.
         """
-        if images.shape[1] != self.frames:
-            raise UserError(
-                f"FTCN expected clips of {self.frames} frames, got {images.shape[1]}; set model.frames and "
-                "input.frames to the same number"
-            )
+        check_frames(images, self.frames, "ftcn", "frames")
         tokens = self.tokens(images)
         tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
         return self.layer(self.dropout(tokens + self.positions))[:, 0]

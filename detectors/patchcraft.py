@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UserError, WrongInput
 from resproto_fd.configs.schema import Normalisation
 from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.parts.texture import GreyLevels, SrmFilters, diversity
@@ -101,7 +101,9 @@ class PatchCraft(Detector):
         """[B, 3, H, W] -> [B, 32]"""
         if min(images.shape[-2:]) < self.side:
             size = tuple(images.shape[-2:])
-            raise UserError(f"patchcraft: expected images of at least {self.side} pixels a side, got {size}")
+            raise WrongInput(
+                f"patchcraft: expected images of at least {self.side} pixels a side, got {size}; set input.size"
+            )
         grey = self.grey_levels(images)
         both = torch.cat(smash_and_rebuild(images, grey, self.side, self.places, self.grid))
         rich, poor = self.fingerprint(self.srm(both)).chunk(2)  # in one pass: batch norm sees both in training too

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Beta
 from torch.nn import functional as F
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import WrongInput
 from resproto_fd.detectors.base import Output
 from resproto_fd.detectors.parts.deepfakebench_names import efficientnet
 from resproto_fd.detectors.parts.efficientnet_b4 import EfficientNetB4
@@ -193,7 +193,7 @@ class ProDet(EfficientNetB4):
     def _maps(self, images: Tensor) -> Tensor:
         maps = self.reduce(self.backbone.forward_features(images))
         if maps.shape[-2:] != (self.side, self.side):
-            raise UserError(
+            raise WrongInput(
                 f"prodet: expected maps of {self.side} x {self.side}, got {tuple(maps.shape[-2:])}; set "
                 f"model.side={maps.shape[-1]}, or input.size={32 * self.side}"
             )

@@ -1,5 +1,7 @@
 """Clips: which frames they have, how they are read and augmented, and that they train and score like frames."""
 
+import argparse
+import json
 import zlib
 
 import numpy as np
@@ -26,8 +28,11 @@ from resproto_fd.trainer.loader import make_loader
 from resproto_fd.trainer.scoring import ScoringOptions, score_frames
 from resproto_fd.trainer.trainer import Trainer
 from resproto_fd.training import protocols, provenance
+from resproto_fd.training import run as train
+from resproto_fd.training import train as train_command
 from resproto_fd.training.bench import Bench
 from resproto_fd.training.cli import main
+from resproto_fd.training.commands.arguments import run_config
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.samples import note_on_clips
 from resproto_fd.training.scores import ScoreTable
@@ -367,6 +372,17 @@ def clip_preset(registered, tmp_path):
 
 
 REFUSED = [["predict", "no.png", "--run"], ["explain", "--frames", "1"], ["export"], ["calibrate"], ["figures"]]
+
+
+def configuration(words):
+    """The configuration that `resproto train` makes of its words."""
+    parser = argparse.ArgumentParser()
+    train_command.add_arguments(parser)
+    args, rest = parser.parse_known_args(words)
+    args.settings += rest
+    return run_config(args)
+
+
 QUICK = ["run.workers=0", "run.device=cpu", "run.progress=false"]
 ONE_SET = ["--protocol", "demo_cross", "--test_dataset", "Demo-B", "protocol.frames={train: 4, val: 3, test: 3}"]
 
@@ -479,6 +495,39 @@ def test_settings_that_do_not_suit_clips_are_refused_before_data_are_looked_at(
     where = ["--protocol", "demo_cross", f"data.root={tmp_path / 'nothing'}", f"run.out={tmp_path / 'runs'}"]
     assert main(["train", "--detector", name, *where, *QUICK, *words]) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("stil", ["input.frames=4"], "stil expected clips of 8 frames, got 4; set model.frames and input.frames"),
+        ("ftcn", ["input.frames=4"], "ftcn expected clips of 32 frames, got 4; set model.frames and input.frames"),
+        ("xclip", ["input.frames=3"], "xclip expected clips of a multiple of 2 frames, got 3"),
+        ("videomae", ["input.frames=3"], "videomae expected clips of whose frames"),
+    ],
+)
+def test_clips_of_a_number_of_frames_that_a_network_was_not_built_for_are_refused_before_there_is_a_folder(
+    demo, tmp_path, capsys, name, words, message
+):
+    tiny = {key: value for key, value in loading.load("detectors", name).tiny.items() if key != "frames"}
+    small = [f"model.{key}={json.dumps(value)}" for key, value in tiny.items()]
+    where = ["--protocol", "demo_cross", f"data.root={demo}", f"run.out={tmp_path / 'runs'}", "input.size=32"]
+    words = [*where, *QUICK, *small, "model.pretrained=null", "train.batch_size=2", *words]
+    assert main(["train", "--detector", name, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_set_whose_videos_are_all_too_short_is_named_and_a_share_of_frames_is_refused(clip_preset, demo, tmp_path):
+    def refused(*words):
+        with pytest.raises(UserError) as error:
+            run = [*ONE_SET, f"data.root={demo}", f"run.out={tmp_path / 'runs'}", *QUICK, *words]
+            train.train(configuration(["--detector", str(clip_preset), *run]))
+        return str(error.value)
+
+    assert refused("input.frames=99", "input.short=leave_out").startswith("testing Demo-B: none of ")
+    assert "protocol.share=0.5: it leaves out single frames" in refused("protocol.share=0.5")
     assert not (tmp_path / "runs").exists()
 
 

@@ -509,6 +509,11 @@ def test_a_deepfakebench_checkpoint_is_fed_as_it_was_trained_unless_the_input_is
 
     assert (fed("clip").mean, fed("clip").std, fed("clip").size) == ("half", "half", 224)
     assert fed("clip", mean="imagenet").mean == "imagenet"
+    altfreezing = fed("altfreezing", clips=4, short="leave_out")
+    assert (altfreezing.mean, altfreezing.frames) == ("half", 16)
+    assert (altfreezing.clips, altfreezing.short) == (4, "leave_out")
+    assert fed("altfreezing", clips=4, frames=8) == fed("altfreezing", frames=8).model_copy(update={"clips": 4})
+    assert fed("altfreezing", frames=8).mean == "imagenet"
     assert fed("xception") == loading.load("detectors", "xception").input
 
 

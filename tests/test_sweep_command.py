@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from made_runs import put_checkpoint, put_result, sweep
 
 from resproto_fd.configs import loading
@@ -54,6 +55,25 @@ def test_the_plan_tells_what_is_done_and_what_the_rest_costs(made, tmp_path, cap
     assert f"{left:.1f} of them to do" in out
     assert str(failed.failed_file(runs)) in out
     assert not (runs / "demo_data").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "training", "testing"),
+    [
+        (["input.frames=2"], 4, 4),
+        (["input.frames=2", "input.clips=3"], 4, 6),
+        (["input.frames=2", "input.clips=9"], 4, 8),
+        (["input.frames=32"], 32, 32),
+    ],
+)
+def test_on_paper_a_clip_costs_all_its_frames(tmp_path, overrides, training, testing):
+    """Videos of Demo-A have five stored frames: two clips of two fill them, and four can start."""
+    group = {"detectors": ["i3d"], "overrides": [[*overrides, "train.epochs=1"]]}
+    protocol = {"name": "own", "train": ["Demo-A"], "test": ["Demo-A"], "selection": {"dataset": "Demo-A"}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(protocol))
+    cells = cells_of(sweep(group | {"protocols": ["own.yaml"]}), tmp_path)
+    plan = plan_of(sweep(group), cells, tmp_path / "runs", None)
+    assert [row.images for row in plan.rows] == [576 * training + (72 + 120) * testing]
 
 
 def test_the_status_is_told_by_the_exit_status(made, tmp_path, capsys):

@@ -69,8 +69,9 @@ class ClipList(FrameList):
                 if given.short == "leave_out":
                     left_out += 1
                     continue
-            wanted = clips or max(1, int(counts[video]) // given.frames)
-            for start in evenly_spaced(_starts(length, given), wanted):
+            for start in evenly_spaced(
+                _starts(length, given), clips_of_video(int(counts[video]), length, given, clips)
+            ):
                 owners.append(video)
                 places.append(first + steps(length, start, given))
         if len(frames) and not owners:
@@ -132,6 +133,21 @@ class ClipList(FrameList):
 def span(given: InputConfig) -> int:
     """Number of stored frames from the first frame of a clip to its last."""
     return (given.frames - 1) * given.stride + 1
+
+
+def clips_of_video(frames: int, length: int, given: InputConfig, clips: int | None) -> int:
+    """Number of clips of a video, see `ClipList.within`.
+
+    Args:
+        frames: Frames of the video in the frame list, at least 1.
+        length: Stored frames of the video.
+        given: The detector's input.
+        clips: Clips that are asked for; None means as many as the frames fill.
+
+    >>> clips_of_video(32, 300, InputConfig(frames=8), None), clips_of_video(32, 10, InputConfig(frames=8), 9)
+    (4, 3)
+    """
+    return min(clips or max(1, frames // given.frames), _starts(length, given))
 
 
 def steps(length: int, start: int, given: InputConfig) -> np.ndarray:

@@ -96,8 +96,11 @@ class Bench:
         self.config, self.resolved, self.world, self.folder = config, resolved, world, folder
         self.seconds, self.frames = 0.0, 0
         self.normalise = normaliser_of(config.detector, world.device)
-        self.tests = {name: samples_of(frames, config, resolved.stores) for name, frames in resolved.tests.items()}
-        self.selection = samples_of(resolved.selection, config, resolved.stores)
+        self.tests = {
+            name: samples_of(frames, config, resolved.stores, f"testing {name}")
+            for name, frames in resolved.tests.items()
+        }
+        self.selection = samples_of(resolved.selection, config, resolved.stores, "selecting checkpoints")
         place = encoded_folder(config)
         self.encodings = EncodeOnce(place, config, world) if place else None
 

@@ -4,7 +4,8 @@ A run folder holds `config.yaml`, `checkpoints/`, `best.pt`, `tb/` (TensorBoard)
 """
 
 import sys
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resproto_fd.configs import loading
-from resproto_fd.configs.errors import UserError, cut
+from resproto_fd.configs.errors import UserError, WrongInput, cut
 from resproto_fd.configs.file_names import refuse_twin
 from resproto_fd.configs.files import write_text
 from resproto_fd.configs.schema import DetectorConfig, InputConfig, RunConfig
@@ -123,6 +124,8 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
         detector, loaded = create(config.detector, weights)
         if loaded:
             config = as_deepfakebench_fed(config)
+            with _misfits_named(config.detector):
+                _try_out(detector, config.detector.input)
         if loaded and world.is_main:
             print(f"note: {loaded}", file=sys.stderr)
         if weights is None and any(p.requires_grad for p in detector.parameters()):
@@ -157,7 +160,7 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
     config, resolved, world = bench.config, bench.resolved, bench.world
     samples = config.detector.train.samples
     if samples == "frames":
-        frames, pairs = samples_of(resolved.train, config, resolved.stores, training=True), None
+        frames, pairs = samples_of(resolved.train, config, resolved.stores, "training", training=True), None
         _refuse_one_class(frames)
     else:
         pairs = BlendedPairs.of(samples, resolved.train, resolved.sides, resolved.stores)
@@ -265,11 +268,29 @@ def create(config: DetectorConfig, weights: Path | None = None) -> tuple[Detecto
     Raises:
         UserError: The settings or the weights do not fit the detector.
     """
-    state = read_state_dict(weights) if weights else None
-    try:
+    state, wrong = read_state_dict(weights) if weights else None, None
+    with _misfits_named(config):
         with nullcontext() if state is None or is_head_alone(state) else without_pretrained():
             detector = build_detector(config)
-        _try_out(detector, config.input)
+        try:
+            _try_out(detector, config.input)
+        except WrongInput as error:
+            if state is None:
+                raise
+            wrong = error
+    if config.train.precision == "fp64":  # before weights are loaded, which would be rounded
+        detector = detector.double()
+    loaded = "" if state is None else _load(detector, state, weights)
+    if wrong and not loaded:  # weights of others may bring another size or number of frames, and another input
+        raise wrong
+    return detector, loaded
+
+
+@contextmanager
+def _misfits_named(config: DetectorConfig) -> Iterator[None]:
+    """Turns what settings that do not fit each other raise in the block into a UserError that names the settings."""
+    try:
+        yield
     except FAULTS_OF_SETTINGS as error:
         name, size, frames = config.name or config.detector, config.input.size, config.input.frames
         what, keys = ("a picture", "") if frames == 1 else (f"a clip of {frames} pictures", ", input.frames")
@@ -277,18 +298,27 @@ def create(config: DetectorConfig, weights: Path | None = None) -> tuple[Detecto
             f"detector '{name}' cannot score {what} of {size} x {size} pixels with these settings "
             f"({type(error).__name__}: {cut(str(error))}); correct model.*{keys} or input.size"
         ) from error
-    if config.train.precision == "fp64":  # before weights are loaded, which would be rounded
-        detector = detector.double()
-    return detector, "" if state is None else _load(detector, state, weights)
 
 
 def _try_out(detector: Detector, given: InputConfig) -> None:
-    """Scores a black picture or clip, so that settings which do not fit each other are found before any work."""
-    was_training = detector.training
-    picture, trial = torch.zeros(one_sample(given)), faults_of(detector, "scoring a black picture", FAULTS_OF_SETTINGS)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), trial, suppress(UserError):
-        detector.eval()(picture)
-    detector.train(was_training)
+    """Scores a black picture or clip, so that settings which do not fit each other are found before any work.
+
+    Raises:
+        WrongInput: The detector was built for another size or number of frames.
+        Exception: One of `FAULTS_OF_SETTINGS`.
+    """
+    was_training, trial = detector.training, faults_of(detector, "scoring a black picture", FAULTS_OF_SETTINGS)
+    doubles = any(weight.dtype == torch.float64 for weight in detector.parameters())
+    picture = torch.zeros(one_sample(given), dtype=torch.float64 if doubles else torch.float32)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), trial:
+            detector.eval()(picture)
+    except WrongInput:
+        raise
+    except UserError:  # what training finds may be missing yet
+        pass
+    finally:
+        detector.train(was_training)
 
 
 def _load(detector: Detector, state: dict[str, Tensor], weights: Path) -> str:

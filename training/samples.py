@@ -38,7 +38,7 @@ def one_sample(given: InputConfig) -> tuple[int, ...]:
 
 
 def samples_of(
-    frames: FrameList | None, config: RunConfig, stores: Mapping[str, FrameStore], training: bool = False
+    frames: FrameList | None, config: RunConfig, stores: Mapping[str, FrameStore], what: str, training: bool = False
 ) -> FrameList | None:
     """What a detector gets of a protocol's frames: the frames themselves, or clips of their videos.
 
@@ -46,22 +46,31 @@ def samples_of(
         frames: The protocol's; None if there are none.
         config: Of the run.
         stores: The frame store of each data set, by name.
+        what: What they are for, for messages.
         training: Whether they are trained on. Then `input.clips`, which is for tests, does not count.
 
     Raises:
         UserError: A store lacks a stored frame of a video, and data.on_bad_frame is not `skip`; or no video is long
-            enough for a clip.
+            enough for a clip; or a share of the frames alone is trained on.
     """
     given = config.detector.input
     if frames is None or given.frames == 1:
         return frames
+    if training and config.protocol.share < 1:
+        raise UserError(
+            f"protocol.share={config.protocol.share:g}: it leaves out single frames, and most videos would still have "
+            f"a clip (input.frames={given.frames}); set protocol.share=1"
+        )
     absent = _absent(FrameList.of([frames.videos[i] for i in np.unique(frames.video_index)], None), stores)
     if absent and config.data.on_bad_frame == "stop":
         raise UserError(
-            f"clips: the stores lack {len(absent)} frames that the manifests name, first: {', '.join(absent[:3])}; "
+            f"{what}: the stores lack {len(absent)} frames that the manifests name, first: {', '.join(absent[:3])}; "
             "complete the store, or leave them out: data.on_bad_frame=skip"
         )
-    return ClipList.within(frames, given, None if training else given.clips, absent)
+    try:
+        return ClipList.within(frames, given, None if training else given.clips, absent)
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from None
 
 
 def _absent(frames: FrameList, stores: Mapping[str, FrameStore]) -> list[str]:

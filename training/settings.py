@@ -10,6 +10,9 @@ from resproto_fd.configs.schema import DetectorConfig, RunConfig
 from resproto_fd.detectors.registry import class_names, defaults_of, detector_class
 from resproto_fd.trainer.frame_list import FrameList
 
+PLACING = ("stride", "clips", "short")
+"""Settings of `input` that say where clips lie in a video, not what the detector sees."""
+
 
 def folder_of(config: RunConfig) -> Path:
     """The run folder of a configuration, see `run_folder`; the task is a part of the detector's name."""
@@ -65,11 +68,19 @@ def _with_model(config: RunConfig, model: dict[str, Any]) -> RunConfig:
 
 
 def as_deepfakebench_fed(config: RunConfig) -> RunConfig:
-    """The configuration for a DeepfakeBench checkpoint: a preset's input gives way to what it was trained with."""
+    """The configuration for a DeepfakeBench checkpoint: a preset's input gives way to what it was trained with.
+
+    Where clips lie in a video is no matter of training: what is given of that is kept.
+    """
     detector = config.detector
     theirs, is_preset = detector.deepfakebench_input, detector.name in loading.names("detectors")
-    if theirs is None or not is_preset or detector.input != loading.load("detectors", detector.name).input:
+    if theirs is None or not is_preset:
         return config
+    preset, ours = loading.load("detectors", detector.name).input, detector.input
+    placed = {key: value for key in PLACING if (value := getattr(ours, key)) != getattr(preset, key)}
+    if ours != preset.model_copy(update=placed):
+        return config
+    theirs = theirs.model_copy(update=placed)
     return config.model_copy(update={"detector": detector.model_copy(update={"input": theirs})})
 
 

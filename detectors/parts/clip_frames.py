@@ -5,7 +5,7 @@ Legend: B clips, T frames of a clip, H and W pixels.
 
 from torch import Tensor
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import WrongInput
 
 
 def check_frames(clips: Tensor, count: int, name: str, keyword: str | None = None) -> None:
@@ -17,11 +17,11 @@ def check_frames(clips: Tensor, count: int, name: str, keyword: str | None = Non
         keyword: The network's keyword for the number, if it has one.
 
     Raises:
-        UserError: The clips have another number of frames.
+        WrongInput: The clips have another number of frames.
     """
     if clips.shape[1] != count:
         remedy = f"input.frames={count}" if keyword is None else f"model.{keyword} and input.frames to the same number"
-        raise UserError(f"{name} expected clips of {count} frames, got {clips.shape[1]}; set {remedy}")
+        raise WrongInput(f"{name} expected clips of {count} frames, got {clips.shape[1]}; set {remedy}")
 
 
 def check_groups(clips: Tensor, group: int, name: str, keyword: str) -> None:
@@ -31,10 +31,10 @@ def check_groups(clips: Tensor, group: int, name: str, keyword: str) -> None:
         group, name, keyword: The number, and names of the network and of its keyword for the number, for the message.
 
     Raises:
-        UserError: The clips have another number of frames.
+        WrongInput: The clips have another number of frames.
     """
     if clips.shape[1] % group:
-        raise UserError(
+        raise WrongInput(
             f"{name} expected clips of a multiple of {group} frames, got {clips.shape[1]}; set input.frames to a "
             f"multiple of model.{keyword}"
         )

@@ -19,7 +19,7 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resproto_fd.configs.errors import UnreadableFile, UserError, shown
+from resproto_fd.configs.errors import UnreadableFile, UserError, WrongInput, shown
 from resproto_fd.configs.readers.json_reader import read_json_object
 from resproto_fd.configs.suggestions import nearest
 from resproto_fd.detectors.parts.deepfakebench_names import transformers_clip
@@ -77,7 +77,7 @@ class Clip(nn.Module):
         """Embeddings [B, D] of normalised images [B, 3, H, W].
 
         Raises:
-            UserError: The image tower has position embeddings for another image size.
+            WrongInput: The image tower has position embeddings for another image size.
         """
         self._check_size(images)
         return self.visual(images)
@@ -135,7 +135,7 @@ class Clip(nn.Module):
         size = tuple(size) if isinstance(size, Sequence) else (size, size)
         if fixed and tuple(images.shape[-2:]) != size:
             given = tuple(images.shape[-2:])
-            raise UserError(f"this CLIP expected images of {size}, got {given}; set input.size={size[0]}")
+            raise WrongInput(f"this CLIP expected images of {size}, got {given}; set input.size={size[0]}")
 
     def _follow_quick_gelu(self) -> None:
         wanted, other = (QuickGELU, nn.GELU) if self.quick_gelu else (nn.GELU, QuickGELU)

@@ -10,7 +10,7 @@ from timm.models import checkpoint_seq
 from timm.models.beit import Block
 from torch import Tensor, nn
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import WrongInput
 
 EPSILON = 1e-12
 """Of the layer norms of Hugging Face's VideoMAE."""
@@ -44,11 +44,11 @@ class TubeEncoder(nn.Module):
         """[B, T, 3, H, W] -> [B, N, D]
 
         Raises:
-            UserError: A side of the clip is no multiple of a tube's.
+            WrongInput: A side of the clip is no multiple of a tube's.
         """
         sides = (clips.shape[1], *clips.shape[-2:])
         if any(side % part for side, part in zip(sides, self.shape)):
-            raise UserError(
+            raise WrongInput(
                 f"videomae expected clips of whose frames, height and width are multiples of {self.shape}, got "
                 f"{sides}; set input.frames and input.size to such numbers"
             )

@@ -18,7 +18,7 @@ SHORT = KINDS[:3]
 CONFIGURED = KINDS[:4]
 WIDTH = 100  # columns of a line
 COLUMNS = {
-    "detectors": {"name": 20, "title": 29, "backbone": 17, "parameters": 10, "fidelity": 11},
+    "detectors": {"name": 20, "title": 27, "level": 5, "backbone": 17, "parameters": 10, "fidelity": 11},
     "datasets": {"name": 24, "manifest": 28, "store": 30, "compression": 11},
     "protocols": {"name": 26, "train": 24, "test": 46},
     "sweeps": {"name": 24, "title": 46, "seeds": 10, "groups": 6},

@@ -1,7 +1,8 @@
 """The plan of a sweep: what is done, what is to do, and what it costs on paper.
 
 The cost is that of images: those seen in training, those of the selection split after each epoch, and those of the
-tests, divided by a stated number of images a second. Runs of the same kind that are done replace it by their own time.
+tests, divided by a stated number of images a second. A clip counts as its frames. Runs of the same kind that are done
+replace it by their own time.
 """
 
 import json
@@ -13,8 +14,9 @@ from pathlib import Path
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.schema import DataConfig, DatasetConfig
+from resproto_fd.configs.schema import DataConfig, DatasetConfig, InputConfig
 from resproto_fd.configs.sweep_schema import SweepConfig
+from resproto_fd.trainer.clip_list import clips_of_video
 from resproto_fd.training.protocols import dataset_config
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.sweeps.cells import Cell, State, state
@@ -205,7 +207,9 @@ class _Sizes:
 
     def __init__(self, cell: Cell, data: DataConfig | None):
         self.protocol, self.epochs, self.data = cell.protocol_config(), cell.epochs, data
-        self.made_from_reals = json.loads(cell.spec)["detector"]["train"].get("samples", "frames") != "frames"
+        detector = json.loads(cell.spec)["detector"]
+        self.made_from_reals = detector["train"].get("samples", "frames") != "frames"
+        self.input = InputConfig.model_validate(detector["input"])
         self.unknown: set[str] = set()
         self.assumed: set[str] = set()
 
@@ -236,7 +240,11 @@ class _Sizes:
             self.assumed.add(name)
         # Forgeries made from real frames: a frame and its forgery.
         videos = 2 * size.reals if training and self.made_from_reals and size.reals is not None else size.videos
-        return videos * (size.frames if kept is None else min(kept, size.frames))
+        listed = size.frames if kept is None else min(kept, size.frames)
+        if self.input.frames == 1:
+            return videos * listed
+        clips = clips_of_video(listed, size.frames, self.input, None if training else self.input.clips)
+        return videos * clips * self.input.frames
 
 
 def _config(name: str, data: DataConfig | None) -> DatasetConfig:
