@@ -78,11 +78,16 @@ def test_a_map_of_other_weights_is_not_shown_and_its_old_page_goes(run):
     "spoil",
     [
         {"points": [(20.0, 30.0, 9, "a.png")]},
-        {"points": [(2000.0, 30.0, 0, "a.png")]},
-        {"prototypes": 4},
-        {"how": "by hand"},
-        {"weights": "short"},
-        {"more": 1},
+        *(
+            pytest.param(spoil, marks=pytest.mark.slow)
+            for spoil in (
+                {"points": [(2000.0, 30.0, 0, "a.png")]},
+                {"prototypes": 4},
+                {"how": "by hand"},
+                {"weights": "short"},
+                {"more": 1},
+            )
+        ),
     ],
 )
 def test_a_file_that_is_no_map_is_named_and_the_site_is_built(run, spoil):

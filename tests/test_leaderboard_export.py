@@ -162,7 +162,12 @@ def test_a_table_that_no_paper_has_is_refused_before_anything_is_written(cross, 
 
 
 @pytest.mark.parametrize(
-    "source, table", [(key, table) for key, source in load_sources().items() for table in source.tables]
+    "source, table",
+    [
+        pytest.param(key, table, marks=[] if key == "resproto_fd" else pytest.mark.slow)
+        for key, source in load_sources().items()
+        for table in source.tables
+    ],
 )
 def test_every_table_of_every_paper_is_laid_out_or_refused_with_a_reason(source, table):
     try:

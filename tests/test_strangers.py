@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tiny import quick_and_slow
 
 from resproto_fd.training.cli import main
 from resproto_fd.training.results import RunResult
@@ -212,7 +213,7 @@ def save_script(path, marker):
 
 
 @pytest.mark.parametrize("save", [save_pickle, save_torch, save_script])
-@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.safetensors", "w.bin", "w"])
+@pytest.mark.parametrize("name", quick_and_slow(["w.pth", "w.pt", "w.safetensors", "w.bin", "w"], ["w.pth", "w"]))
 def test_no_checkpoint_runs_code(demo, own, tmp_path, marker, capsys, save, name):
     save(tmp_path / name, marker)
     rest = ["--protocol", "demo_cross", f"data.root={demo}", f"run.out={tmp_path / 'out'}", "run.device=cpu"]
