@@ -3,6 +3,7 @@
 import argparse
 import json
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.augment.transforms import train_transform
 from resproto_fd.trainer.batches import TrainBatches
 from resproto_fd.trainer.clip_data import ClipDataset
-from resproto_fd.trainer.clip_list import ClipList, clip_checksum
+from resproto_fd.trainer.clip_list import ClipList, clip_checksum, starts
 from resproto_fd.trainer.companions import find_companions
 from resproto_fd.trainer.data import Normaliser
 from resproto_fd.trainer.distributed import World
@@ -96,6 +97,54 @@ def test_a_short_video_can_be_left_out_and_is_counted_and_one_of_just_enough_fra
 def test_frames_that_a_store_lacks_are_passed_over():
     absent = [made_videos(1, 6)[0].frames[2]]
     assert numbers_of(listed([6], clips=1, absent=absent, frames=5)) == [(0, [0, 1, 3, 4, 5])]
+
+
+def numbered(*videos, budget=None, clips=None, **given):
+    """Clips of videos whose frames have the given numbers."""
+    made = [made_videos(i + 1, 1)[i] for i in range(len(videos))]
+    frames = [tuple(f"Made/{video.split}{i}/{n:03d}.png" for n in videos[i]) for i, video in enumerate(made)]
+    videos = [replace(video, frames=own) for video, own in zip(made, frames)]
+    return ClipList.within(FrameList.of(videos, budget), InputConfig(**given), clips)
+
+
+RUNS = [0, 1, 2, 9, 19, 20, 21, 22, 30]
+"""A run of three and one of four, with evenly spaced frames beside them."""
+
+
+def test_where_a_video_has_runs_of_consecutive_frames_a_clip_is_of_these():
+    assert numbers_of(numbered(RUNS, frames=3, clips=9)) == [(0, [0, 1, 2]), (0, [19, 20, 21]), (0, [20, 21, 22])]
+    assert numbers_of(numbered(RUNS, frames=3, clips=2)) == [(0, [0, 1, 2]), (0, [20, 21, 22])]
+    assert numbers_of(numbered(RUNS, frames=4, clips=9)) == [(0, [19, 20, 21, 22])]
+    assert numbers_of(numbered(RUNS, frames=2, stride=2, clips=9)) == [(0, [0, 2]), (0, [19, 21]), (0, [20, 22])]
+    assert numbers_of(numbered(RUNS, frames=2, stride=3, clips=9)) == [(0, [19, 22])]
+
+
+def test_where_no_clip_is_of_consecutive_frames_every_clip_of_stored_frames_may_be_one():
+    """Each video for itself: evenly spaced frames, runs that are too short, a frame without a face in a run."""
+    spaced = list(range(0, 60, 10))
+    assert numbers_of(numbered(spaced, RUNS, frames=5, clips=9)) == [
+        *((0, spaced[i : i + 5]) for i in range(2)),
+        *((1, RUNS[i : i + 5]) for i in range(5)),
+    ]
+    assert numbers_of(numbered(spaced, RUNS, frames=4, clips=1)) == [(0, spaced[1:5]), (1, [19, 20, 21, 22])]
+    assert numbers_of(numbered([0, 1, 3, 4], frames=3, clips=9)) == [(0, [0, 1, 3]), (0, [1, 3, 4])]
+    assert numbers_of(numbered([5, 7, 9], frames=2, stride=2, clips=9)) == [(0, [5, 9])]
+
+
+def test_a_clip_that_starts_elsewhere_is_of_consecutive_frames_too():
+    found = numbered(RUNS, [0, 7, 14], frames=3, clips=1)
+    drawn = [found.stored.numbers[found.drawn(0, share)].tolist() for share in (0.0, 0.34, 0.67, 0.999)]
+    assert drawn == [[0, 1, 2], [19, 20, 21], [20, 21, 22], [20, 21, 22]]
+    assert found.stored.numbers[found.drawn(1, 0.9)].tolist() == [0, 7, 14]
+
+
+@pytest.mark.parametrize(
+    "given", [{"frames": 4}, {"frames": 3, "stride": 2}, {"frames": 12, "short": "mirror"}], ids=str
+)
+def test_wholly_consecutive_and_wholly_spaced_videos_have_every_start(given):
+    reach = (given["frames"] - 1) * given.get("stride", 1)
+    for numbers in (np.arange(7, 17), np.arange(0, 100, 10)):
+        assert starts(numbers, InputConfig(**given)).tolist() == list(range(max(1, 10 - reach)))
 
 
 def test_a_video_that_the_protocol_leaves_out_has_no_clip():

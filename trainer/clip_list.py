@@ -1,6 +1,7 @@
 """Clips of one split: runs of stored frames of one video, in a fixed order.
 
-In shapes, C is the number of clips, T of the frames of a clip, F of the stored frames and V of the videos.
+In shapes, C is the number of clips, T of the frames of a clip, F of the stored frames, S of a video's possible starts
+and V of the videos.
 """
 
 import hashlib
@@ -49,7 +50,7 @@ class ClipList(FrameList):
             frames: The frames that a detector of single frames would get.
             given: The detector's input.
             clips: Clips of each video; None means as many as the video's frames in the list fill, and at least one.
-                Their starts are evenly spaced over all possible ones. A video has no more clips than starts.
+                They are evenly spaced over its possible starts (see `starts`). A video has no more clips than starts.
             absent: Paths of frames that the stores lack; they are passed over.
 
         Raises:
@@ -69,11 +70,11 @@ class ClipList(FrameList):
                 if given.short == "leave_out":
                     left_out += 1
                     continue
-            for start in evenly_spaced(
-                _starts(length, given), clips_of_video(int(counts[video]), length, given, clips)
-            ):
+            possible = starts(stored.numbers[first : first + length], given)
+            wanted = clips_of_video(int(counts[video]), length, given, clips)
+            for chosen in evenly_spaced(len(possible), wanted):
                 owners.append(video)
-                places.append(first + steps(length, start, given))
+                places.append(first + steps(length, int(possible[chosen]), given))
         if len(frames) and not owners:
             raise UserError(
                 f"none of {short} videos has the {span(given)} stored frames of a clip (input.frames={given.frames}, "
@@ -100,8 +101,8 @@ class ClipList(FrameList):
         """
         owner = self.video_index[clip]
         first, end = np.searchsorted(self.stored.video_index, [owner, owner + 1])
-        length = int(end - first)
-        return first + steps(length, int(share * _starts(length, self.given)), self.given)
+        possible = starts(self.stored.numbers[first:end], self.given)
+        return first + steps(int(end - first), int(possible[int(share * len(possible))]), self.given)
 
     def frames_read(self) -> tuple[FrameList, np.ndarray]:
         """The frames that are in any clip, once each, and the positions of each clip's frames among these, [C, T]."""
@@ -136,7 +137,7 @@ def span(given: InputConfig) -> int:
 
 
 def clips_of_video(frames: int, length: int, given: InputConfig, clips: int | None) -> int:
-    """Number of clips of a video, see `ClipList.within`.
+    """Number of clips of a video, see `ClipList.within`; at most so many if `starts` leaves some out.
 
     Args:
         frames: Frames of the video in the frame list, at least 1.
@@ -147,7 +148,28 @@ def clips_of_video(frames: int, length: int, given: InputConfig, clips: int | No
     >>> clips_of_video(32, 300, InputConfig(frames=8), None), clips_of_video(32, 10, InputConfig(frames=8), 9)
     (4, 3)
     """
-    return min(clips or max(1, frames // given.frames), _starts(length, given))
+    return min(clips or max(1, frames // given.frames), max(1, length - span(given) + 1))
+
+
+def starts(numbers: np.ndarray, given: InputConfig) -> np.ndarray:
+    """Positions in a video where a clip may start, ascending, [S]; S is at least 1.
+
+    If any clip of the video has frames whose numbers step by exactly `stride`, only such clips count. So a video that
+    is stored as runs of consecutive frames beside single ones has clips of the runs alone. Else every clip of stored
+    frames counts. A video that is too short has one start, 0.
+
+    Args:
+        numbers: Number within the original video of each stored frame, ascending, [F].
+        given: The detector's input.
+
+    >>> starts(np.array([0, 1, 2, 9, 19, 20, 21]), InputConfig(frames=3))
+    array([0, 4])
+    """
+    reach = span(given) - 1
+    if len(numbers) <= reach:
+        return np.zeros(1, dtype=np.int64)
+    consecutive = np.flatnonzero(numbers[reach:] - numbers[: len(numbers) - reach] == reach)
+    return consecutive if len(consecutive) else np.arange(len(numbers) - reach)
 
 
 def steps(length: int, start: int, given: InputConfig) -> np.ndarray:
@@ -176,11 +198,6 @@ def clip_checksum(checksums: Sequence[int] | np.ndarray) -> int:
     if (checksums == UNREAD).any():
         return UNREAD
     return zlib.crc32(np.ascontiguousarray(checksums, "<u4").tobytes())
-
-
-def _starts(length: int, given: InputConfig) -> int:
-    """Number of possible starts of a clip in a video of so many stored frames."""
-    return max(1, length - span(given) + 1)
 
 
 def _bounds(stored: FrameList) -> np.ndarray:

@@ -27,10 +27,12 @@ FURTHER = [
     (PROTOCOL, "mfclip_tiny"),
     (PROTOCOL, "gm_df_tiny"),
     (PROTOCOL, "sd2_tiny"),
+    (PROTOCOL, "i3d_tiny"),
+    (PROTOCOL, "stil_tiny"),
     ("demo_multi", "gm_df_tiny"),
     ("demo_multi", "sd2_tiny"),
 ]
-"""What --all adds: the other papers' methods, two of them also on two training sets."""
+"""What --all adds: other papers' methods, two of them of clips, and two also on two training sets."""
 CONTROLS = ["chance", "clip_probe_tiny", "border_tiny"]
 """What --controls adds; the statistics of the files come with them."""
 _EPOCH = re.compile(r"epoch (\d+)/\d+: (.*)")
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"detectors to run (default: {' '.join(DETECTORS)})",
     )
-    parser.add_argument("--all", action="store_true", help="run MFCLIP, GM-DF and SD2 too (takes some minutes more)")
+    parser.add_argument("--all", action="store_true", help="run MFCLIP, GM-DF, SD2, I3D, STIL too (some minutes more)")
     parser.add_argument("--controls", action="store_true", help="run the controls too")
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds; one run for each (default: 0)"
