@@ -6,6 +6,8 @@ from importlib.metadata import EntryPoint
 from typing import Literal
 
 import pytest
+import test_detectors
+import tiny
 from torch import nn
 
 from resproto_fd import detectors
@@ -347,9 +349,6 @@ def two_edits(clean_registry, tmp_path, monkeypatch):
 
 
 def test_a_class_file_and_a_preset_make_a_detector_that_is_listed_and_tested(two_edits, monkeypatch):
-    import test_detectors
-    import tiny
-
     tiny._presets.cache_clear()
     row = next(row for row in registry.describe_detectors() if row["name"] == "brand_new")
     assert (row["name"], row["class"]) == ("brand_new", "brand_new")
