@@ -9,6 +9,7 @@ import textwrap
 import pytest
 import torch
 import yaml
+from tiny import quick_and_slow
 from torch import nn
 
 from resproto_fd.configs import deepfakebench as their_yaml
@@ -448,7 +449,10 @@ def test_a_preset_that_takes_clips_is_not_written_for_their_loader_and_not_made_
         _settings("meso4", {"input": {"frames": 8}})
 
 
-@pytest.mark.parametrize("name", [*filter(of_frames, loading.names("detectors"))])
+OF_FRAMES = [*filter(of_frames, loading.names("detectors"))]
+
+
+@pytest.mark.parametrize("name", quick_and_slow(OF_FRAMES, OF_FRAMES[::5]))
 def test_every_preset_of_frames_is_written_as_their_yaml_and_read_back(name):
     config = loading.load("detectors", name)
     text = their_yaml.written(config, {"mask"})

@@ -299,7 +299,14 @@ def test_an_unknown_domain_is_the_wildcard():
 
 @pytest.mark.parametrize(
     "switch",
-    [{"experts": False}, {"sis": False}, {"alignment": 0.5}, {"mim": 0.0}, {"second_order": []}, {"norm": "post"}],
+    [
+        {"experts": False},
+        {"alignment": 0.5},
+        *(
+            pytest.param(switch, marks=pytest.mark.slow)
+            for switch in ({"sis": False}, {"mim": 0.0}, {"second_order": []}, {"norm": "post"})
+        ),
+    ],
     ids=str,
 )
 def test_each_switch_changes_the_loss(switch):

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from made import TinyDetector, made_config, made_dataset
+from tiny import quick_and_slow
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from resproto_fd.detectors import create_detector
@@ -72,11 +73,11 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("recipe", quick_and_slow(RECIPES, ["plain", "bf16, clipped, averaged"]))
 @pytest.mark.parametrize("detector", [resproto, TinyDetector], ids=["ResProto-FD collecting", "plain"])
 def test_a_training_step_reads_nothing_back_to_the_host(tmp_path, recipe, detector):
     fused = {"lr": 1e-3, "fused": True}  # as on a GPU; an optimiser that is not fused reads its step count, on the CPU
-    config = made_config(**{"epochs": 1, "optimizer": fused, **recipe})
+    config = made_config(**{"epochs": 1, "optimizer": fused, **RECIPES[recipe]})
     world = World(0, 1, torch.device("cpu"))
     trainer = WatchedTrainer(detector(), made_dataset(config), config, world, tmp_path)
     trainer.fit()

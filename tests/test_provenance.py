@@ -490,6 +490,7 @@ def test_weights_that_were_changed_do_not_keep_the_record_of_others(oracle, tmp_
     assert "its record of training is of other tensors" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"history": [1]}, {"history": {"format": 99}}, {"epoch": "first"}])
 def test_a_record_that_cannot_be_read_is_said_to_be_unused(oracle, tmp_path, capsys, change):
     content = torch.load(run_in(oracle / "runs") / "best.pt", weights_only=True)
