@@ -422,8 +422,12 @@ def test_a_lasting_worker_is_replaced_when_it_dies():
 
 CLUSTER = """
 import sys
+import tempfile
+from pathlib import Path
+
 from ray.cluster_utils import Cluster
 
+Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)  # Ray's test cluster writes its address there
 small = {"object_store_memory": 80 << 20}
 cluster = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False, "temp_dir": sys.argv[1], **small})
 

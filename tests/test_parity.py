@@ -153,7 +153,7 @@ STEPS = {
     "f3net": {},
     "ffd": {},
     "core": {"pairs": "halves"},
-    "rfm": {},
+    "rfm": {"boxes": 0},
     "fwa": {},
     "pcl_xception": {"consistency": 1.0, "first_column_bug": True},
     "sladd": {"mask_weight": 0.0},

@@ -35,6 +35,7 @@ def bench(demo, tmp_path_factory):
 def cluster(bench, monkeypatch):
     """A Ray cluster of its own, with a head of one CPU. Steps that are made on it are counted as of "cluster"."""
     utils = pytest.importorskip("ray.cluster_utils")
+    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)  # Ray's test cluster writes its address there
     counts = bench.work / "cluster.steps"
     shutil.rmtree(counts, ignore_errors=True)
     counts.mkdir()

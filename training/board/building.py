@@ -82,11 +82,10 @@ def build(
         PUBLISHED: render_published(load_published(), load_sources()),
     }
     files |= {row_path(section, row): render_row(section, row, facts) for section in tables for row in section.rows}
-    for section in tables:
-        for row in section.rows:
-            embedding, _ = stored_embedding(row)
-            if embedding is not None:
-                files[map_path(section, row)] = render_map(section, row, embedding)
+    for section, row in ((section, row) for section in tables for row in section.rows):
+        embedding, _ = stored_embedding(row)
+        if embedding is not None:
+            files[map_path(section, row)] = render_map(section, row, embedding)
     files[INDEX] = render(tables, problems, pending)  # last: it links to the others
     for name, text in files.items():
         with atomic_file(out_dir / name) as file:

@@ -130,7 +130,8 @@ def _by_clustering(section: Section) -> TableView | None:
             ]
             lines.append(([f"{line.row.first.title} ({line.row.name})"], cells))
     heads = ["Detector", *(CLUSTERINGS[name] for name in marks)]
-    return small_table(heads, lines, f"Mean {METRICS[section.auc].title} under each clustering", texts=1)
+    title = METRICS[section.auc].title
+    return small_table(heads, lines, f"Mean {title[0].lower()}{title[1:]} under each clustering", texts=1)
 
 
 def _board(section: Section, name: str) -> dict[str, Any]:
