@@ -81,8 +81,9 @@ def build(
         EXPORTS["JSON"]: to_json(tables, problems),
         PUBLISHED: render_published(load_published(), load_sources()),
     }
-    files |= {row_path(section, row): render_row(section, row, facts) for section in tables for row in section.rows}
-    for section, row in ((section, row) for section in tables for row in section.rows):
+    rows = [(section, row) for section in tables for row in section.rows]
+    files |= {row_path(*each): render_row(*each, facts) for each in rows}
+    for section, row in rows:
         embedding, _ = stored_embedding(row)
         if embedding is not None:
             files[map_path(section, row)] = render_map(section, row, embedding)
