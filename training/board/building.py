@@ -66,11 +66,7 @@ def build(
     reader = ScoreReader()
     results, problems = collect(runs, reader)
     if not results:
-        shown = [str(problem) for problem in problems[:5]] + ["..."] * (len(problems) > 5)
-        raise UserError(
-            f"no usable {RESULT_FILE} among {len(problems)}; mend them or train or test again (nothing is written to "
-            f"{out_dir}):\n  " + "\n  ".join(shown)
-        )
+        raise _nothing_usable(problems, out_dir)
     facts = read_groups(groups, side or side_folders(run.config for run in results)) if groups else {}
     tables = sections(results, reader)
     out_dir = Path(out_dir)
@@ -96,6 +92,15 @@ def build(
             stale.unlink()
     papers = [] if paper is None else paper_table(paper, tables).write(out_dir)
     return Summary(out_dir, len(results), tables, problems, papers)
+
+
+def _nothing_usable(problems: Sequence[Problem], out_dir: str | Path) -> UserError:
+    """The error when every result file is left out; the first of them are named."""
+    shown = [str(problem) for problem in problems[:5]] + ["..."] * (len(problems) > 5)
+    return UserError(
+        f"no usable {RESULT_FILE} among {len(problems)}; mend them or train or test again (nothing is written to "
+        f"{out_dir}):\n  " + "\n  ".join(shown)
+    )
 
 
 _MADE = '<meta name="generator" content="resproto leaderboard">'
