@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.store.frame_store import FrameStore
-from resproto_fd.trainer.augment.device_transforms import OnDevice
+from resproto_fd.trainer.augment.device_transforms import OnDevice, Unaugmented
 from resproto_fd.trainer.augment.views import Transform, uniforms
 from resproto_fd.trainer.clip_list import ClipList, clip_checksum
-from resproto_fd.trainer.companions import LANDMARKS, Companions, as_tensors, carried
+from resproto_fd.trainer.companions import LANDMARKS, Companions, carried
 from resproto_fd.trainer.data import BadFrame, Canvas, FrameDataset
 
 START = 5
@@ -58,33 +57,16 @@ class ClipDataset(FrameDataset):
         )
         self.stored, self.pictures, self.draws = clips.stored, clips.given.frames, draws
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict:
-        """Reads the batch of some keys (epoch, index)."""
-        epochs, chosen, length = [epoch for epoch, _ in keys], [index for _, index in keys], self.pictures
-        batch = Canvas(len(keys) * length, self._empty)
-        self._checksum_of.clear()
-        bad = self._fill(batch, range(len(keys)), epochs, chosen)
-        lost = [place for place in bad if not (self.replace_bad and self._replaced(batch, place, epochs, chosen))]
-        found: dict = {"bad": [bad[place] for place in sorted(bad)]}
-        good = [place for place in range(len(keys)) if place not in lost]
-        if not good:
-            return found
-        pictures = [place * length + frame for place in good for frame in range(length)]
-        image = batch.images if not lost else batch.images[pictures]
-        if isinstance(self.transform, OnDevice):
-            drawn = self.transform.batch(image, [batch.views[picture] for picture in pictures])
-            image = replace(drawn, frames=length)
-        else:
-            image = image.unflatten(0, (-1, length))
-        index = torch.tensor([chosen[place] for place in good])
-        beside = as_tensors(batch.beside, pictures)
-        found |= {"image": image, **self._facts(index)}
-        found |= {name: value.unflatten(0, (-1, length)) for name, value in beside.items()}
-        if self.checksums:
-            frames = [self._frames_of(epochs[place], chosen[place]) for place in good]
-            sums = [clip_checksum([self._checksum_of[frame] for frame in clip]) for clip in frames]
-            found["checksum"] = torch.tensor(sums)
-        return found
+    def _made(self, batch: Canvas, places: list[int]) -> dict:
+        """The clips at some places of a batch, and what was made with them."""
+        length = self.pictures
+        made = super()._made(batch, [place * length + frame for place in places for frame in range(length)])
+        image = made.pop("image")
+        of_clips = replace(image, frames=length) if isinstance(image, Unaugmented) else image.unflatten(0, (-1, length))
+        return {"image": of_clips, **{name: value.unflatten(0, (-1, length)) for name, value in made.items()}}
+
+    def _checksum(self, epoch: int, index: int) -> int:
+        return clip_checksum([self._checksum_of[frame] for frame in self._frames_of(epoch, index)])
 
     def _frames_of(self, epoch: int, clip: int) -> list[int]:
         """Positions in the stored frames of a clip's, T."""
@@ -95,7 +77,6 @@ class ClipDataset(FrameDataset):
     def _fill(
         self, batch: Canvas, places: Sequence[int], epochs: Sequence[int], chosen: Sequence[int]
     ) -> dict[int, BadFrame]:
-        """Puts clips into their places in the batch; returns what is wrong with a clip, by its place."""
         length, bad = self.pictures, {}
         seeds = {place: self._seed(epochs[place], chosen[place]) for place in places}
         frames = [frame for place in places for frame in self._frames_of(epochs[place], chosen[place])]
@@ -127,13 +108,3 @@ class ClipDataset(FrameDataset):
             return error
         batch.put(picture, image)
         return None
-
-    def _replaced(self, batch: Canvas, place: int, epochs: Sequence[int], chosen: list[int]) -> bool:
-        """Puts the next readable clip into a place; returns whether there is one."""
-        first = chosen[place]
-        for other in range(first + 1, first + len(self)):
-            chosen[place] = other % len(self)
-            if not self._fill(batch, [place], epochs, chosen):
-                return True
-        chosen[place] = first
-        return False

@@ -112,23 +112,38 @@ class FrameDataset(Dataset):
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict:
         """Reads the batch of some keys (epoch, index)."""
         epochs, chosen = [epoch for epoch, _ in keys], [index for _, index in keys]
-        batch, bad = Canvas(len(keys), self._empty), {}
+        batch = Canvas(len(keys) * self.pictures, self._empty)
         self._checksum_of.clear()
-        for place, image in self._read_in_key_order(chosen):
-            if error := self._put(batch, place, image, epochs[place], chosen[place]):
-                bad[place] = BadFrame(chosen[place], str(error))
+        bad = self._fill(batch, range(len(keys)), epochs, chosen)
         lost = [place for place in bad if not (self.replace_bad and self._replaced(batch, place, epochs, chosen))]
         found: dict = {"bad": [bad[place] for place in sorted(bad)]}
         good = [place for place in range(len(keys)) if place not in lost]
         if good:
-            index = torch.tensor([chosen[place] for place in good])
-            image = batch.images if not lost else batch.images[good]
-            if isinstance(self.transform, OnDevice):
-                image = self.transform.batch(image, [batch.views[place] for place in good])
-            found |= {"image": image, **self._facts(index), **as_tensors(batch.beside, good)}
+            found |= self._facts(torch.tensor([chosen[place] for place in good])) | self._made(batch, good)
             if self.checksums:
-                found["checksum"] = torch.tensor([self._checksum_of[chosen[place]] for place in good])
+                found["checksum"] = torch.tensor([self._checksum(epochs[place], chosen[place]) for place in good])
         return found
+
+    def _fill(
+        self, batch: "Canvas", places: Sequence[int], epochs: Sequence[int], chosen: Sequence[int]
+    ) -> dict[int, BadFrame]:
+        """Puts samples into their places in the batch; returns what is wrong with a sample, by its place."""
+        bad = {}
+        for number, image in self._read_in_key_order([chosen[place] for place in places]):
+            place = places[number]
+            if error := self._put(batch, place, image, epochs[place], chosen[place]):
+                bad[place] = BadFrame(chosen[place], str(error))
+        return bad
+
+    def _made(self, batch: "Canvas", pictures: list[int]) -> dict:
+        """The pictures at some places of a batch, and what was made with them."""
+        image = batch.images if len(pictures) == len(batch.images) else batch.images[pictures]
+        if isinstance(self.transform, OnDevice):
+            image = self.transform.batch(image, [batch.views[picture] for picture in pictures])
+        return {"image": image, **as_tensors(batch.beside, pictures)}
+
+    def _checksum(self, epoch: int, index: int) -> int:
+        return self._checksum_of[index]
 
     def _facts(self, index: torch.Tensor) -> dict:
         """What a batch has of its samples beside what was read."""
@@ -259,15 +274,13 @@ class FrameDataset(Dataset):
         return int(np.random.SeedSequence((self.seed, *of)).generate_state(1)[0])
 
     def _replaced(self, batch: "Canvas", place: int, epochs: Sequence[int], chosen: list[int]) -> bool:
-        """Puts the next readable frame into a place; returns whether there is one."""
+        """Puts the next readable sample into a place; returns whether there is one."""
         first, step = chosen[place], 1 if self.pairs is None else 2
         for other in range(first + step, first + len(self), step):
-            index = other % len(self)
-            reading = self._read_in_key_order([index])
-            _, image = next(reading)
-            if not self._put(batch, place, image, epochs[place], index):
-                chosen[place] = index
+            chosen[place] = other % len(self)
+            if not self._fill(batch, [place], epochs, chosen):
                 return True
+        chosen[place] = first
         return False
 
     def _worker(self) -> int:

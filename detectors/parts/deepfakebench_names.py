@@ -166,22 +166,23 @@ def transformers_vit(state: dict) -> dict:
     Args:
         state: Without a prefix; other keys are unchanged.
     """
-    return _joined({_replaced(key, _TRANSFORMERS_VIT): value for key, value in state.items()}, "query", "key", "value")
+    return joined({replaced(key, _TRANSFORMERS_VIT): value for key, value in state.items()}, "query", "key", "value")
 
 
 def transformers_xclip(state: dict) -> dict:
     """Tensors of transformers' X-CLIP image tower, without prefix, under the names of timm's ViTs and `messages.N`."""
-    named = {_replaced(key, _TRANSFORMERS_XCLIP): value for key, value in state.items()}
-    return _joined(named, "q_proj", "k_proj", "v_proj")
+    named = {replaced(key, _TRANSFORMERS_XCLIP): value for key, value in state.items()}
+    return joined(named, "q_proj", "k_proj", "v_proj")
 
 
-def _replaced(key: str, table: tuple) -> str:
+def replaced(key: str, table: tuple) -> str:
+    """A name after all replacements of a table, (pattern, ours) each, one after the other."""
     for pattern, ours in table:
         key = re.sub(pattern, ours, key)
     return key
 
 
-def _joined(state: dict, *parts: str) -> dict:
+def joined(state: dict, *parts: str) -> dict:
     """Queries, keys and values of each attention as one tensor, `qkv`; those that lack a part are unchanged."""
     found = dict(state)
     for key in state:

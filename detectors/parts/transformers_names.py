@@ -2,22 +2,22 @@
 
 import re
 
-import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from resproto_fd.detectors.parts.deepfakebench_names import clip_vit
+from resproto_fd.detectors.parts.deepfakebench_names import clip_vit, joined, replaced
 
 _DINOV3 = (
-    (r"embeddings\.cls_token$", "cls_token"),
-    (r"embeddings\.register_tokens$", "reg_token"),
-    (r"embeddings\.patch_embeddings\.", "patch_embed.proj."),
-    (r"(?:model\.)?layer\.(\d+)\.norm([12])\.", r"blocks.\1.norm\2."),
-    (r"(?:model\.)?layer\.(\d+)\.attention\.o_proj\.", r"blocks.\1.attn.proj."),
-    (r"(?:model\.)?layer\.(\d+)\.attention\.([qv])_proj\.bias$", r"blocks.\1.attn.\2_bias"),
-    (r"(?:model\.)?layer\.(\d+)\.layer_scale([12])\.lambda1$", r"blocks.\1.gamma_\2"),
-    (r"(?:model\.)?layer\.(\d+)\.mlp\.up_proj\.", r"blocks.\1.mlp.fc1."),
-    (r"(?:model\.)?layer\.(\d+)\.mlp\.down_proj\.", r"blocks.\1.mlp.fc2."),
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.register_tokens$", "reg_token"),
+    (r"^embeddings\.patch_embeddings\.", "patch_embed.proj."),
+    (r"^(?:model\.)?layer\.(\d+)\.", r"blocks.\1."),
+    (r"\.attention\.o_proj\.", ".attn.proj."),
+    (r"\.attention\.([qv])_proj\.bias$", r".attn.\1_bias"),
+    (r"\.attention\.([qkv])_proj\.weight$", r".attn.\1.weight"),
+    (r"\.layer_scale([12])\.lambda1$", r".gamma_\1"),
+    (r"\.mlp\.up_proj\.", ".mlp.fc1."),
+    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
 )
 
 
@@ -37,19 +37,7 @@ def dinov3_in_timm(state: dict[str, Tensor], vit: nn.Module) -> dict[str, Tensor
 
     Biases of queries and values that are 0 everywhere are left out where `vit` has none.
     """
-    found, joined = {}, {}
-    for key, value in state.items():
-        if match := re.search(r"layer\.(\d+)\.attention\.([qkv])_proj\.weight$", key):
-            joined.setdefault(match[1], {})[match[2]] = value
-            continue
-        for pattern, ours in _DINOV3:
-            key, count = re.subn(f"^{pattern}", ours, key)
-            if count:
-                break
-        found[key] = value
-    for layer, parts in joined.items():
-        if set(parts) == {"q", "k", "v"}:
-            found[f"blocks.{layer}.attn.qkv.weight"] = torch.cat([parts[part] for part in "qkv"])
+    found = joined({replaced(key, _DINOV3): value for key, value in state.items()}, "q", "k", "v")
     own = vit.state_dict()
     return {
         key: value
