@@ -269,15 +269,18 @@ def traces(folder: Path) -> dict[str, Any]:
     from resproto_fd.trainer import checkpoint
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # else it tells of every purge
-    saved = [path.name for path in checkpoint.stored(folder / "checkpoints")]
-    last = torch.load(folder / "checkpoints" / saved[-1], weights_only=True)
+    *older, newest = checkpoint.stored(folder / "checkpoints")
+    last = torch.load(newest, weights_only=True)
     last["progress"].pop("seconds")
     result = json.loads((folder / "result.json").read_text())
     for key in ("timing", "commit", "dirty"):  # the checkout may be worked on meanwhile
         del result[key]
     del result["config"]["run"]["out"]
     found = {
-        "files": sorted(path.name for path in folder.rglob("*") if "events.out" not in path.name),
+        # A run that was asked to stop has saved a step more: which older checkpoints are left depends on the moment.
+        "files": sorted(
+            path.name for path in folder.rglob("*") if "events.out" not in path.name and path not in older
+        ),
         "best.pt": (folder / "best.pt").read_bytes(),
         "checkpoint": last,
         "result": result,

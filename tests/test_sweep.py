@@ -88,10 +88,16 @@ def wait_for(there, typed, seconds=600):
         time.sleep(0.05)
 
 
+def logs_of(bench, name):
+    """What a sweep and its cells printed at last."""
+    paths = [bench.work / f"{name}.log", *sorted((bench.work / name).rglob("log.txt"))]
+    return "\n".join(f"{path}:\n{path.read_text(errors='replace')[-4000:]}" for path in paths if path.is_file())
+
+
 def each_once(bench, name):
     """Every run is that of `resproto train`, and no step was made twice."""
-    assert bench.compare(name) == []
-    assert bench.steps(name) == {f"tiny-seed{seed}": bench.steps_needed() for seed in (0, 1)}
+    assert bench.compare(name) == [], logs_of(bench, name)
+    assert bench.steps(name) == {f"tiny-seed{seed}": bench.steps_needed() for seed in (0, 1)}, logs_of(bench, name)
 
 
 def test_a_sweeps_runs_are_those_of_single_commands_and_are_not_repeated(bench):
