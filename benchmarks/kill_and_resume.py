@@ -278,9 +278,7 @@ def traces(folder: Path) -> dict[str, Any]:
     del result["config"]["run"]["out"]
     found = {
         # A run that was asked to stop has saved a step more: which older checkpoints are left depends on the moment.
-        "files": sorted(
-            path.name for path in folder.rglob("*") if "events.out" not in path.name and path not in older
-        ),
+        "files": sorted(path.name for path in folder.rglob("*") if "events.out" not in path.name and path not in older),
         "best.pt": (folder / "best.pt").read_bytes(),
         "checkpoint": last,
         "result": result,

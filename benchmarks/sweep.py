@@ -40,6 +40,8 @@ ENDING = 60
 """Seconds that processes may take to end after those they belong to were killed."""
 PATIENCE = 900
 """Seconds that a sweep may take."""
+ATTEMPTS = 10
+"""Times that a sweep is typed beside those after kills, before it is given up."""
 SWEEP = """
 title: Four tiny runs
 seeds: [{seeds}]
@@ -223,8 +225,7 @@ def killed(bench: Bench, kills: int, seed: int, seconds: float, report: Callable
     repeated, left, endings, typed_again = 0, [], [], 0
     while done < kills:
         name, number = f"killed{number}", number + 1
-        again = True
-        while again:
+        for _ in range(kills + ATTEMPTS):
             with bench.type(name) as typed:
                 while done < kills:
                     kind = TARGETS[done % len(TARGETS)]
@@ -241,10 +242,15 @@ def killed(bench: Bench, kills: int, seed: int, seconds: float, report: Callable
                 rest, took = typed.left_over()
                 left += rest
                 endings.append(took)
-                again = status != 0
-                typed_again += again
-                if status not in (0, 1, 75, -signal.SIGKILL) or status is None:
+                if status == 0:
+                    break
+                typed_again += 1
+                if status not in (1, 75, -signal.SIGKILL):
                     report(typed.output()[-1500:])
+        else:
+            raise SystemExit(
+                f"{name}: not through after it was typed {kills + ATTEMPTS} times:\n{typed.output()[-3000:]}"
+            )
         found += bench.compare(name)
         steps = bench.steps(name)
         extra = {cell: count - bench.steps_needed() for cell, count in steps.items()}

@@ -22,8 +22,8 @@ class Needs(Strict, frozen=True):
     Attributes:
         cards: Graphics cards: 1, or more for a run of several processes; a share of one, such as 0.5, which is used
             only once the run's peak of memory was measured; 0 for a run on the CPU.
-        memory_gib: Memory of a card that the run takes at most, in GiB; null means that it is measured. It counts for a
-            run that shares a card; one that has cards for itself gets any card.
+        memory_gib: Memory of a card that the run takes at most, in GiB; null means that it is measured. A run that has
+            cards for itself waits for cards that hold it, if there are such, and gets any otherwise.
         cpus: CPUs; null means one for each process that trains and one for each of its data workers.
     """
 

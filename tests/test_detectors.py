@@ -74,22 +74,22 @@ def test_every_registered_class_is_among_the_cases_and_few_train_nothing():
 def test_outputs_have_their_shapes_and_ranges(case):
     images = images_of(case)
     detector, training = first_step(case)
-    features = detector.encode(images)
+    assert detector.encode(images[:2]).shape == (2, *training.features.shape[1:])
     for output in (training, detector(images, LABELS)):
         assert output.scores.shape == (6,)
         assert output.scores.dtype == torch.float32
         assert ((output.scores >= 0) & (output.scores <= 1)).all()
         assert output.logits.shape == (6, 2)
         assert output.features.ndim == 2
-        assert len(output.features) == len(features) == 6
+        assert len(output.features) == 6
         assert all(v.shape == (6,) and ((v >= 0) & (v <= 1)).all() for v in output.variants.values())
         assert output.losses["total"].ndim == 0
         assert all(value.isfinite() for value in output.losses.values())
-    assert detector(images).losses is None
+    assert detector(images[:2]).losses is None
 
 
 def test_a_class_is_declared_to_have_a_fixed_encoder_if_and_only_if_it_has_one(case):
-    images = images_of(case)
+    images = images_of(case)[:2]
     detector = make(case).train()
     assert detector.encode(images).requires_grad != bool(detector.fixed_encoder), (
         f"{case}: freeze the encoder, or set fixed_encoder to its parts"

@@ -72,6 +72,20 @@ def test_a_run_with_a_peak_above_every_card_gets_a_card_for_itself():
     assert [room.place(Needs(0.25), peak_gib=40).node, room.place(Needs(0.25), peak_gib=40)] == ["b", None]
 
 
+def test_a_run_with_a_known_peak_waits_for_cards_that_hold_it():
+    room = pool(24, 80, 80)
+    large = room.place(Needs(), peak_gib=40)
+    assert large.cards == (1,)
+    assert room.hold(Needs(2), peak_gib=40) == {("a", 2), ("a", 1)}
+    assert room.place(Needs(2), peak_gib=40) is None
+    assert room.place(Needs(), peak_gib=40).cards == (2,)
+    assert room.place(Needs(), peak_gib=40) is None
+    assert room.place(Needs(), peak_gib=10).cards == (0,)
+    room.give_back(large)
+    assert room.place(Needs(3), peak_gib=40) is None  # no node has three such cards: three of any kind are waited for
+    assert room.hold(Needs(3), peak_gib=40) == {("a", 0), ("a", 1), ("a", 2)}
+
+
 def test_cards_of_one_run_are_on_one_node():
     room = Pool([Node("a", (80, 80)), Node("b", (80, 80))])
     room.place(Needs())

@@ -145,6 +145,17 @@ def test_a_run_of_many_cards_is_not_starved_by_small_ones():
     assert again < 40
 
 
+def test_a_run_that_waits_for_a_large_card_keeps_no_small_card_from_others():
+    gib = {"c0": 40.0, "c1": 40.0, "c2": 4.0}
+    jobs, engine = swept(cells(3), nodes=[Node("a", (24.0, 80.0), 16)], peak_of=lambda cell: gib[cell.digest])
+    assert set(states(jobs).values()) == {"done"}
+    assert [(time, digest, placement.cards) for time, digest, _, placement in engine.starts] == [
+        (0, "c0", (1,)),
+        (0, "c2", (0,)),
+        (10, "c1", (1,)),
+    ]
+
+
 def test_a_budget_of_runs_counts_cells_and_not_attempts():
     jobs, engine = swept(
         cells(5), MadeEngine(lambda cell, attempt, starts: "stopped" if starts == 1 else "done"), rules=Rules(runs=2)

@@ -55,6 +55,7 @@ class Cell:
         task: Word that the run folder's name gets for the overrides; "" for none.
         epochs: Epochs of training; 0 for a detector without anything to train.
         workers: Data workers of each of its processes.
+        split_batch: Parts that its settings have each batch computed in.
         spec: The specification as JSON; `state` compares a run's record with it.
     """
 
@@ -69,6 +70,7 @@ class Cell:
     task: str = ""
     epochs: int = 0
     workers: int = 0
+    split_batch: int = 1
     spec: str = field(default="{}", repr=False, compare=False)
 
     def words(self, runs: str | Path) -> list[str]:
@@ -234,6 +236,7 @@ class _Maker:
             task=task,
             epochs=0 if self._detector.trainable == 0 else config.detector.train.epochs,
             workers=config.run.workers,
+            split_batch=config.run.split_batch,
             spec=json.dumps(_specification(config.model_dump(mode="json", by_alias=True)), sort_keys=True),
         )
 

@@ -1,7 +1,8 @@
 """The cards and CPUs that a sweep may use: what is taken, what is free, and where a run fits. Nothing is started here.
 
 A run gets cards of its own unless its needs ask for a share of one and its peak of memory is known. Runs share a card
-only as far as their peaks, with a margin, fit its memory together. So memory is never promised twice.
+only as far as their peaks, with a margin, fit its memory together. So memory is never promised twice. A run with cards
+of its own and a known peak waits for cards that hold it, if there are such.
 """
 
 from collections.abc import Iterable
@@ -106,13 +107,15 @@ class Pool:
 
         Args:
             needs: What it takes. More CPUs than a node has are all of the node's.
-            peak_gib: Its measured peak of memory on a card. It gets a card for itself if that is None, or if no card is
-                known to be large enough to be shared: those of unknown memory are not.
+            peak_gib: Its stated or measured peak of memory on a card. It gets a card for itself if that is None, or if
+                no card is known to be large enough to be shared: those of unknown memory are not.
             alone: Whether it gets its card for itself in any case.
             held: Cards that it may not have, see `hold`.
         """
         best = None
-        alone = alone or peak_gib is None or not self._can_be_shared(peak_gib)
+        if peak_gib is not None and not self._is_held_by(peak_gib, whole_cards(needs)):
+            peak_gib = None
+        alone = alone or peak_gib is None
         for room in self._rooms.values():
             if found := self._fit(room, needs, peak_gib, alone, held):
                 # The fullest card that has room, then the node with the fewest free cards: large gaps stay whole.
@@ -124,23 +127,26 @@ class Pool:
         self._take(best[1], 1)
         return best[1]
 
-    def _can_be_shared(self, peak_gib: float) -> bool:
-        """Whether some card, empty, is known to hold such a run and its margin."""
-        return any(taken_gib(peak_gib) <= gib for node in self.nodes for gib in node.cards)
+    def _is_held_by(self, peak_gib: float, count: int) -> bool:
+        """Whether some node has so many cards that, empty, are known to hold such a run and its margin."""
+        return any(sum(taken_gib(peak_gib) <= gib for gib in node.cards) >= count for node in self.nodes)
 
     def ever_fits(self, needs: Needs) -> bool:
         """Whether some node could hold a run if it were empty."""
         return any(len(node.cards) >= whole_cards(needs) for node in self.nodes)
 
-    def hold(self, needs: Needs) -> frozenset:
+    def hold(self, needs: Needs, peak_gib: float | None = None) -> frozenset:
         """The cards, as (node, position), to be kept for a run that waits for them: the free ones first."""
         count = whole_cards(needs)
-        rooms = [room for room in self._rooms.values() if len(room.cards) >= count]
+        if peak_gib is not None and not self._is_held_by(peak_gib, count):
+            peak_gib = None
+        rooms = [room for room in self._rooms.values() if len(_large_enough(room, peak_gib)) >= count]
         if not rooms or not count:
             return frozenset()
 
         def order(room: _Room) -> list[int]:
-            return sorted(range(len(room.cards)), key=lambda at: (room.cards[at].taken_parts, at))[:count]
+            fit = _large_enough(room, peak_gib)
+            return sorted(fit, key=lambda at: (room.cards[at].taken_parts, at))[:count]
 
         room = min(rooms, key=lambda room: sum(room.cards[at].taken_parts for at in order(room)))
         return frozenset((room.node.name, at) for at in order(room))
@@ -165,7 +171,8 @@ class Pool:
         open_cards = [at for at in range(len(room.cards)) if (node.name, at) not in held]
         if needs.cards < 1 and not alone:
             return self._fit_share(room, needs, peak_gib, open_cards, cpus)
-        free = [at for at in open_cards if not room.cards[at].runs]
+        fit = _large_enough(room, peak_gib)
+        free = [at for at in open_cards if at in fit and not room.cards[at].runs]
         count = whole_cards(needs)
         if len(free) < count:
             return None
@@ -194,6 +201,11 @@ class Pool:
             card.taken_parts += sign * round(placement.share * PARTS)
             if not card.runs:  # no rounding is carried on
                 card.taken_gib = 0.0
+
+
+def _large_enough(room: _Room, peak_gib: float | None) -> list[int]:
+    """Positions of a node's cards that, empty, hold a run's peak; of all, if the peak is not known."""
+    return [at for at, card in enumerate(room.cards) if peak_gib is None or taken_gib(peak_gib) <= card.gib]
 
 
 def whole_cards(needs: Needs) -> int:

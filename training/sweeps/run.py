@@ -138,7 +138,10 @@ def log_of(cell: Cell, runs: str | Path) -> Path:
 
 
 def parts_of(cell: Cell) -> list[int]:
-    """Parts that a cell's batch can be computed in when a card's memory is too small for more of it."""
+    """Parts that a cell's batch can be computed in when a card's memory is too small for more of it.
+
+    They are more than those that the cell's own settings ask for.
+    """
     detector = json.loads(cell.spec)["detector"]
     if detector_class(detector["detector"]).steps_alone:
         return []
@@ -146,7 +149,7 @@ def parts_of(cell: Cell) -> list[int]:
     unit *= detector["train"]["accumulate"]
     whole, found, parts = detector["train"]["batch_size"], [], 2
     while parts <= min(whole, MOST_PARTS):
-        if whole % (unit * parts) == 0:
+        if parts > cell.split_batch and whole % (unit * parts) == 0:
             found.append(parts)
         parts *= 2
     return found

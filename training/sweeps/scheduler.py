@@ -266,10 +266,8 @@ class Scheduler:
     def _kind(self, job: Job) -> tuple:
         """What decides where a job fits: jobs of one kind wait in one queue. Kinds with many cards come first."""
         needs = job.cell.needs
-        shares = 0 < needs.cards < 1 and not job.alone
-        peak = self._peak_of(job.cell) if shares else None
-        if shares and peak is None:
-            shares = False
+        peak = self._peak(job)
+        shares = 0 < needs.cards < 1 and not job.alone and peak is not None
         return (
             -whole_cards(needs) if not shares else -needs.cards,
             job.alone,
@@ -277,6 +275,9 @@ class Scheduler:
             -(needs.cpus or 1),
             needs.cards,
         )
+
+    def _peak(self, job: Job) -> float | None:
+        return self._peak_of(job.cell) if job.cell.needs.cards else None
 
     def _enqueue(self, job: Job) -> None:
         self._queues.setdefault(self._kind(job), deque()).append(job)
@@ -303,7 +304,7 @@ class Scheduler:
                     queue.append(job)
             queue.extendleft(reversed(passed_over))  # they keep their places
             if blocked is not None and kind[0] <= -1:
-                held |= self.pool.hold(blocked.cell.needs)
+                held |= self.pool.hold(blocked.cell.needs, self._peak(blocked))
             if not queue:
                 del self._queues[kind]
 
@@ -312,8 +313,7 @@ class Scheduler:
 
     def _try(self, job: Job, kind: tuple, held: frozenset) -> Literal["begun", "over", "later", "no room"]:
         needs = job.cell.needs
-        peak = self._peak_of(job.cell) if 0 < needs.cards < 1 else None
-        placement = self.pool.place(needs, peak, job.alone, held)
+        placement = self.pool.place(needs, self._peak(job), job.alone, held)
         if placement is None:
             return "no room"
         if not self._claimed(job):
