@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -412,3 +413,30 @@ def test_the_board_names_running_failed_and_coming_cells_and_its_fault_does_not_
         ("to come", ""),
     ]
     assert keeper.problem == "no usable result.json"
+
+
+def test_two_sweeps_on_a_folder_make_its_board_one_after_another(tmp_path):
+    job = Job(made_cells()[1][0], state="done")
+    (tmp_path / job.cell.folder).mkdir(parents=True)
+    (tmp_path / job.cell.folder / "result.json").touch()
+    order, begun, go_on = [], threading.Event(), threading.Event()
+
+    def build(folders, out, pending):
+        order.append("begins")
+        begun.set()
+        go_on.wait()
+        order.append("ends")
+
+    def make():
+        with BoardKeeper([job], tmp_path, tmp_path / "board", build):
+            pass
+
+    sweeps = [threading.Thread(target=make) for _ in range(2)]
+    for sweep in sweeps:
+        sweep.start()
+    begun.wait()
+    assert order == ["begins"]
+    go_on.set()
+    for sweep in sweeps:
+        sweep.join()
+    assert order == ["begins", "ends"] * 2

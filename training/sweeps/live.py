@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
+from resproto_fd.configs.locks import held
 from resproto_fd.training.board.collecting import Pending
 from resproto_fd.training.sweeps.scheduler import Job
 
@@ -17,6 +18,8 @@ PENDING = 500
 """Cells that the leaderboard's page names."""
 BOARD_EVERY = 15.0
 """Seconds between two boards; more if making one takes long."""
+PATIENCE = 600
+"""Seconds to wait while another sweep on the folder makes its board."""
 _ORDER = {"running": 0, "failed": 1, "elsewhere": 2, "waiting": 3, "left": 4, "done": 5}
 _SHOWN = {"waiting": "to come", "left": "to come", "elsewhere": "running elsewhere"}
 _COLOURS = {"running": "cyan", "failed": "red", "done": "green", "elsewhere": "blue"}
@@ -163,8 +166,10 @@ class BoardKeeper:
         folders = [folder for folder in folders if (folder / "result.json").is_file()]
         if not folders:
             return
+        lock = self._out.with_name(f".{self._out.name}.lock")
         try:
-            self._build(folders, self._out, pending=self.pending())
+            with held(lock, f"another sweep makes {self._out}; run the same command again after it", PATIENCE):
+                self._build(folders, self._out, pending=self.pending())
             self.problem = ""
         except Exception as error:  # of whatever kind: the runs matter more
             self.problem = str(error) or type(error).__name__
