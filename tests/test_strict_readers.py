@@ -181,9 +181,11 @@ def test_a_setting_out_of_bounds_is_refused_with_its_key(word, key):
 
 @pytest.mark.parametrize("word, message", [
     ("run.device=meta", "run.device: expected auto, cpu, cuda, cuda:N or mps, got 'meta'"),
-    ("protocol.share=1e-7", "protocol.share=1e-07 leaves none of the 36 training frames"),
+    pytest.param(
+        "protocol.share=1e-7", "protocol.share=1e-07 leaves none of the 36 training frames", marks=pytest.mark.slow
+    ),
     ("model.options={channels: [1]}", r"cannot score a picture of 128 x 128 pixels.*correct model\.\*"),
-    ("model.dropout=5", r"dropout.*correct model\.\*"),
+    pytest.param("model.dropout=5", r"dropout.*correct model\.\*", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_setting_that_cannot_work_is_refused_before_any_work(demo, tmp_path, capsys, word, message):
     command = ["train", "--detector", "resnet_tiny", "--protocol", "demo_cross", f"data.root={demo}", "run.workers=0"]
