@@ -85,10 +85,11 @@ def test_shuffled_labels_give_chance(name, tmp_path):
     print(f"{name}: shuffled labels: P(fake) of fakes minus reals {gap:.3f} (AUC {auc:.3f})")
     assert abs(gap) < 0.15
     # The control can fail. Were labels alone shuffled, SD2 would learn the classes from the true facts. MFCLIP scores by
-    # a classifier that only labels teach: it learns the classes from true ones.
-    other = replace(frames, labels=frames.labels[order]) if name == "sd2" else frames
+    # a classifier that labels alone teach: it learns the classes from true ones.
+    if name == "sd2":
+        what, other = "shuffled labels and true facts", replace(frames, labels=frames.labels[order])
+    else:
+        what, other = "true labels", frames
     learnt, auc = trained(name, other, tmp_path / "learnt", 0)
-    print(
-        f"{name}: {'shuffled labels and true facts' if name == 'sd2' else 'true labels'}: {learnt:.3f} (AUC {auc:.3f})"
-    )
+    print(f"{name}: {what}: {learnt:.3f} (AUC {auc:.3f})")
     assert learnt > 0.5
