@@ -84,8 +84,8 @@ def test_shuffled_labels_give_chance(name, tmp_path):
     gap, auc = trained(name, frames.shuffled(order), tmp_path / "shuffled", 0)
     print(f"{name}: shuffled labels: P(fake) of fakes minus reals {gap:.3f} (AUC {auc:.3f})")
     assert abs(gap) < 0.15
-    # The control can fail. Were labels alone shuffled, SD2 would learn the classes from the true facts. MFCLIP scores by
-    # a classifier that labels alone teach: it learns the classes from true ones.
+    # The control can fail. Were labels alone shuffled, SD2 would learn the classes from the true facts. MFCLIP scores
+    # by a classifier that labels alone teach: it learns the classes from true ones.
     if name == "sd2":
         what, other = "shuffled labels and true facts", replace(frames, labels=frames.labels[order])
     else:
