@@ -12,9 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from resproto_fd.configs.schema import Positive
 from resproto_fd.detectors.parts.clip_frames import check_frames
-from resproto_fd.detectors.parts.deepfakebench_names import transformers_vit
 from resproto_fd.detectors.parts.temporal_attention import DividedAttention
 from resproto_fd.detectors.parts.timm_classifier import TimmClassifier
+from resproto_fd.detectors.parts.transformers_names import transformers_vit
 from resproto_fd.detectors.registry import register
 
 

@@ -6,7 +6,7 @@ Legend: B clips, T frames, H and W pixels, D width.
 from torch import Tensor, nn
 
 from resproto_fd.detectors.base import Detector
-from resproto_fd.detectors.parts.deepfakebench_names import transformers_vit
+from resproto_fd.detectors.parts.transformers_names import transformers_vit
 from resproto_fd.detectors.parts.tube_encoder import TubeEncoder
 from resproto_fd.detectors.registry import register
 from resproto_fd.detectors.weights import fetch, load_all, pretrained_skipped, read_state_dict

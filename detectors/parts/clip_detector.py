@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.parts.clip_tower import Backbone, load_clip
-from resproto_fd.detectors.parts.deepfakebench_names import clip_vit
 from resproto_fd.detectors.parts.lora import ATTENTION, add_lora
+from resproto_fd.detectors.parts.transformers_names import clip_vit
 
 
 class ClipDetector(Detector):

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from resproto_fd.configs.errors import UnreadableFile, UserError, WrongInput, shown
 from resproto_fd.configs.readers.json_reader import read_json_object
 from resproto_fd.configs.suggestions import nearest
-from resproto_fd.detectors.parts.deepfakebench_names import transformers_clip
+from resproto_fd.detectors.parts.transformers_names import transformers_clip
 from resproto_fd.detectors.weights import fetch, load_all, pretrained_skipped, read_state_dict
 
 Backbone = str | dict[str, Any]
