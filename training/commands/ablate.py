@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import write_text
-from resproto_fd.training.commands.arguments import add_trust, readable, with_trust
+from resproto_fd.training.commands.arguments import add_run, add_trust, readable, with_trust
 
 DEFAULT_SWEEP = {"top_k": [16, 32, 64, 128], "temperature": [0.1, 1.0]}
 """For detectors with these keywords: Figure 4 of the ResProto-FD paper, and the released code's temperature."""
@@ -31,7 +31,7 @@ AGREEMENT = 1e-5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", metavar="RUN", help="a run's folder")
+    add_run(parser)
     add_trust(parser)
     parser.add_argument(
         "sweep",

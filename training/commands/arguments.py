@@ -1,4 +1,7 @@
-"""Arguments that `train` and `test` share, and the configuration they make; some are DeepfakeBench's flags."""
+"""Arguments that several commands share, and the configuration that those of `train` and `test` make.
+
+Some are DeepfakeBench's flags.
+"""
 
 import argparse
 import os
@@ -59,6 +62,21 @@ def readable(sources: Mapping[str, Path], read: Callable[[Path], Content]) -> di
     for fault in faults:
         print(f"left out: {fault}")
     return found
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Adds the run folder of commands that look at one run."""
+    parser.add_argument("run_folder", metavar="RUN", help="a run's folder")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds the device of commands that score with trained runs."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Adds the folder of runs of commands that make runs and read no configuration of one."""
+    parser.add_argument("--out", default="runs", metavar="DIR", help="folder of runs (default: runs)")
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

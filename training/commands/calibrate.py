@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.training.commands.arguments import add_trust
+from resproto_fd.training.commands.arguments import add_device, add_trust
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folders", nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
+    add_device(parser)
     add_trust(parser)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="where the data lie now (data.root=DATA)")
 

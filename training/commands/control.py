@@ -12,6 +12,7 @@ import numpy as np
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.schema import DataConfig
+from resproto_fd.training.commands.arguments import add_out
 
 NAME = "file_statistics"
 FACTS = ("bytes", "height", "width", "bytes a pixel", "JPEG", "PNG", "native", "mean of the JPEG's quantisation")
@@ -20,7 +21,7 @@ FACTS = ("bytes", "height", "width", "bytes a pixel", "JPEG", "PNG", "native", "
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", required=True, metavar="NAME", help="a protocol's name or YAML")
     parser.add_argument("--seed", type=int, default=0, help="seed of the trees (default: 0)")
-    parser.add_argument("--out", default="runs", metavar="DIR", help="folder of runs (default: runs)")
+    add_out(parser)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="data.* settings: where the data are")
 
 

@@ -16,13 +16,13 @@ from typing import NamedTuple
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import sha256_of, write_text
-from resproto_fd.training.commands.arguments import add_trust, with_trust
+from resproto_fd.training.commands.arguments import add_run, add_trust, with_trust
 
 MOST_FACES = 500
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", metavar="RUN", help="a run's folder")
+    add_run(parser)
     parser.add_argument("files", nargs="*", metavar="FILE", help="face crops (pictures), folders, data.* settings")
     parser.set_defaults(settings=[])  # words key=value after other options
     parser.add_argument("--frames", type=int, default=0, metavar="N", help="N frames of each class and test set, too")

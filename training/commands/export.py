@@ -9,11 +9,11 @@ import re
 from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.training.commands.arguments import add_trust
+from resproto_fd.training.commands.arguments import add_run, add_trust
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", metavar="RUN", help="a run's folder")
+    add_run(parser)
     parser.add_argument("--out", metavar="DIR", help="the package's folder (default: RUN/package)")
     parser.add_argument("--onnx", action="store_true", help="add an ONNX graph, checked with onnxruntime")
     parser.add_argument("--torch-export", action="store_true", help="add a graph of torch.export, checked too")

@@ -11,14 +11,14 @@ from typing import Any
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import atomic_file, write_text
-from resproto_fd.training.commands.arguments import add_trust, with_trust
+from resproto_fd.training.commands.arguments import add_run, add_trust, with_trust
 
 BLUR = 9
 """Side in pixels over which a heatmap is averaged."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_folder", metavar="RUN", help="a run's folder")
+    add_run(parser)
     add_trust(parser)
     parser.add_argument(
         "--frames", type=int, default=4, metavar="N", help="frames of each class and test set (default: %(default)s)"

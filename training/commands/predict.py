@@ -12,7 +12,7 @@ from pathlib import Path
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.readers.text import GIB, MIB, decoded, read_text
 from resproto_fd.preprocessing.picture_kinds import HEAD, kind_of
-from resproto_fd.training.commands.arguments import add_trust
+from resproto_fd.training.commands.arguments import add_device, add_trust
 
 LARGEST_LIST, LARGEST_INPUT = 64 * MIB, 4 * GIB
 STANDARD_INPUT = "-"
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes", type=int, help="processes that look for faces; 0 uses none (default: one a core)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
+    add_device(parser)
     parser.add_argument(
         "--seconds", type=float, default=600.0, help="most seconds to look for faces in a file (default: %(default)s)"
     )

@@ -6,7 +6,7 @@ import secrets
 import sys
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.training.commands.arguments import add_trust
+from resproto_fd.training.commands.arguments import add_device, add_trust
 from resproto_fd.training.commands.predict import RULES, add_rules
 
 LIBRARIES = ("fastapi", "uvicorn")
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_limits(parser)
     add_rules(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
+    add_device(parser)
     add_trust(parser)
 
 

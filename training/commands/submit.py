@@ -22,7 +22,7 @@ from resproto_fd.configs.locks import held
 from resproto_fd.configs.readers.csv_reader import read_csv
 from resproto_fd.configs.readers.text import is_number
 from resproto_fd.preprocessing.video import SPLITS
-from resproto_fd.training.commands.arguments import print_result
+from resproto_fd.training.commands.arguments import add_out, print_result
 
 COLUMNS = ("test_set", "frame", "score")
 WRONG = ("of no frame of the protocol", "repeated", "no number in [0, 1], nor nan for no answer")
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_about(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of its training (default: 0)")
-    parser.add_argument("--out", default="runs", metavar="DIR", help="folder of runs (default: runs)")
+    add_out(parser)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="data.* settings: where the manifests are")
 
 

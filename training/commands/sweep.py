@@ -16,7 +16,7 @@ from resproto_fd.configs.files import make_folder
 from resproto_fd.configs.locks import SoleLock
 from resproto_fd.configs.schema import DataConfig
 from resproto_fd.configs.sweep_schema import Budget, SweepConfig
-from resproto_fd.training.commands.arguments import add_trust
+from resproto_fd.training.commands.arguments import add_out, add_trust
 
 ENGINE = ("ray", "rich")
 """Libraries of the extra `cluster`: without them a sweep can be planned, but not run here."""
@@ -27,7 +27,7 @@ PATHS = ("root", "json_dir", "lmdb_dir", "rgb_dir")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="SWEEP", help="a sweep's name (see: resproto list sweeps) or its YAML")
-    parser.add_argument("--out", default="runs", metavar="DIR", help="folder of runs (default: %(default)s)")
+    add_out(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="print the plan and what it costs; start nothing")
     what.add_argument(
