@@ -54,6 +54,14 @@ def test_the_papers_protocols_find_their_tables(name):
         assert {test_set for line in lines for test_set in line.values} <= set(protocol.test)
 
 
+@pytest.mark.parametrize("name", [f"df40_{number}_{kind}" for number in (1, 2, 3) for kind in ("fs", "fr", "efs")])
+def test_the_protocols_of_df40_find_four_whole_lines(name):
+    protocol = loading.load("protocols", name)
+    lines = published_lines(protocol.train, protocol.test, "frame_auc")
+    assert [line.method for line in lines] == ["Xception", "CLIP-large", "RECCE", "RFM"]
+    assert all(set(line.values) == set(protocol.test) for line in lines)
+
+
 def test_other_training_sets_have_other_numbers_and_unknown_ones_none():
     assert published_lines(["Demo-A"], ["Demo-B"], "frame_auc") == []
     assert published_lines(["FaceForensics++", "DFDC"], ["Celeb-DF-v2"], "frame_auc") == []
