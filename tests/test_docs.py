@@ -356,6 +356,17 @@ def test_everything_that_has_a_name_has_a_page(kind):
         assert {f"{kind}/{file_name(name)}.md" for name in loading.names(kind)} <= set(pages)
 
 
+@needs_mkdocs
+def test_two_averages_of_a_published_table_have_two_columns():
+    made()
+    from site_pages.published import rows_of, tables_of
+
+    text = "\n".join(tables_of(rows_of(["GenD"])))
+    assert "| average (cross-dataset) |" in text and "| average (cross-manipulation) |" in text
+    assert "| 0.923 |" in text and "| 0.958 |" in text
+    assert "AUC of videos, which is assumed" in text
+
+
 class Links(HTMLParser):
     """What a browser would fetch for a page by itself."""
 

@@ -34,6 +34,8 @@ def tables_of(rows: Sequence[PublishedRow]) -> list[str]:
     text += ["Papers print these numbers. None was measured with this code. Rates are in [0, 1].", ""]
     for (source, name, metric, level), cells in found.items():
         of_level = f" of {level}s" if level != "none" else ""
+        if level != "none" and not sources[source].tables[name].level_stated:
+            of_level += ", which is assumed: the source does not say what is counted"
         text += [
             f"**{name}** of {sources[source].title}: {TITLES.get(metric, metric.upper())}{of_level}",
             "",
@@ -67,16 +69,18 @@ def beside(config, metric: str) -> list[str]:
 
 
 def _by_test_set(cells: Sequence[PublishedRow]) -> str:
-    columns = list(dict.fromkeys(row.test_set_printed or row.metric for row in cells))
+    printed = {row.test_set or row.metric: row.test_set_printed or row.metric for row in cells}
+    often = Counter(printed.values())
+    columns = {name: head if often[head] == 1 else name for name, head in printed.items()}  # two averages: "Avg."
     lines = defaultdict(dict)
     for row in cells:
-        lines[row.train_set, row.setting][row.test_set_printed or row.metric] = row.printed
+        lines[row.train_set, row.setting][row.test_set or row.metric] = row.printed
     varied = ["setting"] if any(setting for _, setting in lines) else []
     rows = []
     for (train, setting), values in lines.items():
         start = [train, *([setting or "as proposed"] if varied else [])]
         rows.append([*start, *(values.get(column, "") for column in columns)])
-    return table(["trained on", *varied, *columns], rows, columns)
+    return table(["trained on", *varied, *columns.values()], rows, list(columns.values()))
 
 
 def _letters(name: str) -> str:
