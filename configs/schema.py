@@ -225,7 +225,7 @@ class TrainConfig(Strict):
             the frame at the same moment of the real video it was made from, as side files or names like
             FaceForensics++'s tell; if that video is not known, by a random real frame of its data set. Half of each
             batch is real. An epoch has as many frames as with `shuffled`, so that it repeats real frames and may leave
-            out fakes.
+            out fakes. An unreadable frame that is skipped is replaced together with the other one of its pair.
     """
 
     epochs: NonNegative = 10

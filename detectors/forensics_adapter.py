@@ -7,6 +7,7 @@ Legend: B batch, Q queries, L patches (G x G), W the adapter's width, D embeddin
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,6 +44,9 @@ class ForensicsAdapter(ClipDetector):
         UserError: As `ClipDetector`; the tower is of another kind; a layer or block does not exist.
     """
 
+    reads_texts: ClassVar[bool] = False
+    """Whether a subclass needs CLIP's text tower."""
+
     def __init__(
         self,
         backbone: Backbone = "ViT-L-14",
@@ -62,7 +66,8 @@ class ForensicsAdapter(ClipDetector):
         **clip,
     ):
         super().__init__(backbone, **clip)
-        self.clip.drop_text()
+        if not self.reads_texts:
+            self.clip.drop_text()
         self.clip.requires_grad_(False)
         visual = self.clip.require_vit("forensics_adapter")
         known = visual.transformer.layers
@@ -126,7 +131,7 @@ class ForensicsAdapter(ClipDetector):
     ) -> Output:
         """See `Detector.forward`; with masks, [B, 1, ., .] in [0, 1], also the losses of boundary and patches."""
         features, asked, after = self._look(images)
-        output = self.head(features, labels)
+        output = self.head(features, labels, mask=mask, **fields)
         if labels is None:
             return output
         found = None if self.boundary is None else at_least_float32(self.boundary(asked, after[-1]))

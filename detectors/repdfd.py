@@ -53,14 +53,12 @@ class RepDFD(ClipDetector):
     ):
         super().__init__(backbone, **clip)
         self.freeze("clip")
-        if not hasattr(self.clip.text, "token_embedding"):
-            raise UserError(f"repdfd: {type(self.clip.text).__name__} has no word embeddings that can be replaced")
+        width = self.clip.require_words("repdfd")
         tokens = self.clip.tokenizer([real, fake])
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("word", tokens[1] == self.clip.tokenizer([WORD])[0, 1], persistent=False)
         if fake.split().count(WORD) != 1:
             raise UserError(f"repdfd: expected model.fake with one {WORD}, in the place of the face, got '{fake}'")
-        width = self.clip.text.token_embedding.embedding_dim
         self.register_buffer("projection", torch.randn(width, self.clip.embed_dim) / width)
         side = self.clip.visual.image_size
         side = side if isinstance(side, int) else side[0]
@@ -89,16 +87,8 @@ class RepDFD(ClipDetector):
             faces: Embeddings of the faces, [B, D].
         """
         words = faces @ self.projection.T.to(faces.dtype)
-
-        def with_faces(module: nn.Module, args: tuple[Tensor], found: Tensor) -> Tensor:
-            return torch.where(self.word[:, None], words[:, None].to(found.dtype), found)
-
         real = self.clip.text(self.tokens[:1]).expand(len(faces), -1)
-        handle = self.clip.text.token_embedding.register_forward_hook(with_faces)
-        try:
-            return real, self.clip.text(self.tokens[1:].expand(len(faces), -1))
-        finally:
-            handle.remove()
+        return real, self.clip.text_with(self.tokens[1:].expand(len(faces), -1), self.word, words[:, None])
 
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
         image, real, fake = at_least_float32(features).chunk(3, dim=-1)

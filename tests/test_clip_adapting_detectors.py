@@ -1,4 +1,4 @@
-"""C2P-CLIP, RepDFD and Forensics Adapter: their equations against slow loops."""
+"""C2P-CLIP, RepDFD, Forensics Adapter and Forensics Adapter++: their equations against slow loops."""
 
 import math
 
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.detectors.c2p_clip import contrast
+from resproto_fd.detectors.parts.region_texts import REGIONS, forged_regions, text_alignment
 from resproto_fd.detectors.parts.side_adapter import frozen_layers, look_where_told
 from resproto_fd.losses.boundary import blending_boundary, patch_contrast, sample_contrast
 
@@ -241,3 +242,110 @@ def test_layers_that_there_are_not_are_named():
         adapter(contrasted=[4])
     with pytest.raises(UserError, match="expected a ViT of open_clip, got ModifiedResNet"):
         create_detector("forensics_adapter", **TINY_RESNET)
+
+
+# --- Forensics Adapter++ ---------------------------------------------------------------------------------------------
+
+POINTS = torch.tensor([[24.0, 24], [40, 24], [32, 34], [26, 44], [38, 44]])
+"""A face in a picture of 64: eyes 16 pixels apart, and the mouth 20 pixels below them."""
+
+
+def plus_plus(**keywords):
+    torch.manual_seed(0)
+    return create_detector("forensics_adapter_pp", **{**tiny("forensics_adapter_pp"), "mask_weight": 200.0, **keywords})
+
+
+def forged_mask():
+    mask = torch.zeros(6, 1, 32, 32)
+    mask[LABELS == 1, :, 8:24, 4:20] = 1
+    return {"mask": mask, "landmarks": (POINTS / 2).repeat(6, 1, 1)}
+
+
+def test_the_texts_add_a_loss_to_forensics_adapter_and_change_nothing_else():
+    plain, detector, without = adapter().train(), plus_plus().train(), plus_plus(text_weight=0.0).train()
+    assert (detector.requires, without.requires) == ({"mask", "landmarks"}, {"mask"})
+    assert without.state_dict().keys() == plain.state_dict().keys()
+    wanted = plain(IMAGES, LABELS, **forged_mask())
+    found, same = detector(IMAGES, LABELS, **forged_mask()), without(IMAGES, LABELS, **forged_mask())
+    assert torch.equal(found.scores, wanted.scores)
+    assert {name: value.item() for name, value in same.losses.items()} == {
+        name: value.item() for name, value in wanted.losses.items()
+    }
+    total = wanted.losses["total"] + 1.5 * found.losses["text"]
+    assert found.losses["total"].item() == pytest.approx(total.item(), rel=1e-6)
+    found.losses["total"].backward()
+    assert detector.texts.words.grad.any(dim=1).all()
+    assert not any(p.requires_grad for p in detector.clip.parameters())
+
+
+def test_learnt_words_stand_between_a_texts_start_and_its_words():
+    detector = plus_plus().double()
+    text, tokens = detector.clip.text, detector.clip.tokenizer(["face with forged mouth"])[0]
+    end = tokens.argmax()
+    words = text.token_embedding(tokens)
+    words = torch.cat([words[:1], detector.texts.words, words[1 : 24 - 4]])
+    x = text.transformer((words + text.positional_embedding)[None], attn_mask=text.attn_mask)
+    wanted = F.normalize(text.ln_final(x)[0, end + 4] @ text.text_projection, dim=0)
+    found = detector.texts(detector.clip)
+    torch.testing.assert_close(found[1 + list(REGIONS).index("mouth")], wanted)
+    assert found.shape == (6, 12)
+    assert len({tuple(row) for row in found.tolist()}) == 6
+
+
+def of_68_points(five):
+    points = torch.full((68, 2), 99.0)
+    points[36:42], points[42:48], points[48], points[54] = five[0], five[1], five[3], five[4]
+    return points
+
+
+@pytest.mark.parametrize(
+    ("box", "wanted"),
+    [
+        ((39, 49, 0, 64), {"mouth"}),
+        ((42, 49, 0, 64), {"mouth"}),  # 7 of its 10 rows
+        ((46, 49, 0, 64), set()),  # 3 of its 10 rows
+        ((12, 64, 0, 64), set(REGIONS)),
+        ((12, 64, 0, 30), set()),  # less than half of each
+        ((12, 64, 0, 34), set(REGIONS)),
+        ((0, 64, 0, 10), set()),
+    ],
+)
+def test_a_region_is_forged_if_half_of_it_is(box, wanted):
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[:, :, box[0] : box[1], box[2] : box[3]] = 1
+    for points in (POINTS, of_68_points(POINTS)):
+        found = forged_regions(mask, points[None])[0]
+        assert {name for name, forged in zip(REGIONS, found, strict=True) if forged} == wanted
+    turned = torch.stack([63 - POINTS[:, 1], POINTS[:, 0]], dim=1)
+    assert torch.equal(forged_regions(mask.rot90(-1, (2, 3)), turned[None])[0], found)
+
+
+def test_regions_that_landmarks_do_not_show_are_not_forged():
+    mask = torch.ones(2, 1, 64, 64)
+    nowhere = torch.stack([POINTS + 500, torch.full((5, 2), 30.0)])
+    assert not forged_regions(mask, nowhere).any()
+    with pytest.raises(UserError, match="expected 5 landmarks of a face, or 68 and more, got 7"):
+        forged_regions(mask, torch.zeros(2, 7, 2))
+
+
+def test_an_image_is_aligned_with_the_text_of_its_class_or_those_of_its_forged_regions():
+    images, texts = draw(4, 6), F.normalize(draw(6, 6), dim=-1)
+    labels, forged = torch.tensor([0, 1, 1, 0]), torch.zeros(4, 5, dtype=torch.bool)
+    forged[1, [0, 3]] = True
+    forged[3, 2] = True  # a real image's regions do not count
+    total = 0.0
+    for image, chosen in zip(images, ([0], [1, 4], [1, 2, 3, 4, 5], [0]), strict=True):
+        cosines = [7 * F.cosine_similarity(image, text, dim=0).item() for text in texts]
+        below = math.log(sum(math.exp(cosine) for cosine in cosines))
+        total += sum(below - cosines[place] for place in chosen) / len(chosen)
+    found = text_alignment(images, texts, labels, forged, torch.tensor(7.0))
+    assert found.item() == pytest.approx(total / 4, abs=1e-9)
+
+
+def test_the_texts_run_under_autocast_and_too_many_words_are_refused():
+    detector = plus_plus().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = detector(IMAGES, LABELS, **forged_mask()).losses
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in losses.values())
+    with pytest.raises(UserError, match=r"18 words do not fit into the 24 tokens of a text; set model\.words"):
+        plus_plus(words=18)

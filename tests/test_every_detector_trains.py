@@ -25,6 +25,7 @@ WITH_NEEDS = {
     "core": {"consistency": 1.0},
     "ffd": {"mask_weight": 1.0},
     "forensics_adapter": {"mask_weight": 1.0},
+    "forensics_adapter_pp": {"mask_weight": 1.0},
     "lrl": {"segmentation": 1.0},
     "pcl_xception": {"consistency": 1.0},
     "prodet": {"blends": True},

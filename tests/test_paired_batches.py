@@ -9,15 +9,18 @@ from made import MadeStore, TinyDetector, made_config
 from pydantic import ValidationError
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.schema import TrainConfig
+from resproto_fd.configs.schema import InputConfig, TrainConfig
 from resproto_fd.preprocessing.side_file import SideRecord, write_side
 from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.augment.transforms import train_transform
 from resproto_fd.trainer.batches import PairedBatches
+from resproto_fd.trainer.clip_data import ClipDataset
+from resproto_fd.trainer.clip_list import ClipList
 from resproto_fd.trainer.companions import find_partners
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.distributed import World
+from resproto_fd.trainer.encoded import EncodedFrames
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.trainer import Trainer
 from resproto_fd.training.run import _partners
@@ -112,11 +115,16 @@ def test_the_data_sets_of_the_fakes_take_turns():
     assert [named(fake)[0] for fake in fakes] == ["swap", "warp"] * 8
 
 
-def make_trainer(folder, config):
+def read(config, frames=LISTED, broken=()):
+    kind, store = ClipDataset if isinstance(frames, ClipList) else FrameDataset, {"FF": MadeStore(broken)}
+    transform, partners = train_transform("flip", config.detector.input), find_partners(frames, {})
+    return kind(frames, store, transform, config.seed, replace_bad=bool(broken), partners=partners)
+
+
+def make_trainer(folder, config, broken=()):
     checkpoint.seed_everything(config.seed)
-    data = FrameDataset(LISTED, {"FF": MadeStore()}, train_transform("flip", config.detector.input), config.seed)
-    world, partners = World(0, 1, torch.device("cpu")), find_partners(LISTED, {})
-    return Trainer(TinyDetector(coupled=True, dropout=0.3), data, config, world, folder, partners=partners)
+    world = World(0, 1, torch.device("cpu"))
+    return Trainer(TinyDetector(coupled=True, dropout=0.3), read(config, broken=broken), config, world, folder)
 
 
 class _Stop(Exception):
@@ -169,6 +177,68 @@ def bench(**run):
     return SimpleNamespace(resolved=SimpleNamespace(sides={}), config=config, world=World(0, 1, torch.device("cpu")))
 
 
+PAIRS = [(fake, int(real)) for fake, real in enumerate(find_partners(LISTED, {}).of_fakes()) if real >= 0]
+KEYS = [(3, place) for pair in (PAIRS[5], PAIRS[0], PAIRS[10]) for place in pair]
+
+
+@pytest.mark.parametrize("unread", [(0,), (1,), (0, 1)])
+def test_an_unreadable_frame_is_replaced_together_with_the_other_of_its_pair(unread):
+    """Of the second pair the fake, the real frame, or both cannot be read; nor can the pair that would replace it."""
+    config = made_config(sampling="paired")
+    broken = [PAIRS[0][which] for which in unread] + [PAIRS[1][1]]
+    whole, data = read(config), read(config, broken=[LISTED.paths[index] for index in broken])
+    batch = data.__getitems__(KEYS)
+    wanted = [*PAIRS[5], *PAIRS[2], *PAIRS[10]]
+    assert batch["index"].tolist() == wanted
+    assert batch["label"].tolist() == [1, 0] * 3
+    assert torch.equal(batch["image"], whole.__getitems__([(3, index) for index in wanted])["image"])
+    assert [bad.index for bad in batch["bad"]] == [PAIRS[0][which] for which in unread]
+
+    known = dict.fromkeys(broken, "is broken")
+    encoded = EncodedFrames(data, {False: torch.arange(len(LISTED))[:, None]}, np.zeros(len(LISTED)), known)
+    batch = encoded.__getitems__(KEYS)
+    assert batch["image"].features[:, 0].tolist() == batch["index"].tolist() == wanted
+    assert [bad.index for bad in batch["bad"]] == [PAIRS[0][which] for which in unread]
+
+
+def test_the_pairs_go_round_and_a_pair_that_nothing_can_replace_is_left_out():
+    partners = find_partners(LISTED, {})
+    fakes = np.flatnonzero(LISTED.labels).tolist()
+    last = list(partners.pairs_after(fakes[-1], lambda fake: 7))
+    assert [fake for fake, _ in last] == fakes[:-1]
+    assert [fake for fake, _ in partners.pairs_after(fakes[2], lambda fake: 7)] == fakes[3:] + fakes[:2]
+    assert all(real == (dict(PAIRS)[fake] if fake in dict(PAIRS) else partners.of(fake, 7)) for fake, real in last)
+    reals = [LISTED.paths[index] for index in np.flatnonzero(LISTED.labels == 0)]
+    batch = read(made_config(sampling="paired"), broken=reals).__getitems__(KEYS[:2])
+    assert set(batch) == {"bad"}
+    assert [bad.index for bad in batch["bad"]] == [KEYS[1][1]]
+
+
+def test_an_unreadable_clip_is_replaced_together_with_the_other_of_its_pair():
+    config = made_config(sampling="paired")
+    clips = ClipList.within(LISTED, InputConfig(size=8, frames=2))
+    pairs = [(fake, int(real)) for fake, real in enumerate(find_partners(clips, {}).of_fakes()) if real >= 0]
+    broken = clips.stored.paths[clips.places[pairs[0][1], 1]]
+    batch = read(config, clips, [broken]).__getitems__([(0, index) for pair in (pairs[3], pairs[0]) for index in pair])
+    unhurt = next(pair for pair in pairs[1:] if broken not in [clips.stored.paths[i] for i in clips.places[pair[1]]])
+    assert batch["index"].tolist() == [*pairs[3], *unhurt]
+    assert [bad.index for bad in batch["bad"]] == [pairs[0][1]]
+
+
+def test_a_run_on_pairs_with_unreadable_frames_shows_whole_pairs_and_says_so(tmp_path, capsys):
+    broken = [LISTED.paths[PAIRS[0][0]], LISTED.paths[PAIRS[4][1]]]
+    trainer, seen = make_trainer(tmp_path, made_config(epochs=2, sampling="paired"), broken), []
+    step = trainer._step
+    trainer._step = lambda micro: (seen.extend(micro[0]["index"].tolist()), step(micro))
+    trainer.fit()
+    for fake, real in zip(seen[::2], seen[1::2], strict=True):
+        assert (LISTED.labels[fake], LISTED.labels[real]) == (1, 0)
+        assert real == dict(PAIRS).get(fake, real)
+    assert not {PAIRS[0][0], PAIRS[4][1]} & set(seen)
+    assert set(trainer.progress.bad_frames) == {PAIRS[0][0], PAIRS[4][1]}
+    assert "unreadable frame replaced by the next pair, with its partner: made store" in capsys.readouterr().out
+
+
 def test_a_run_tells_for_how_many_fakes_a_real_frame_is_known(capsys):
     partners = _partners(LISTED, bench())
     for index, real in enumerate(partners.of_fakes()):
@@ -177,6 +247,10 @@ def test_a_run_tells_for_how_many_fakes_a_real_frame_is_known(capsys):
         else:
             assert real == -1
     assert "paired: 16 of 20 fake frames come with a frame of the real video" in capsys.readouterr().err
+    clips = ClipList.within(LISTED, InputConfig(size=8, frames=2))
+    fakes, known = int(clips.labels.sum()), int((_partners(clips, bench()).of_fakes() >= 0).sum())
+    told = f"paired: {known} of {fakes} fake clips come with a clip of the real video they were made from, "
+    assert f"{told}{fakes - known} with a random real clip" in capsys.readouterr().err
 
 
 def test_pairs_of_which_none_is_known_are_refused_except_for_shuffled_labels(capsys):

@@ -13,7 +13,7 @@ from resproto_fd.preprocessing.store.frame_store import FrameStore
 from resproto_fd.trainer.augment.device_transforms import OnDevice, Unaugmented
 from resproto_fd.trainer.augment.views import Transform, uniforms
 from resproto_fd.trainer.clip_list import ClipList, clip_checksum
-from resproto_fd.trainer.companions import LANDMARKS, Companions, carried
+from resproto_fd.trainer.companions import LANDMARKS, Companions, Partners, carried
 from resproto_fd.trainer.data import BadFrame, Canvas, FrameDataset
 
 START = 5
@@ -33,6 +33,7 @@ class ClipDataset(FrameDataset):
         replace_bad: Replaces an unreadable clip by the next readable one. It is reported either way.
         companions: Landmarks of the stored frames, if they are required.
         checksums: Whether a batch has "checksum" too: of each clip, see `clip_checksum`.
+        partners: See `FrameDataset`; it chooses clips.
         draws: Whether clips start elsewhere in each epoch: a start is drawn from seed, epoch and position in the list.
 
     Raises:
@@ -50,10 +51,11 @@ class ClipDataset(FrameDataset):
         change: Callable[[np.ndarray, str], np.ndarray] | None = None,
         companions: Companions | None = None,
         checksums: bool = False,
+        partners: Partners | None = None,
         draws: bool = False,
     ):
         super().__init__(
-            clips, stores, transform, seed, replace_bad, fields, change, companions=companions, checksums=checksums
+            clips, stores, transform, seed, replace_bad, fields, change, companions, None, checksums, partners
         )
         self.stored, self.pictures, self.draws = clips.stored, clips.given.frames, draws
 

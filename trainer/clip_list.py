@@ -8,6 +8,7 @@ import hashlib
 import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class ClipList(FrameList):
         left_out: Number of these that are left out.
     """
 
+    unit: ClassVar[str] = "clip"
     stored: FrameList
     places: np.ndarray
     given: InputConfig

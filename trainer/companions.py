@@ -17,8 +17,9 @@ Masks and landmarks follow the picture's geometry. Changes of values alone (blur
 them. Pictures and masks are bytes until they are on the device.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -143,6 +144,10 @@ class Partners:
 
     def of_fakes(self) -> np.ndarray:
         """The partners of the fakes whose original is known; -1 for the other fakes and for real frames, [N]."""
+        return self._of_fakes
+
+    @cached_property
+    def _of_fakes(self) -> np.ndarray:
         found = np.full(len(self._numbers), -1)
         for members, scene in zip(self._frames_of, self._same_scene, strict=True):
             if len(members) and scene and self._group[members[0]] % 2:
@@ -150,6 +155,17 @@ class Partners:
                 apart = np.abs(self._numbers[others][None] - self._numbers[members][:, None])
                 found[members] = others[apart.argmin(axis=1)]
         return found
+
+    def pairs_after(self, fake: int, seed_of: Callable[[int], int]) -> Iterator[tuple[int, int]]:
+        """Yields the pairs of all other fakes, (fake, its real frame), in the order of the list, from a fake on.
+
+        Args:
+            fake: Position of the fake after which they begin.
+            seed_of: Gives the seed with which a fake's real frame is drawn, if the fake's original is not known.
+        """
+        fakes, reals = np.flatnonzero(self._group % 2), self.of_fakes()
+        for other in np.roll(fakes, -1 - np.searchsorted(fakes, fake))[:-1].tolist():
+            yield other, int(reals[other]) if reals[other] >= 0 else self.of(other, seed_of(other))
 
     def of(self, index: int, seed: int) -> int:
         """Chooses the partner of a frame; both are positions in the list."""

@@ -21,7 +21,16 @@ from resproto_fd.trainer.augment.device_transforms import OnDevice, Unaugmented
 from resproto_fd.trainer.augment.views import Transform
 from resproto_fd.trainer.batch_memory import BatchMemory
 from resproto_fd.trainer.blended_pairs import BlendedPairs
-from resproto_fd.trainer.companions import LANDMARKS, MASK, PARTNER, SECOND_VIEW, Companions, as_tensors, carried
+from resproto_fd.trainer.companions import (
+    LANDMARKS,
+    MASK,
+    PARTNER,
+    SECOND_VIEW,
+    Companions,
+    Partners,
+    as_tensors,
+    carried,
+)
 from resproto_fd.trainer.frame_list import FrameList
 
 
@@ -56,6 +65,8 @@ class FrameDataset(Dataset):
         companions: Further fields that are made with each sample's picture.
         pairs: Makes half of the frames, as forgeries of the others; `frames` is then its list.
         checksums: Whether a batch has "checksum" too, int64 [B]: the CRC-32 of each stored frame, see `checksum_of`.
+        partners: Chooses the real frame of each fake. In a batch each fake is then followed by a real frame, and an
+            unreadable frame is replaced together with the other one of its pair.
 
     Raises:
         UserError: There are companions, and pictures are augmented on the device.
@@ -78,6 +89,7 @@ class FrameDataset(Dataset):
         companions: Companions | None = None,
         pairs: BlendedPairs | None = None,
         checksums: bool = False,
+        partners: Partners | None = None,
     ):
         if companions and isinstance(transform, OnDevice):
             raise UserError(
@@ -87,6 +99,7 @@ class FrameDataset(Dataset):
         self.frames = self.stored = frames
         self.companions = companions
         self.pairs = pairs
+        self.partners = partners
         self.checksums = checksums
         self._checksum_of: dict[int, int] = {}  # of the batch that is read now, by position in the frame list
         self._last_blend: tuple[tuple[int, int], Blend] | None = None
@@ -115,7 +128,7 @@ class FrameDataset(Dataset):
         batch = Canvas(len(keys) * self.pictures, self._empty)
         self._checksum_of.clear()
         bad = self._fill(batch, range(len(keys)), epochs, chosen)
-        lost = [place for place in bad if not (self.replace_bad and self._replaced(batch, place, epochs, chosen))]
+        lost = self._replaced(batch, bad, epochs, chosen)
         found: dict = {"bad": [bad[place] for place in sorted(bad)]}
         good = [place for place in range(len(keys)) if place not in lost]
         if good:
@@ -273,15 +286,35 @@ class FrameDataset(Dataset):
         """Seed of one draw; a sample's augmentation has the numbers (epoch, index)."""
         return int(np.random.SeedSequence((self.seed, *of)).generate_state(1)[0])
 
-    def _replaced(self, batch: "Canvas", place: int, epochs: Sequence[int], chosen: list[int]) -> bool:
-        """Puts the next readable sample into a place; returns whether there is one."""
-        first, step = chosen[place], 1 if self.pairs is None else 2
+    def _replaced(
+        self, batch: "Canvas | None", bad: Mapping[int, BadFrame], epochs: Sequence[int], chosen: list[int]
+    ) -> set[int]:
+        """Puts the next readable samples into the places of bad ones; returns the places that get none."""
+        lost: set[int] = set()
+        for place, what in bad.items():
+            if chosen[place] != what.index:  # replaced with the other one of its pair
+                continue
+            places = [place] if self.partners is None else [place - place % 2, place - place % 2 + 1]
+            before = [chosen[each] for each in places]
+            for others in self._next_ones(before[0], epochs[place]) if self.replace_bad else ():
+                for each, other in zip(places, others, strict=True):
+                    chosen[each] = other
+                if not self._fill(batch, places, epochs, chosen):
+                    break
+            else:
+                for each, index in zip(places, before, strict=True):
+                    chosen[each] = index
+                lost.update(places)
+        return lost
+
+    def _next_ones(self, first: int, epoch: int) -> Iterator[tuple[int, ...]]:
+        """What may replace the sample at a position of the list, or the pair of the fake there: the nearest first."""
+        if self.partners is not None:
+            yield from self.partners.pairs_after(first, lambda fake: self._seed(epoch, fake, 2))
+            return
+        step = 1 if self.pairs is None else 2
         for other in range(first + step, first + len(self), step):
-            chosen[place] = other % len(self)
-            if not self._fill(batch, [place], epochs, chosen):
-                return True
-        chosen[place] = first
-        return False
+            yield (other % len(self),)
 
     def _worker(self) -> int:
         worker = get_worker_info()

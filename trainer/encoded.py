@@ -167,31 +167,34 @@ class EncodedFrames(FrameDataset):
             pictures.replace_bad,
             pictures.fields,
             checksums=pictures.checksums,
+            partners=pictures.partners,
         )
         self.features, self._checksums, self._bad = dict(features), torch.from_numpy(checksums), dict(bad)
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> dict:
-        found: dict = {"bad": [BadFrame(index, self._bad[index]) for _, index in keys if index in self._bad]}
-        shown = [(epoch, index, self._shown(index)) for epoch, index in keys]
-        shown = [(epoch, index, other) for epoch, index, other in shown if other is not None]
+        epochs, chosen = [epoch for epoch, _ in keys], [index for _, index in keys]
+        bad = self._fill(None, range(len(keys)), epochs, chosen)
+        lost = self._replaced(None, bad, epochs, chosen)
+        found: dict = {"bad": list(bad.values())}
+        shown = [place for place in range(len(keys)) if place not in lost]
         if not shown:
             return found
-        index = torch.tensor([other for _, _, other in shown])
+        index = torch.tensor([chosen[place] for place in shown])
         features = self.features[False][index]
         if True in self.features:
-            flipped = torch.tensor([self._is_flipped(epoch, other) for epoch, _, other in shown])
+            flipped = torch.tensor([self._is_flipped(epochs[place], chosen[place]) for place in shown])
             features[flipped] = self.features[True][index[flipped]]
         found |= {"image": Encoded(features), **self._facts(index)}
         if self.checksums:
             found["checksum"] = self._checksums[index]
         return found
 
-    def _shown(self, index: int) -> int | None:
-        """The frame whose features stand for a frame: its own or, if it is to be replaced, the next readable one's."""
-        if index not in self._bad:
-            return index
-        others = ((index + step) % len(self) for step in range(1, len(self) if self.replace_bad else 1))
-        return next((other for other in others if other not in self._bad), None)
+    def _fill(
+        self, batch: None, places: Sequence[int], epochs: Sequence[int], chosen: Sequence[int]
+    ) -> dict[int, BadFrame]:
+        """What is wrong with the samples at some places, by the place; their features are at hand."""
+        unread = [place for place in places if chosen[place] in self._bad]
+        return {place: BadFrame(chosen[place], self._bad[chosen[place]]) for place in unread}
 
     def _is_flipped(self, epoch: int, index: int) -> bool:
         viewing = self.transform.viewing if isinstance(self.transform, OnDevice) else self.transform

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ class FrameList:
         told: Position of the frame whose label and facts each frame is given, [N]; None means its own.
     """
 
+    unit: ClassVar[str] = "frame"
+    """What the list lists, for messages."""
     videos: list[Video]
     paths: list[str]
     video_index: np.ndarray

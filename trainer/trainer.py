@@ -25,7 +25,7 @@ from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.weights import tensors_sha256
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.batches import PairedBatches, TrainBatches
-from resproto_fd.trainer.companions import MASK, PICTURES, Partners
+from resproto_fd.trainer.companions import MASK, PICTURES
 from resproto_fd.trainer.data import FrameDataset, Normaliser
 from resproto_fd.trainer.detector_faults import faults_of
 from resproto_fd.trainer.distributed import (
@@ -62,14 +62,13 @@ class Trainer:
 
     Args:
         detector: The detector, on any device; it is moved to `world.device`.
-        data: The training frames.
+        data: The training frames; with partners, if the recipe's `sampling` is "paired".
         config: The resolved configuration of the run.
         world: This process among the others.
         folder: The run folder, for checkpoints, best weights and TensorBoard's files.
         validate: Called at the end of each epoch. None selects the last epoch.
         fingerprint: The protocol's. A run under another fingerprint is not resumed.
         history: What the best weights' file tells of this training, as plain values.
-        partners: Chooses the real frame of each fake, if the recipe's `sampling` is "paired".
     """
 
     def __init__(
@@ -82,7 +81,6 @@ class Trainer:
         validate: Validate | None = None,
         fingerprint: str = "",
         history: dict[str, Any] | None = None,
-        partners: Partners | None = None,
     ):
         self.recipe, self.settings = config.detector.train, config.run
         self.config, self.world, self.folder = config, world, Path(folder)
@@ -102,7 +100,7 @@ class Trainer:
         )
         self.detector = self._prepared(detector, dtype)
         self.trained = [p for p in self.detector.parameters() if p.requires_grad]
-        self.batches = self._batches(data, partners)
+        self.batches = self._batches(data)
         self.optimizer = make_optimizer(self.recipe.optimizer, self.trained, world.device)
         self.schedule = make_schedule(
             self.recipe.schedule, self.optimizer, self.recipe.optimizer.lr, self.batches.steps, self.recipe.epochs
@@ -131,12 +129,12 @@ class Trainer:
                 "batch, which cannot be repeated; set train.optimizer.sam_rho=0"
             )
 
-    def _batches(self, data: FrameDataset, partners: Partners | None) -> TrainBatches:
+    def _batches(self, data: FrameDataset) -> TrainBatches:
         groups = data.frames.groups() if self.config.protocol.sampling == "balanced" else None
         world = self.world
         dealt = (self.recipe.batch_size, self.parts, world.rank, world.size, self.config.seed, groups)
         if self.recipe.sampling == "paired":
-            return PairedBatches(data.frames.labels, partners.of_fakes(), partners.of, *dealt)
+            return PairedBatches(data.frames.labels, data.partners.of_fakes(), data.partners.of, *dealt)
         return TrainBatches(len(data), *dealt, pairs=data.pairs is not None)
 
     def _prepared(self, detector: Detector, dtype: torch.dtype) -> Detector:
@@ -291,7 +289,9 @@ class Trainer:
                 )
             if bad.index not in self.progress.bad_frames:
                 self.progress.bad_frames.append(bad.index)
-                tqdm.write(f"unreadable frame replaced by the next one: {bad.message}")
+                unit = self.data.frames.unit
+                by = "the next one" if self.data.partners is None else "the next pair, with its partner"
+                tqdm.write(f"unreadable {unit} replaced by {by}: {bad.message}")
         return batch
 
     # --- one optimiser step ------------------------------------------------------------------------------------

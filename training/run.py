@@ -175,7 +175,14 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
         companions = with_blends(companions, detector.requires, frames, resolved.sides, resolved.stores)
     else:
         companions = pairs.companions(detector.requires)
-    options = {"replace_bad": skip, "fields": fields, "change": change_of(config.protocol), "companions": companions}
+    partners = _partners(frames, bench) if config.detector.train.sampling == "paired" else None
+    options = {
+        "replace_bad": skip,
+        "fields": fields,
+        "change": change_of(config.protocol),
+        "companions": companions,
+        "partners": partners,
+    }
     if isinstance(frames, ClipList):
         data = ClipDataset(frames, resolved.stores, augment, config.seed, draws=True, **options)
     else:
@@ -183,24 +190,23 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
     validate = bench.validate if resolved.selection else None
     record = lineage.record_for(config, _selection(config, resolved), resolved)
     _note_other_metric(bench)
-    partners = _partners(frames, bench) if config.detector.train.sampling == "paired" else None
-    return Trainer(detector, data, config, world, bench.folder, validate, resolved.fingerprint, record, partners)
+    return Trainer(detector, data, config, world, bench.folder, validate, resolved.fingerprint, record)
 
 
 def _partners(frames: FrameList, bench: Bench) -> Partners:
     """The real frame of each fake; prints for how many it is of the video that the fake was made from."""
-    partners = find_partners(frames, bench.resolved.sides)
+    partners, unit = find_partners(frames, bench.resolved.sides), frames.unit
     fakes, known = int(frames.labels.sum()), int((partners.of_fakes() >= 0).sum())
     if not known and not bench.config.run.shuffle_labels:
         raise UserError(
             "train.sampling=paired: expected fakes of which the real video is known and among the training frames, got "
-            f"none of {fakes} fake frames. Side files tell it (`resproto manifest` writes them), or names like "
+            f"none of {fakes} fake {unit}s. Side files tell it (`resproto manifest` writes them), or names like "
             "FaceForensics++'s, 000_003; set train.sampling=shuffled or other training sets"
         )
     if bench.world.is_main:
         print(
-            f"note: train.sampling=paired: {known} of {fakes} fake frames come with a frame of the real video "
-            f"they were made from, {fakes - known} with a random real frame",
+            f"note: train.sampling=paired: {known} of {fakes} fake {unit}s come with a {unit} of the real video "
+            f"they were made from, {fakes - known} with a random real {unit}",
             file=sys.stderr,
         )
     return partners
@@ -215,7 +221,8 @@ def _history(progress, config: RunConfig, resolved: ResolvedProtocol, detector: 
     timing = {"train_seconds": seconds}
     if seconds:
         timing["train_images_per_second"] = images / seconds
-    notes = [f"{len(progress.bad_frames)} unreadable training frames were replaced"] if progress.bad_frames else []
+    unit = "frame" if config.detector.input.frames == 1 else "clip"
+    notes = [f"{len(progress.bad_frames)} unreadable training {unit}s were replaced"] if progress.bad_frames else []
     if config.run.split_batch > 1:
         normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in detector.modules())
         apart = "; batch norm saw each part by itself" if normed else ""

@@ -1,6 +1,6 @@
 """CLIP from open_clip: finds and reads weights safely, and encodes prompts.
 
-Legend: B batch, C classes, D embedding size, H and W pixels.
+Legend: B batch, C classes, D embedding size, H and W pixels, N texts, T tokens of a text, V size of a word's vector.
 """
 
 import warnings
@@ -124,6 +124,37 @@ class Clip(nn.Module):
             kind = type(self.visual).__name__
             raise UserError(f"{name}: expected a ViT of open_clip, got {kind}; set model.backbone")
         return self.visual
+
+    def require_words(self, name: str) -> int:
+        """Size of the text tower's word embeddings, V, for a detector that replaces words by vectors.
+
+        Args:
+            name: Name of the detector, for the message.
+
+        Raises:
+            UserError: The tower is not open_clip's own.
+        """
+        if not hasattr(self.text, "token_embedding"):
+            raise UserError(f"{name}: {type(self.text).__name__} has no word embeddings that can be replaced")
+        return self.text.token_embedding.embedding_dim
+
+    def text_with(self, tokens: Tensor, places: Tensor, words: Tensor) -> Tensor:
+        """Embeddings [N, D] of texts in which vectors stand for some words.
+
+        Args:
+            tokens: [N, T].
+            places: Whether the word at a place is replaced, [T].
+            words: The vectors for all places, [N, T, V], or of a shape that extends to it.
+        """
+
+        def replaced(module: nn.Module, args: tuple[Tensor], found: Tensor) -> Tensor:
+            return torch.where(places[:, None], words.to(found.dtype), found)
+
+        handle = self.text.token_embedding.register_forward_hook(replaced)
+        try:
+            return self.text(tokens)
+        finally:
+            handle.remove()
 
     def drop_text(self) -> None:
         """Remove the text tower when it is no longer needed."""
