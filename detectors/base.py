@@ -44,6 +44,21 @@ class Output:
         self.losses[name] = loss
         self.losses["total"] = self.losses["total"] + weight * loss
 
+    def add_losses(self, losses: "Losses") -> None:
+        """Note what `Detector.encode_with_losses` gave, and add its weighted sum to "total"."""
+        self.losses |= {name: loss for name, (loss, _) in losses.items()}
+        if losses:
+            self.losses["total"] = self.losses["total"] + weighted_sum(losses)
+
+
+Losses = Mapping[str, tuple[Tensor, float]]
+"""Terms of a loss, scalars, and their weights."""
+
+
+def weighted_sum(losses: Losses) -> Tensor:
+    """Sum of the terms times their weights."""
+    return sum(weight * loss for loss, weight in losses.values())
+
 
 @dataclass(eq=False)
 class Encoded:
@@ -97,7 +112,8 @@ class Detector(nn.Module):
             "train_sets" (names of the training sets), "train_methods" (methods of the training frames, if the default
             lacks one), or "epochs" (of the recipe).
         couples_batch: The loss is not a mean over samples, so that micro-batches cannot simply be averaged: gradient
-            accumulation then computes `head` on the features of the whole batch.
+            accumulation then computes `head` on the features of the whole batch. A class that has further losses in
+            its `forward` returns them from `encode_with_losses`.
         steps_alone: `training_step` is more than the gradient of a loss, so that it cannot be accumulated over
             micro-batches.
         frozen: Names of the parts that `freeze` has stopped.
@@ -123,6 +139,13 @@ class Detector(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Features [B, D] of normalised images [B, 3, H, W]: the costly part, each image (or clip) by itself."""
         raise NotImplementedError
+
+    def encode_with_losses(self, images: Tensor, labels: Tensor, **fields: Tensor) -> tuple[Tensor, Losses]:
+        """What `encode` gives, and the terms of the training loss that need more of the images than these features.
+
+        They are means over samples, each with its weight in the sum: name -> (scalar, weight).
+        """
+        return self.encode(images), {}
 
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
         """Everything after `encode`; in training with labels [B] it may also update the detector's memory.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
-from resproto_fd.detectors.base import Output
+from resproto_fd.detectors.base import Losses, Output
 from resproto_fd.detectors.parts.clip_detector import ClipDetector
 from resproto_fd.detectors.parts.clip_tower import Backbone
 from resproto_fd.detectors.parts.side_adapter import Adapter, BoundaryMap, frozen_layers, look_where_told, resized
@@ -116,6 +116,24 @@ class ForensicsAdapter(ClipDetector):
     def encode(self, images: Tensor) -> Tensor:
         return self._look(images)[0]
 
+    def encode_with_losses(
+        self, images: Tensor, labels: Tensor, mask: Tensor | None = None, **fields: Tensor
+    ) -> tuple[Tensor, Losses]:
+        """See `Detector.encode_with_losses`; with masks, [B, 1, ., .] in [0, 1], those of boundary and patches."""
+        features, asked, after = self._look(images)
+        found = None if self.boundary is None else at_least_float32(self.boundary(asked, after[-1]))
+        if mask is None:
+            # A gradient for data parallelism.
+            return features if found is None else features + 0 * found.sum(), {}
+        wanted, losses = blending_boundary(resized(mask, self.adapter.side)), {}
+        if found is not None:
+            losses["mask"] = F.mse_loss(found, wanted), self.mask_weight
+        if self.patch_weight:
+            forged = F.adaptive_max_pool2d(wanted, self.grid).flatten(1) > 0.5
+            parts = [patch_contrast(after[number - 1], forged, labels) for number in self.contrasted]
+            losses["patch"] = sum(parts), self.patch_weight
+        return features, losses
+
     def head(self, features: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
         output = super().head(features, labels)
         if labels is not None:
@@ -126,30 +144,13 @@ class ForensicsAdapter(ClipDetector):
                 output.add_loss("sample", found, self.sample_weight)
         return output
 
-    def forward(
-        self, images: Tensor, labels: Tensor | None = None, mask: Tensor | None = None, **fields: Tensor
-    ) -> Output:
-        """See `Detector.forward`; with masks, [B, 1, ., .] in [0, 1], also the losses of boundary and patches."""
-        features, asked, after = self._look(images)
-        output = self.head(features, labels, mask=mask, **fields)
+    def forward(self, images: Tensor, labels: Tensor | None = None, **fields: Tensor) -> Output:
+        """See `Detector.forward`; in training also the losses of `encode_with_losses`."""
         if labels is None:
-            return output
-        found = None if self.boundary is None else at_least_float32(self.boundary(asked, after[-1]))
-        if mask is None:
-            if found is not None:
-                output.losses["total"] = output.losses["total"] + 0 * found.sum()  # a gradient for data parallelism
-            return output
-        wanted = blending_boundary(resized(mask, self.adapter.side))
-        terms = []
-        if found is not None:
-            output.losses["mask"] = F.mse_loss(found, wanted)
-            terms.append(self.mask_weight * output.losses["mask"])
-        if self.patch_weight:
-            forged = F.adaptive_max_pool2d(wanted, self.grid).flatten(1) > 0.5
-            parts = [patch_contrast(after[number - 1], forged, labels) for number in self.contrasted]
-            output.losses["patch"] = sum(parts)
-            terms.append(self.patch_weight * output.losses["patch"])
-        output.losses["total"] = output.losses["total"] + sum(terms)
+            return self.head(self.encode(images))
+        features, losses = self.encode_with_losses(images, labels, **fields)
+        output = self.head(features, labels, **fields)
+        output.add_losses(losses)
         return output
 
     def predicted_map(self, images: Tensor) -> Tensor | None:

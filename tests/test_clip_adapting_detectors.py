@@ -1,5 +1,7 @@
 """C2P-CLIP, RepDFD, Forensics Adapter and Forensics Adapter++: their equations against slow loops."""
 
+import contextlib
+import copy
 import math
 
 import pytest
@@ -13,6 +15,8 @@ from resproto_fd.detectors.c2p_clip import contrast
 from resproto_fd.detectors.parts.region_texts import REGIONS, forged_regions, text_alignment
 from resproto_fd.detectors.parts.side_adapter import frozen_layers, look_where_told
 from resproto_fd.losses.boundary import blending_boundary, patch_contrast, sample_contrast
+from resproto_fd.trainer.gradient_caching import backward_whole_batch
+from resproto_fd.trainer.trainer import _Step
 
 # --- C2P-CLIP --------------------------------------------------------------------------------------------------------
 
@@ -137,8 +141,8 @@ def test_copies_of_the_class_token_see_what_they_would_among_all_tokens():
     found = look_where_told(visual, inputs[:-1], bias)
     mask = torch.zeros(6, 2, 20, 20, dtype=torch.float64)
     mask[:, :, :, :3] = float("-inf")  # nothing sees the copies
-    for copy in range(3):
-        mask[:, :, copy, copy] = 0  # but each itself
+    for place in range(3):
+        mask[:, :, place, place] = 0  # but each itself
     mask[:, :, :3, 3] = float("-inf")  # nor do they see the class token
     mask[:, :, :3, 4:] = bias
     x = torch.cat([inputs[0][:, :1].expand(-1, 3, -1), inputs[0]], dim=1)
@@ -226,6 +230,30 @@ def test_without_masks_the_labels_alone_teach():
     losses["total"].backward()
     assert all(p.grad is not None for p in detector.parameters() if p.requires_grad)
     assert not adapter(mask_weight=0.0, patch_weight=0.0).requires
+
+
+@pytest.mark.parametrize("name", ["forensics_adapter", "forensics_adapter_pp"])
+def test_parts_of_a_batch_give_the_losses_and_gradients_of_the_whole(name):
+    # In evaluation mode: in training each part has batch statistics of its own.
+    whole = (adapter() if name == "forensics_adapter" else plus_plus()).double().eval()
+    fields = {field: forged_mask()[field].double() for field in sorted(whole.requires)}
+    in_parts, halves = copy.deepcopy(whole), [slice(0, 3), slice(3, 6)]
+    losses = whole(IMAGES.double(), LABELS, **fields).losses
+    losses["total"].backward()
+    found = backward_whole_batch(
+        in_parts,
+        [IMAGES[half].double() for half in halves],
+        [LABELS[half] for half in halves],
+        [{field: value[half] for field, value in fields.items()} for half in halves],
+        _Step(contextlib.nullcontext, torch.Tensor.backward),
+        torch.device("cpu"),
+    )
+    assert found.keys() == losses.keys() >= {"mask", "patch", "sample"}
+    for name, value in losses.items():
+        torch.testing.assert_close(found[name], value.detach(), rtol=1e-9, atol=0)
+    for (name, one), two in zip(whole.named_parameters(), in_parts.parameters(), strict=True):
+        if one.requires_grad:
+            torch.testing.assert_close(two.grad, one.grad, rtol=1e-7, atol=1e-9, msg=name)
 
 
 def test_the_adapter_runs_under_autocast():

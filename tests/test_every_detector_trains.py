@@ -54,15 +54,14 @@ QUICK = {"resproto_fd", "clip", "timm", "gm_df", "mfclip", "sd2", "uia_vit"}
 """Classes that train in the default tier; the others in the slow one."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", quick_and_slow(CLASSES, QUICK))
-def test_a_class_trains_on_the_demo_and_its_loss_falls(name, resolved, tmp_path):
+def prepared(name, resolved, folder, **train):
+    """A trainer of a class that asks for what its paper trains on; with `train` in its recipe."""
     keywords = {**CASES[name][1], **WITH_NEEDS.get(name, {})}
     given = {"size": SIZES.get(name, 32), "frames": clip_frames(name)}
     frames = resolved.train
     if given["frames"] > 1:
         frames = ClipList.within(frames, InputConfig(**given))
-    train = {
+    recipe = {
         "epochs": EPOCHS,
         "batch_size": len(frames),
         "optimizer": {"lr": RATES.get(name, 5e-4), "fused": False},
@@ -74,7 +73,7 @@ def test_a_class_trains_on_the_demo_and_its_loss_falls(name, resolved, tmp_path)
                 "detector": name,
                 "model": keywords,
                 "input": given,
-                "train": train,
+                "train": recipe | train,
             },
             "protocol": {"name": "demo", "train": ["Demo-A"], "test": ["Demo-A"], "selection": {"rule": "last"}},
             "run": {"device": "cpu", "workers": 0, "progress": False, "save_checkpoints": False},
@@ -94,6 +93,14 @@ def test_a_class_trains_on_the_demo_and_its_loss_falls(name, resolved, tmp_path)
         fields=batch_fields(detector, frames, resolved.sides),
         companions=with_blends(companions, detector.requires, frames, resolved.sides, resolved.stores),
     )
+    return Trainer(detector, data, config, World(0, 1, torch.device("cpu")), folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", quick_and_slow(CLASSES, QUICK))
+def test_a_class_trains_on_the_demo_and_its_loss_falls(name, resolved, tmp_path):
+    trainer = prepared(name, resolved, tmp_path)
+    detector = trainer.detector
     losses, given = [], []
     step = detector.training_step
 
@@ -106,8 +113,28 @@ def test_a_class_trains_on_the_demo_and_its_loss_falls(name, resolved, tmp_path)
 
     detector.training_step = recorded
     before = copy.deepcopy(detector.state_dict())
-    Trainer(detector, data, config, World(0, 1, torch.device("cpu")), tmp_path).fit()
+    trainer.fit()
     assert min(losses[-3:]) < losses[0]
     wanted = set(detector.requires) - {"captions_facial", "captions_environmental"}
     assert all(wanted <= fields for fields in given)
     assert any(not torch.equal(value, before[key]) for key, value in detector.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_batch_in_two_parts_has_the_losses_of_a_whole_one(name, resolved, tmp_path):
+    names = []
+    for parts in (1, 2):
+        if parts > 1 and trainer.detector.steps_alone:
+            pytest.skip("takes a step of its own on each batch")
+        trainer = prepared(name, resolved, tmp_path / str(parts), epochs=1, batch_size=8, accumulate=parts)
+        backward = trainer._backward
+
+        def recorded(micro, backward=backward):
+            found = backward(micro)
+            names.append(set(found))
+            return found
+
+        trainer._backward = recorded
+        trainer.fit()
+    assert names and all(found == names[0] for found in names)

@@ -6,25 +6,31 @@ Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Se
 import torch
 from torch import Tensor
 
-from resproto_fd.detectors.base import Detector, Output, Step
+from resproto_fd.detectors.base import Detector, Output, Step, weighted_sum
 
 Fields = dict[str, Tensor | list[str]]
 
 
 def backward_whole_batch(
-    detector: Detector, images: list[Tensor], labels: Tensor, fields: Fields, step: Step, device: torch.device
+    detector: Detector,
+    images: list[Tensor],
+    labels: list[Tensor],
+    fields: list[Fields],
+    step: Step,
+    device: torch.device,
 ) -> dict[str, Tensor]:
     """Computes the gradients of a loss over the whole batch; the encoder runs on one micro-batch at a time.
 
     The features of all micro-batches are computed without a graph. The head's loss is differentiated with respect to
     them. Each micro-batch is then encoded again, under the same random numbers, to carry its part of that gradient
-    back. The result is exact, except that batch norm's statistics are those of each micro-batch.
+    back, and that of its own losses. The result is exact, except that batch norm's statistics are those of each
+    micro-batch.
 
     Args:
         detector: Its parameters get the gradients.
         images: Normalised images of each micro-batch, [b, 3, S, S].
-        labels: Of the whole batch, [B].
-        fields: Further fields of the whole batch.
+        labels: Of each micro-batch, [b].
+        fields: Further fields of each micro-batch.
         step: Precision and scale of the losses.
         device: The detector's.
 
@@ -39,15 +45,22 @@ def backward_whole_batch(
     after = _random_state(device)
     leaf = torch.cat(features).detach().requires_grad_()
     with step.autocast():
-        output: Output = detector.head(leaf, labels, **fields)
+        output: Output = detector.head(leaf, torch.cat(labels), **joined_fields(fields))
     step.backward(output.losses["total"])
-    for part, state, gradient in zip(images, states, leaf.grad.split([len(p) for p in images]), strict=True):
+    losses = {name: value.detach() for name, value in output.losses.items()}
+    gradients = leaf.grad.split([len(part) for part in images])
+    for part, given, named, state, gradient in zip(images, labels, fields, states, gradients, strict=True):
         _set_random_state(state, device)
         with step.autocast():
-            encoded = detector.encode(part)
-        encoded.backward(gradient.to(encoded.dtype))
+            encoded, own = detector.encode_with_losses(part, given, **named)
+        encoded.backward(gradient.to(encoded.dtype), retain_graph=bool(own))
+        if own:
+            share = weighted_sum(own) / len(images)
+            step.backward(share)
+            losses["total"] = losses["total"] + share.detach()
+            losses |= {name: losses.get(name, 0) + loss.detach() / len(images) for name, (loss, _) in own.items()}
     _set_random_state(after, device)
-    return {name: value.detach() for name, value in output.losses.items()}
+    return losses
 
 
 def joined_fields(parts: list[Fields]) -> Fields:

@@ -36,7 +36,7 @@ from resproto_fd.trainer.distributed import (
     copy_buffers_from_main,
     gather_objects,
 )
-from resproto_fd.trainer.gradient_caching import backward_whole_batch, joined_fields
+from resproto_fd.trainer.gradient_caching import backward_whole_batch
 from resproto_fd.trainer.loader import make_loader, watched
 from resproto_fd.trainer.optimizers import WeightAverage, climbed, make_optimizer, make_schedule, memory_kept
 from resproto_fd.trainer.progress import LatestSteps, Progress
@@ -364,8 +364,8 @@ class Trainer:
 
     def _backward_whole_batch(self, micro: list[dict]) -> dict[str, Tensor]:
         images = [self.normalise(batch["image"]) for batch in micro]
-        labels = torch.cat([self._labels(batch) for batch in micro])
-        fields = joined_fields([self._fields(batch) for batch in micro])
+        labels = [self._labels(batch) for batch in micro]
+        fields = [self._fields(batch) for batch in micro]
         step = _Step(self.autocast, lambda loss: self.scaler.scale(loss).backward())
         losses = backward_whole_batch(self.detector, images, labels, fields, step, self.world.device)
         average_gradients(self.world, self.trained)
