@@ -46,6 +46,9 @@ HARMLESS = [
 ]
 """Classes that scripts save beside weights and that are safe to read: arguments, paths and NumPy's numbers."""
 
+HEADS = (("fc.",), ("",), ("query.", "key.", "value.", "fc."))
+"""Layers of files that hold no backbone: UnivFD's, the same without a name, and D3's."""
+
 REPEATED = 2**24
 """Most bytes of a tensor that repeats stored values (an expanded one)."""
 
@@ -159,8 +162,8 @@ def two_outputs(rows: Tensor) -> Tensor:
 
 
 def is_head_alone(state: Mapping[str, Tensor]) -> bool:
-    """Whether a file holds a classifier and no backbone, as UnivFD's does: the published backbone must then be read."""
-    return set(state) in ({"fc.weight", "fc.bias"}, {"weight", "bias"})
+    """Whether a file holds what trains on a backbone and not the backbone: the published one must then be read."""
+    return any(set(state) == {f"{layer}{kind}" for layer in layers for kind in ("weight", "bias")} for layers in HEADS)
 
 
 def odd_tensor(content: object) -> str | None:

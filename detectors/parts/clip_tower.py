@@ -79,7 +79,7 @@ class Clip(nn.Module):
         Raises:
             WrongInput: The image tower has position embeddings for another image size.
         """
-        self._check_size(images)
+        self.check_size(images)
         return self.visual(images)
 
     def layers(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -90,7 +90,7 @@ class Clip(nn.Module):
         Raises:
             UserError: The tower is neither a ViT nor a ResNet of open_clip; or as `forward`.
         """
-        self._check_size(images)
+        self.check_size(images)
         if isinstance(self.visual, VisionTransformer):
             found = self.visual.forward_intermediates(images, output_extra_tokens=True)
             return [tokens[:, 0] for tokens in found["image_intermediates_prefix"]], found["image_features"]
@@ -160,7 +160,12 @@ class Clip(nn.Module):
         """Remove the text tower when it is no longer needed."""
         self.text = None
 
-    def _check_size(self, images: Tensor) -> None:
+    def check_size(self, images: Tensor) -> None:
+        """Check that images [B, 3, H, W] have the size of the position embeddings.
+
+        Raises:
+            WrongInput: They have another size.
+        """
         fixed = hasattr(self.visual, "positional_embedding") or hasattr(self.visual, "attnpool")
         size = self.visual.image_size
         size = tuple(size) if isinstance(size, Sequence) else (size, size)

@@ -102,12 +102,17 @@ class BoundaryMap(nn.Module):
         return self.read(products.unflatten(-1, (self.grid, self.grid)))
 
 
+def first_tokens(visual: VisionTransformer, images: Tensor) -> Tensor:
+    """Tokens before the first block, the class token first: [B, 3, ., .] -> [B, 1 + L, .]"""
+    x = visual.conv1(images).flatten(2).transpose(1, 2)
+    cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
+    return visual.ln_pre(torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype))
+
+
 @torch.no_grad()
 def frozen_layers(visual: VisionTransformer, images: Tensor) -> list[Tensor]:
     """Tokens before the first block and after each, the class token first: [B, 3, ., .] -> [B, 1 + L, .] each."""
-    x = visual.conv1(images).flatten(2).transpose(1, 2)
-    cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
-    found = [visual.ln_pre(torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype))]
+    found = [first_tokens(visual, images)]
     for block in visual.transformer.resblocks:
         found.append(block(found[-1]))
     return found
