@@ -6,7 +6,7 @@ import math
 import open_clip
 import pytest
 import torch
-from tiny import BACKBONES, IMAGES, LABELS, TEXT, TINY_RESNET, VIT, tiny
+from tiny import BACKBONES, IMAGES, LABELS, TEXT, TINY_RESNET, VIT, quick_and_slow, tiny
 from torch import nn
 from torch.nn import functional as F
 
@@ -149,7 +149,7 @@ def slow_text(detector, name: str, seen: torch.Tensor) -> torch.Tensor:
     return text.ln_final(x)[0, tokens[0].argmax()] @ text.text_projection
 
 
-@pytest.mark.parametrize("paper", [True, False])
+@pytest.mark.parametrize("paper", quick_and_slow([True, False], [True]))
 @torch.no_grad()
 def test_the_score_is_the_softmax_of_cosines_with_the_texts_that_each_image_enhances(paper):
     detector = awake(make(paper=paper))
