@@ -33,7 +33,7 @@ from resproto_fd.training.run import create
 CPU = World(0, 1, torch.device("cpu"))
 WITHOUT_MAP = {"chance"}
 ATTENTION = {"c2p_clip", "clip", "clip_lora", "effort", "forensics_adapter", "gm_df", "repdfd", "resproto_fd"}
-ATTENTION |= {"forensics_adapter_pp", "fsfm", "gend", "sd2", "sd2_probe", "uia_vit"}
+ATTENTION |= {"fatformer", "forensics_adapter_pp", "fsfm", "gend", "sd2", "sd2_probe", "uia_vit"}
 OF_PIXELS = {"d3", "patchcraft"}
 OF_PARTS = {
     "capsule_net": ["vgg"],

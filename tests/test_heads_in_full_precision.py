@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import IMAGES, LABELS, make
 
-HEADS = ["sd2", "gm_df", "clip, sample pairs", "resproto_fd", "repdfd", "c2p_clip"]
+HEADS = ["sd2", "gm_df", "clip, sample pairs", "resproto_fd", "repdfd", "c2p_clip", "fatformer"]
 
 
 @pytest.mark.slow

@@ -100,6 +100,18 @@ class Clip(nn.Module):
         kind = type(self.visual).__name__
         raise UserError(f"expected a ViT or ResNet of open_clip, got {kind}; set model.backbone")
 
+    def tokens(self, images: Tensor) -> Tensor:
+        """Embeddings of a ViT's class token and patches, in this order, projected alike, [B, 1 + L, D].
+
+        Raises:
+            WrongInput: As `forward`.
+        """
+        self._check_size(images)
+        last = {"indices": 1, "normalize_intermediates": True, "intermediates_only": True}
+        found = self.visual.forward_intermediates(images, **last, output_fmt="NLC", output_extra_tokens=True)
+        names = "image_intermediates_prefix", "image_intermediates"
+        return torch.cat([found[name][0] for name in names], dim=1) @ self.visual.proj
+
     @torch.no_grad()
     def text_features(self, prompts: Iterable[Sequence[str]]) -> Tensor:
         """One unit vector for each class, [C, D]: the L2-normalised mean of its prompts' raw embeddings."""
