@@ -106,7 +106,7 @@ class Clip(nn.Module):
         Raises:
             WrongInput: As `forward`.
         """
-        self._check_size(images)
+        self.check_size(images)
         last = {"indices": 1, "normalize_intermediates": True, "intermediates_only": True}
         found = self.visual.forward_intermediates(images, **last, output_fmt="NLC", output_extra_tokens=True)
         names = "image_intermediates_prefix", "image_intermediates"
