@@ -22,7 +22,15 @@ from resproto_fd.preprocessing.store.image_codec import encode_native
 from resproto_fd.preprocessing.store.lmdb_files import close_all
 from resproto_fd.preprocessing.store.lmdb_writer import LmdbWriter
 from resproto_fd.trainer import blended_pairs
-from resproto_fd.trainer.augment.blending import OUTLINE, cross_blended, face_points, i2g, self_blended, warped
+from resproto_fd.trainer.augment.blending import (
+    OUTLINE,
+    cross_blended,
+    face_points,
+    i2g,
+    self_blended,
+    self_shifted,
+    warped,
+)
 from resproto_fd.trainer.augment.transforms import train_transform
 from resproto_fd.trainer.batches import TrainBatches
 from resproto_fd.trainer.blended_pairs import BlendedPairs, with_blends
@@ -32,6 +40,7 @@ from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.loader import make_loader
 
 KINDS = ("self_blended", "cross_blended", "i2g", "warped")
+ALL_KINDS = (*KINDS, "self_shifted")
 SIDE = 96
 
 
@@ -55,8 +64,8 @@ def many_points(seed):
 
 def blended(kind, seed, points=five_points):
     rng = np.random.default_rng(seed)
-    if kind in ("cross_blended", "i2g"):
-        of_two = {"cross_blended": cross_blended, "i2g": i2g}[kind]
+    if kind in ("cross_blended", "i2g", "self_shifted"):
+        of_two = {"cross_blended": cross_blended, "i2g": i2g, "self_shifted": self_shifted}[kind]
         return of_two(picture(1), points(1), picture(2, 120), 1.25 * points(2), rng)
     return {"self_blended": self_blended, "warped": warped}[kind](picture(1), points(1), rng)
 
@@ -72,7 +81,7 @@ def about_the_face(points, reach):
 
 
 @pytest.mark.parametrize("points", [five_points, many_points])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_a_forgery_differs_from_its_frame_within_the_mask_and_nowhere_else(kind, points):
     for seed in range(25):
         blend = blended(kind, seed, points)
@@ -94,7 +103,7 @@ def test_a_forgery_differs_from_its_frame_within_the_mask_and_nowhere_else(kind,
         assert changed[middle[1] - 8 : middle[1] + 8, middle[0] - 8 : middle[0] + 8].mean() > 0.3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_the_same_seed_gives_the_same_pair_and_nothing_is_written_to(kind):
     image, other, points = picture(1), picture(2, 120), five_points(1)
     before = [part.copy() for part in (image, other, points)]
@@ -331,7 +340,7 @@ def test_forgeries_that_cannot_be_made_beside_frames_are_refused(stores):
     with pytest.raises(UserError, match=r"the training frames show one person only"):
         blends_of(stores, "partner", *BLENDS, frames=alone)
     with pytest.raises(UserError, match=r"requires self_blended and cross_blended has to require partner too"):
-        blends_of(stores, *BLENDS)
+        blends_of(stores, *BLENDS[:2])
     assert blends_of(stores, "partner", frames=alone).companions.blends == {}
 
 
@@ -364,6 +373,23 @@ def test_the_other_face_is_another_persons_and_near(stores, monkeypatch):
     assert len(set(pairs.people)) == 6
     monkeypatch.setattr(blended_pairs, "SEARCHED", 1)
     assert all(pairs.people[pairs.other(0, rng)] != pairs.people[0] for _ in range(50))
+
+
+def test_the_neighbour_is_the_nearest_frame_of_the_video_and_of_two_the_later(stores):
+    frames = FrameList.of(VIDEOS, None)
+    frames.numbers[:3] = 10, 14, 18
+    pairs = BlendedPairs.of("self_blended", frames, {}, stores)
+    assert [pairs.neighbour(pair) for pair in range(3)] == [1, 2, 1]
+    frames.numbers[:3] = 5
+    alone = BlendedPairs.of("self_blended", frames, {}, stores)
+    assert alone.neighbour(1) == 1
+
+
+def test_a_frame_alone_in_its_video_is_shifted_against_itself():
+    image, points = picture(1), five_points(1)
+    for seed in range(10):
+        blend = self_shifted(image, points, image, points, np.random.default_rng(seed))
+        assert (blend.fake != image).any(-1)[blend.mask > 0.5].mean() > 0.3
 
 
 def test_batches_hold_whole_pairs_in_any_share():

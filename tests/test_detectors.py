@@ -53,8 +53,8 @@ def case(request):
 
 
 COSTLY = {
-    "core", "efficientnetb4", "f3net", "facexray", "ffd", "freqnet", "gramnet", "iid", "lipforensics", "lrl", "lsda",
-    "multi_attention", "prodet", "recce", "sbi", "sia", "spsl", "srm", "stil", "ucf",
+    "cdfa", "core", "efficientnetb4", "f3net", "facexray", "ffd", "freqnet", "gramnet", "iid", "lipforensics", "lrl",
+    "lsda", "multi_attention", "prodet", "recce", "sbi", "sia", "spsl", "srm", "stil", "ucf",
 }  # fmt: skip
 """Cases whose step is among the slowest; the default tier scores them and leaves their gradients to the slow one."""
 

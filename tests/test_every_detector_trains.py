@@ -22,6 +22,7 @@ from resproto_fd.training import protocols
 
 DEMO_METHODS = ["demo swap", "demo warp", "demo upsample", "demo inpaint"]
 WITH_NEEDS = {
+    "cdfa": {"forgeries": True, "held_out": 2},
     "core": {"consistency": 1.0},
     "dfd_fcg": {"guidance": 1.5, "gathering": 1},
     "ffd": {"mask_weight": 1.0},

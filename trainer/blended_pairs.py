@@ -13,7 +13,7 @@ import numpy as np
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.store.frame_store import FrameStore
-from resproto_fd.trainer.augment.blending import Blend, cross_blended, i2g, self_blended, warped
+from resproto_fd.trainer.augment.blending import Blend, cross_blended, i2g, self_blended, self_shifted, warped
 from resproto_fd.trainer.companions import (
     BLENDS,
     COMPANIONS,
@@ -23,6 +23,7 @@ from resproto_fd.trainer.companions import (
     PARTNER,
     SECOND_VIEW,
     SELF_BLENDED,
+    SELF_SHIFTED,
     Companions,
     read_landmarks,
 )
@@ -40,7 +41,7 @@ class BlendedPairs:
     """Real frames, and what is needed to make forgeries of them.
 
     Attributes:
-        kind: "self_blended", "cross_blended", "i2g" or "warped".
+        kind: "self_blended", "cross_blended", "i2g", "warped" or, beside a data set's own forgeries, "self_shifted".
         frames: Real frame k at position 2k, its forgery at 2k + 1. The forgery's video has the method `kind`.
         landmarks: Landmarks of each real frame, [N, K, 2].
         people: Number of the person who is seen in each real frame, [N].
@@ -97,6 +98,9 @@ class BlendedPairs:
         try:
             if self.kind in ALONE:
                 return ALONE[self.kind](image, self.landmarks[pair], rng)
+            if self.kind == SELF_SHIFTED:
+                other = self.neighbour(pair)
+                return self_shifted(image, self.landmarks[pair], read(other), self.landmarks[other], rng)
             other = self.other(pair, rng)
             return OF_TWO[self.kind](image, self.landmarks[pair], read(other), self.landmarks[other], rng)
         except ValueError as error:
@@ -111,6 +115,15 @@ class BlendedPairs:
         distances = np.square(self.landmarks[candidates] - self.landmarks[pair]).sum((1, 2))
         nearest = candidates[np.argsort(distances, kind="stable")[: max(1, min(NEAREST, len(candidates) // 5))]]
         return int(rng.choice(nearest))
+
+    def neighbour(self, pair: int) -> int:
+        """Finds the frame of the same video that is nearest in time, of two the later; the frame itself if alone."""
+        owners, numbers = self.frames.video_index[::2], self.frames.numbers[::2]
+        others = np.flatnonzero((owners == owners[pair]) & (numbers != numbers[pair]))
+        if not len(others):
+            return pair
+        apart = numbers[others] - numbers[pair]
+        return int(others[np.lexsort([-apart, np.abs(apart)])[0]])
 
     def companions(self, wanted: Iterable[str]) -> Companions | None:
         """Finds the required `companions.COMPANIONS`. A partner is the other picture of the pair.

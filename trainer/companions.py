@@ -12,6 +12,7 @@
     "self_blended"  [B, 3, S, S]: a forgery made from the real one of the sample and its partner, normalised, augmented
                     as the sample's picture. See `blending`; these need landmarks, and "partner".
     "cross_blended" [B, 3, S, S]: the same with another person's face.
+    "self_shifted"  [B, 3, S, S]: the same with the same face of the video's frame nearest in time.
 
 Masks and landmarks follow the picture's geometry. Changes of values alone (blur, a part set to black) do not affect
 them. Pictures and masks are bytes until they are on the device.
@@ -38,7 +39,7 @@ from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.scenes import originals, side_records
 
 MASK, LANDMARKS, SECOND_VIEW, PARTNER = "mask", "landmarks", "second_view", "partner"
-SELF_BLENDED, CROSS_BLENDED = BLENDS = ("self_blended", "cross_blended")
+SELF_BLENDED, CROSS_BLENDED, SELF_SHIFTED = BLENDS = ("self_blended", "cross_blended", "self_shifted")
 PICTURES = (SECOND_VIEW, PARTNER, *BLENDS)
 COMPANIONS = (MASK, LANDMARKS, *PICTURES)
 

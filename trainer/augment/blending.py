@@ -3,6 +3,7 @@
 self_blended    Shiohara and Yamasaki, Detecting Deepfakes with Self-Blended Images, CVPR 2022, section 3
 cross_blended   Li et al., Face X-ray for More General Face Forgery Detection, CVPR 2020, section 3.3
 i2g             Zhao et al., Learning Self-Consistency for Deepfake Detection, ICCV 2021: the same forgeries
+self_shifted    Lin et al., Fake It till You Make It, ECCV 2024, names and motivates it; its form here is ours
 warped          Li and Lyu, Exposing DeepFake Videos by Detecting Face Warping Artifacts, CVPR Workshops 2019, section 3
 
 Each is a function of pictures, landmarks and a random generator. Lengths in pixels are for a crop of 256 and grow with
@@ -86,10 +87,7 @@ def self_blended(image: np.ndarray, landmarks: np.ndarray, rng: np.random.Genera
     if len(landmarks) > WITHOUT_FOREHEAD and rng.random() < FOREHEAD_LEFT_OUT:
         landmarks = landmarks[:WITHOUT_FOREHEAD]
     height, width = image.shape[:2]
-    zoom = rng.uniform(*ZOOM)
-    shift = rng.uniform(-1, 1, 2) * SHIFT * (width, height)
-    centre = np.array([width - 1, height - 1]) / 2
-    move = np.column_stack([zoom * np.eye(2), centre + shift - zoom * centre])
+    move = _small_move(height, width, rng)
     inner = cv2.warpAffine(inner, move, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     mask = _hull(move_points(move, face_points(landmarks)), height, width)
     mask = _softened(_eroded(_bent(mask, WAVES, WAVE_HEIGHT, rng), rng), rng) * np.float32(rng.choice(RATIOS))
@@ -138,6 +136,38 @@ def i2g(
     return Blend(image, _mixed(_colours_matched(moved, image, hull), image, mask), mask)
 
 
+def self_shifted(
+    image: np.ndarray,
+    landmarks: np.ndarray,
+    other: np.ndarray,
+    other_landmarks: np.ndarray,
+    rng: np.random.Generator,
+) -> Blend:
+    """Blends in the same face of another moment, beside its place: faces that are forged frame by frame do not follow
+    the head's movement exactly.
+
+    Args:
+        image: Background, RGB uint8, [H, W, 3].
+        landmarks: (x, y), of 5 points or of 68 or more, [K, 2].
+        other: Another frame of the video, RGB uint8, of any size; the background itself if there is none.
+        other_landmarks: The same points in it, [K, 2].
+        rng: Draws the shift and the mask's form.
+
+    Returns:
+        The pair; its mask is the share of the other frame.
+
+    Raises:
+        ValueError: The landmarks span no part of the picture.
+    """
+    height, width = image.shape[:2]
+    shift = _small_move(height, width, rng)
+    move = shift @ np.vstack([similarity_transform(other_landmarks, landmarks), [0, 0, 1]])
+    inner = cv2.warpAffine(other, move, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    mask = _hull(move_points(shift, face_points(landmarks)), height, width)
+    mask = _softened(_bent(mask, BENDS, BEND_HEIGHT, rng), rng)
+    return Blend(image, _mixed(inner, image, mask), mask)
+
+
 def warped(image: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) -> Blend:
     """Makes the face small, blurs it and fits it back, in a rectangle or in the face's form.
 
@@ -176,6 +206,14 @@ def face_points(landmarks: np.ndarray) -> np.ndarray:
     if len(landmarks) != len(ARCFACE_TEMPLATE):
         return np.asarray(landmarks, dtype=float)
     return np.vstack([landmarks, move_points(similarity_transform(ARCFACE_TEMPLATE, landmarks), OUTLINE)])
+
+
+def _small_move(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """A small zoom about the picture's centre and a small shift, [2, 3]."""
+    zoom = rng.uniform(*ZOOM)
+    shift = rng.uniform(-1, 1, 2) * SHIFT * (width, height)
+    centre = np.array([width - 1, height - 1]) / 2
+    return np.column_stack([zoom * np.eye(2), centre + shift - zoom * centre])
 
 
 def _hull(points: np.ndarray, height: int, width: int) -> np.ndarray:
