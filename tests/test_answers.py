@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from resproto_fd.configs.errors import Interrupted, UnreadableFile, UserError
+from resproto_fd.configs.loading import dump
 from resproto_fd.preprocessing.faces.alignment import crop_template
 from resproto_fd.preprocessing.faces.finding import Candidates, FaceFinder, Find
 from resproto_fd.preprocessing.faces.sources import Options
@@ -221,6 +222,16 @@ def test_a_fault_of_the_calibration_is_no_fault_of_the_training_and_is_kept(run,
     monkeypatch.setattr(calibrating, "calibrate", stop)
     with pytest.raises(Interrupted):
         train._calibrate(config, tmp_path)
+
+
+def test_training_calibrates_with_the_keywords_that_its_data_filled(run, monkeypatch, tmp_path):
+    config = read_config(run)
+    filled = config.detector.model_copy(update={"model": {**config.detector.model, "epochs": 7}})
+    (tmp_path / "config.yaml").write_text(dump(config.model_copy(update={"detector": filled})))
+    given = []
+    monkeypatch.setattr(calibrating, "calibrate", lambda config, *_: given.append(config.detector.model))
+    train._calibrate(config, tmp_path)
+    assert given == [filled.model] and "epochs" not in config.detector.model
 
 
 def test_calibrate_without_scores_or_data_says_what_to_set(run, tmp_path, capsys):

@@ -36,11 +36,15 @@ def _calibrate(config: RunConfig, folder: Path) -> None:
     """Fits what the scores mean, which `predict` needs; whatever is wrong with that is no fault of the training."""
     from resproto_fd.configs.files import write_text
     from resproto_fd.training.answers.calibrating import calibrate
+    from resproto_fd.training.answers.judges import read_config
     from resproto_fd.training.calibration import FAILED, is_due
 
     if not is_due(config.protocol.selection.rule, config.detector.input.frames):
         return
     try:
+        if (folder / "config.yaml").is_file():  # it has the keywords that the run's data filled
+            filled = config.detector.model_copy(update={"model": read_config(folder).detector.model})
+            config = config.model_copy(update={"detector": filled})
         calibrate(config, folder, config.run.device)
     except Interrupted:
         raise
