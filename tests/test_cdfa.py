@@ -41,9 +41,17 @@ def detector(built):
     return copy.deepcopy(built).train()
 
 
+@pytest.fixture(scope="module")
+def headless(built):
+    detector = copy.deepcopy(built)
+    detector.backbone = nn.Identity()
+    return detector
+
+
 @pytest.fixture
-def plain(detector):
+def plain(headless):
     """The detector with means of pictures as features, and the pictures that each call of `encode` got."""
+    detector = copy.deepcopy(headless).train()
     spread = torch.randn(3, 1792, generator=torch.Generator().manual_seed(1))
     detector.given = []
 
