@@ -86,6 +86,7 @@ class MultiAttention(EfficientNetB4):
         if self.training and self.degraded and self.attend:
             with torch.no_grad():
                 images = degraded(images, self._maps(images)[1], self.degraded)
+            torch.clear_autocast_cache()  # some versions of PyTorch would train with what it keeps, without gradient
         (shallow, middle), maps = self._maps(images)
         deep = self.backbone.bn2(self.backbone.conv_head(stages(self.backbone, middle, 5)))
         texture, low = self.texture(shallow, maps.shape[-2:])
