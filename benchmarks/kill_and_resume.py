@@ -2,6 +2,7 @@
 
     python benchmarks/kill_and_resume.py                  # 25 kills, each run a command line of its own
     python benchmarks/kill_and_resume.py --forked         # the same in processes forked from a warm one: quicker
+    python benchmarks/kill_and_resume.py --detector i3d_tiny train.batch_size=3        # a detector of clips
 
 A kill comes after a random time, or at a place counted from within: before an optimiser step (`step`), while a
 checkpoint, score table or result file is being written (`write`), before one is flushed to the disk (`fsync`), right
