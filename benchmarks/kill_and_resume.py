@@ -2,6 +2,7 @@
 
     python benchmarks/kill_and_resume.py                  # 25 kills, each run a command line of its own
     python benchmarks/kill_and_resume.py --forked         # the same in processes forked from a warm one: quicker
+    python benchmarks/kill_and_resume.py --detector i3d_tiny train.batch_size=3        # a detector of clips
 
 A kill comes after a random time, or at a place counted from within: before an optimiser step (`step`), while a
 checkpoint, score table or result file is being written (`write`), before one is flushed to the disk (`fsync`), right
@@ -17,6 +18,7 @@ import multiprocessing
 import os
 import platform
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +26,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 
 CLI = Path(__file__).resolve().parents[1] / "training" / "cli.py"
-PATIENCE = 300
+PRESETS = Path(__file__).resolve().parents[1] / "configs" / "detectors"
+PATIENCE = 900
 """Seconds that a run may take. One that takes longer hangs: it is killed, and the error has what it printed."""
 ATTEMPTS = 20
 """Runs that may be done before the random moment at which they were to be killed."""
@@ -330,13 +333,14 @@ class Bench:
         data: The demo data.
         forked: See `Run`.
         settings: Further `key=value` words of every run.
+        detector: Its YAML.
     """
 
-    def __init__(self, work: Path, data: Path, forked: bool, settings: list[str] = ()):
+    def __init__(self, work: Path, data: Path, forked: bool, settings: Sequence[str] = (), detector: str = DETECTOR):
         self.work, self.data, self.forked, self.settings = Path(work), Path(data), forked, list(settings)
         self.work.mkdir(parents=True, exist_ok=True)
         self.detector, self.protocol = self.work / "tiny.yaml", self.work / "kill.yaml"
-        self.detector.write_text(DETECTOR)
+        self.detector.write_text(detector)
         self.protocol.write_text(PROTOCOL)
 
     def argv(self, name: str, *settings: str) -> list[str]:
@@ -371,12 +375,12 @@ class Bench:
 
     def kill(self, name: str, place: str, rng: random.Random) -> str:
         """Kills a run at a random moment of a kind; says which it was."""
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             if place != "time":
                 count = rng.randint(1, self.passed[place])
                 run, moment = self.start(name, fuse=(place, count)), f"{place} {count} of {self.passed[place]}"
             else:
-                run, delay = self.start(name), rng.uniform(0, self.seconds)
+                run, delay = self.start(name), rng.uniform(0, self.seconds * 0.8**attempt)  # it may be quicker now
                 run.wait_for(self.folder(name).exists)
                 time.sleep(delay)
                 run.kill()
@@ -386,22 +390,27 @@ class Bench:
                 return moment
             if status or place != "time":
                 raise SystemExit(f"{name}, {moment}: ended with {status} instead of being killed:\n{run.output()}")
-            # It was done before its time was up; the next attempt begins anew.
-            name += "_"
+            shutil.rmtree(self.work / name)  # it was done before its time was up; the next attempt begins anew
         raise SystemExit(f"{name}: done before its time was up, {ATTEMPTS} times")
 
 
-def measure(kills: int, seed: int, forked: bool, settings: list[str], work: Path, report=print) -> dict[str, Any]:
+def preset(name: str) -> str:
+    """The YAML of a detector's preset."""
+    return (PRESETS / f"{name}.yaml").read_text()
+
+
+def measure(args: argparse.Namespace, work: Path, report=print) -> dict[str, Any]:
     """The whole measurement; the figures."""
     from resproto_fd.preprocessing.demo.data import make_demo
 
     make_demo(work / "data", size="tiny", workers=1)
-    bench = Bench(work / "runs", work / "data", forked, settings)
+    text = preset(args.detector) if args.detector else DETECTOR
+    bench = Bench(work / "runs", work / "data", args.forked, args.settings, text)
     bench.left_alone()
     report(f"left alone: {bench.seconds:.1f} s; places passed: {bench.passed}")
     report(f"{'kill':>4}  {'moment':28} {'then':>6}  difference")
-    rng = random.Random(seed)
-    kinds, differing, places = Counter(), {}, [PLACES[i % len(PLACES)] for i in range(kills)]
+    rng = random.Random(args.seed)
+    kinds, differing, places = Counter(), {}, [PLACES[i % len(PLACES)] for i in range(args.kills)]
     for i, place in enumerate(places):
         name = f"killed{i:02d}"
         moment = bench.kill(name, place, rng)
@@ -431,9 +440,10 @@ def measure(kills: int, seed: int, forked: bool, settings: list[str], work: Path
         "values_compared": len(bench.traces),
         "runs_that_differ": len(differing),
         "differences": differing,
-        "forked": forked,
-        "settings": settings,
-        "seed": seed,
+        "detector": args.detector or "resproto_fd, tiny",
+        "forked": args.forked,
+        "settings": args.settings,
+        "seed": args.seed,
     }
 
 
@@ -444,13 +454,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--detector", metavar="PRESET", help="train this one instead of a tiny ResProto-FD")
     parser.add_argument("--forked", action="store_true", help="fork the runs from a warm process")
     parser.add_argument("--json-only", action="store_true", help="print the line of JSON alone")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of every run, e.g. run.workers=2")
     args = parser.parse_args()
     report = (lambda line: None) if args.json_only else (lambda line: print(line, flush=True))
     with tempfile.TemporaryDirectory() as work:
-        figures = measure(args.kills, args.seed, args.forked, args.settings, Path(work), report)
+        figures = measure(args, Path(work), report)
     print(json.dumps(figures))
     return 1 if figures["runs_that_differ"] else 0
 

@@ -36,7 +36,7 @@ from kill_and_resume import CLI, DETECTOR, PROTOCOL, differences, traces  # noqa
 TARGETS = ("driver", "worker", "node")
 TAG = "RESPROTO_SWEEP_BENCHMARK"
 """Variable in the environment of every process of one sweep, by which they are found."""
-ENDING = 60
+ENDING = 300
 """Seconds that processes may take to end after those they belong to were killed."""
 PATIENCE = 900
 """Seconds that a sweep may take."""
@@ -51,15 +51,23 @@ cells:
   - detectors: [./tiny.yaml]
     protocols: [./kill.yaml]
 """
-# Python imports it at its start. It counts the optimiser steps of cells, in a file that survives a kill.
+# Python imports it at its start. It counts the optimiser steps of cells, in a file that survives a kill. While there is
+# a file `hold` beside it, a run that has a checkpoint waits until it is asked to stop.
 COUNTER = """
-import os, sys
+import glob, os, sys, time
 if any("training.cli import main" in word for word in sys.orig_argv):
     from torch.optim.optimizer import register_optimizer_step_post_hook
     words = dict(word[2:].split("=", 1) for word in sys.orig_argv if word.startswith("--") and "=" in word)
     name = os.path.basename(words["detector"]).split(".")[0] + "-seed" + words["seed"]
     file = os.open(os.path.join(os.environ["STEP_COUNTS"], name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    register_optimizer_step_post_hook(lambda *arguments: os.write(file, b".") and None)
+    hold = os.path.join(os.environ["STEP_COUNTS"], "hold")
+    saved = os.path.join(glob.escape(words["out"]), "*", "*", "seed" + words["seed"], "checkpoints", "step_*.pt")
+    def count(*arguments):
+        from resproto_fd.configs import stop_signals
+        os.write(file, b".")
+        while os.path.exists(hold) and glob.glob(saved) and not stop_signals.asked():
+            time.sleep(0.02)
+    register_optimizer_step_post_hook(count)
 """
 
 

@@ -10,7 +10,7 @@ LEVEL = re.compile(f"_({'|'.join(COMPRESSIONS)})$")
 
 
 def overlaps(trained: Iterable[str], dataset: str) -> bool:
-    """Whether a detector trained on some data sets has seen videos of another's training split.
+    """Whether a detector trained on some data sets has seen fakes of another one.
 
     A data set overlaps with itself at any compression, with its parts, and with the whole that it is a part of. Two
     parts of one whole do not overlap: they have their reals in common, and no fake.

@@ -383,7 +383,7 @@ class DatasetConfig(Strict):
     """`configs/datasets/NAME.yaml`: which JSON, which store, which compression a data set's name means.
 
     Attributes:
-        part_of: Data sets whose training split holds the fakes of this one's; see `overlap`.
+        part_of: Data sets that hold the fakes of this one; see `overlap`.
         made: Whether code drew the data, so that numbers on them say nothing about real forgeries.
         size: How large each split is, for estimates of cost on machines without the data. A split that is absent here
             has no published size.

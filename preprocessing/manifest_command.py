@@ -18,7 +18,7 @@ from resproto_fd.preprocessing.arrangers import (
     find,
 )
 from resproto_fd.preprocessing.arrangers.adopt import adopt
-from resproto_fd.preprocessing.arrangers.expectations import ALLOWANCES, differences, look_around, refuse
+from resproto_fd.preprocessing.arrangers.expectations import ALLOWANCES, check_allowed, differences, look_around, refuse
 from resproto_fd.preprocessing.arrangers.manifest_writer import FILES_ROOT, PATH_FORMS, Captions, check_names, write
 from resproto_fd.preprocessing.arrangers.table import COLUMNS, arrange_table
 from resproto_fd.preprocessing.arrangers.tree import words_of
@@ -146,6 +146,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs `resproto manifest`."""
+    check_allowed(args.allow)
     captions = Captions(read_captions(args.captions) if args.captions else {})
     labels: Mapping = {}
     shares = tuple(args.shares) if args.shares else None

@@ -12,6 +12,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest  # noqa: E402
+from patience import PATIENCE  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -55,7 +56,7 @@ def browser():
             pytest.fail("RESPROTO_REQUIRE_CHROMIUM is set, but there is no chromium")
         pytest.skip("no chromium on this machine")
     with api.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        running = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"], timeout=1000 * PATIENCE)
         yield running
         running.close()
 

@@ -7,15 +7,20 @@ from pathlib import Path
 
 
 def make_stub(answer):
-    """A worker that hangs, dies or faults, as the task says; it gives other tasks back, and its answer for None."""
+    """A worker that hangs, dies or faults, as the task says; it gives other tasks back, and its answer for None.
+
+    The task ("hang", path) leaves a file there before.
+    """
 
     def work(task):
         if task == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if task == "fault":
             raise ValueError("the file's own words")
-        if task == "hang":
-            time.sleep(600)
+        if isinstance(task, tuple):
+            Path(task[1]).touch()
+        if task == "hang" or isinstance(task, tuple):
+            time.sleep(3600)
         return answer if task is None else task
 
     return work

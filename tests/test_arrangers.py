@@ -695,6 +695,12 @@ CELEB_LIST, DFDC_PART = f"{CELEB}/List_of_testing_videos.txt", "DFDC/train/dfdc_
         ("DeeperForensics-1.0", f"{DEEPER}/val.txt", None, r"val\.txt: missing"),
         ("DeeperForensics-1.0", f"{DEEPER}/val.txt", "000_M009", "has one split"),
         ("ForgeryNet", "ForgeryNet/Training/image_list.txt", "a 1 1 16", "list.txt:1: expected 'PATH"),
+        (
+            "ForgeryNet",
+            "ForgeryNet/Training/image_list.txt",
+            "a.jpg 1 1 2\na.jpg 0 0 0",
+            "list.txt:2: .* train ForgeryNet_FSGAN and train ForgeryNet_Real; .*; remove the wrong line",
+        ),
     ],
 )
 def test_a_missing_or_broken_list_is_named_with_what_is_wanted(tmp_path, name, path, content, message):

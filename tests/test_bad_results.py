@@ -206,7 +206,7 @@ def test_a_title_beyond_ascii_comes_to_the_board_in_a_locale_of_ascii(demo, tmp_
 
     def resproto(*words):
         command = [sys.executable, "-m", "resproto_fd.training.cli", *words]
-        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, timeout=300)
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True)
 
     data = f"data.root={demo}"
     assert resproto("submit", data, "--protocol", "demo_cross", "--template", "empty.csv").returncode == 0

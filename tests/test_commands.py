@@ -188,6 +188,11 @@ def test_a_part_of_a_training_set_is_in_domain_by_name_and_by_its_videos(own_dem
     assert in_domain(["FF-DF"], ["FaceForensics++", "FF-NT"], data) == {"FaceForensics++": True, "FF-NT": False}
     assert in_domain(["GenFace"], ["GenFace-DDPM"], data) == {"GenFace-DDPM": True}
     assert in_domain(None, ["FF-DF"], data) == {"FF-DF": None}
+    scenarios = ("Celeb-DF++", "Celeb-DF++-FS", "Celeb-DF++-FR")  # FS has the fakes of Celeb-DF-v2
+    assert [*in_domain(["Celeb-DF-v2"], scenarios, data).values()] == [True, True, False]
+    levels = ("HydraFake-ID", "HydraFake-CM", "HydraFake-CF", "HydraFake-CD")
+    for trained, seen in (("HydraFake", "ID"), ("FF-DF", "ID"), ("FFIW", "CD"), ("FaceShifter", "none")):
+        assert in_domain([trained], levels, data) == {level: level.endswith(seen) for level in levels}, trained
     folder = own_demo / "dataset_json"
     labels = json.loads((folder / "Demo-A.json").read_text())["Demo-A"]
     one = next(name for name in labels if name != "Demo_real")

@@ -20,11 +20,13 @@ import numpy as np
 import pytest
 import torch
 from made import SIZE, MadeStore, TinyClipDetector, TinyDetector, made_config, made_dataset
+from patience import PATIENCE, free_port
 from sklearn.metrics import roc_auc_score
 
 from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.detectors import create_detector
 from resproto_fd.trainer import checkpoint, distributed, run_folder
+from resproto_fd.trainer.companions import Partners
 from resproto_fd.trainer.data import Normaliser
 from resproto_fd.trainer.distributed import World
 from resproto_fd.trainer.run_folder import exclusive
@@ -35,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
-from kill_and_resume import PATIENCE, PRELOADED, Bench, Run, differences, traces  # noqa: E402
+from kill_and_resume import PRELOADED, Bench, Run, differences, traces  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="forks its processes")]
 
@@ -51,6 +53,8 @@ DETECTORS = {
     "tiny": TinyDetector,
     "coupled": lambda: TinyDetector(coupled=True),
     "clips": TinyClipDetector,
+    "paired": lambda: TinyDetector(coupled=True),
+    "paired clips": TinyClipDetector,
     "resproto_fd": lambda: create_detector("resproto_fd", **RESPROTO),
 }
 
@@ -62,12 +66,6 @@ def environment(rank, size, port):
     """What torchrun tells a process."""
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return {name: str(value) for name, value in names.items()} | {"GLOO_SOCKET_IFNAME": LOOPBACK}
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def join_and_work(rank, size, port, work, place, options):
@@ -126,13 +124,13 @@ class Scalars:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def fitted(world, folder, name, accumulate, **changes):
+def fitted(world, folder, name, accumulate, batch=8, **changes):
     """Twenty steps in float64; everything they leave behind."""
     run = {"log_every": 1, "save_checkpoints": False}
     settings = {"epochs": 5, "precision": "fp64", "augment": "flip", "ema": 0.8, "run": run, **changes}
-    length = 2 if name == "clips" else 1
-    settings["input"] = {"frames": length}
-    config = made_config(accumulate=accumulate, **settings)
+    length = 2 if "clips" in name else 1
+    settings |= {"input": {"frames": length}, "sampling": "paired" if "paired" in name else "shuffled"}
+    config = made_config(accumulate=accumulate, batch_size=batch, **settings)
     checkpoint.seed_everything(config.seed)
     validation = made_dataset(config, videos=5, split="test")
 
@@ -143,8 +141,10 @@ def fitted(world, folder, name, accumulate, **changes):
 
     found, order, Scalars.kept = [], [], []
     with mock.patch.object(run_folder, "SummaryWriter", Scalars):
-        data = made_dataset(config, frames=3 * length)
-        fitting = Trainer(DETECTORS[name](), data, config, world, Path(folder), validate)
+        videos = {8: 12, 12: 16}[batch]  # four steps an epoch
+        data = made_dataset(config, videos=videos, frames=3 * length)
+        partners = Partners(data.frames, {fake: fake - 1 for fake in range(1, videos, 4)})  # every other one is known
+        fitting = Trainer(DETECTORS[name](), data, config, world, Path(folder), validate, partners=partners)
         step = fitting._step
         fitting._step = lambda micro: (order.append([i for b in micro for i in b["index"].tolist()]), step(micro))
         progress = fitting.fit()
@@ -158,13 +158,15 @@ def fitted(world, folder, name, accumulate, **changes):
     }
 
 
-CASES = [(name, accumulate) for name in DETECTORS for accumulate in (1, 2)]
+CASES = [(name, accumulate, 8) for name in DETECTORS for accumulate in (1, 2)]
+OF_THREE = [(name, accumulate, 12) for name in ("clips", "paired", "paired clips") for accumulate in (1, 2)]
 OF_FOUR = [case for case in CASES if case[0] == "resproto_fd"]
-PAIRS = [(2, case) for case in CASES] + [(4, case) for case in OF_FOUR]
+BY_SIZE = {1: CASES + OF_THREE, 2: CASES, 3: OF_THREE, 4: OF_FOUR}
+PAIRS = [(size, case) for size in (2, 3, 4) for case in BY_SIZE[size]]
 
 
 def all_fitted(world, folder):
-    cases = OF_FOUR if world.size == 4 else CASES
+    cases = BY_SIZE[world.size]
     return {case: fitted(world, f"{folder}/{'-'.join(map(str, case))}", *case) for case in cases}
 
 
@@ -212,19 +214,29 @@ def test_all_processes_hold_the_same_bits_and_select_the_same_epoch(ranks, size,
 
 
 def test_the_memory_of_resproto_fd_is_filled_in_these_runs(alone):
-    state = alone["resproto_fd", 1]["state"]
+    state = alone["resproto_fd", 1, 8]["state"]
     assert state["memory.count"].tolist() == [6, 6]
     assert state["memory.dwell"].max() > 0
 
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_each_process_takes_its_share_of_the_order_and_each_epoch_has_its_own_order(alone, ranks, size):
-    shares = zip(*(result["resproto_fd", 1]["order"] for result in ranks(size)))
+    shares = zip(*(result["resproto_fd", 1, 8]["order"] for result in ranks(size)))
     joined = [[index for share in step for index in share] for step in shares]
-    assert joined == alone["resproto_fd", 1]["order"]
+    assert joined == alone["resproto_fd", 1, 8]["order"]
     epochs = [tuple(index for step in joined[4 * e : 4 * e + 4] for index in step) for e in range(5)]
     assert len(set(epochs)) == 5
     assert all(len(set(epoch)) == 32 for epoch in epochs)
+
+
+@pytest.mark.parametrize(("size", "case"), [pair for pair in PAIRS if "paired" in pair[1][0]], ids=str)
+def test_each_process_takes_whole_pairs_of_the_order(alone, ranks, size, case):
+    frames = {8: 36, 12: 48}[case[2]]
+    fakes = {index for index in range(frames) if index // 3 % 2}
+    for step, *shares in zip(alone[case]["order"], *(result[case]["order"] for result in ranks(size)), strict=True):
+        assert sorted(index for share in shares for index in share) == sorted(step)
+        for share in shares:
+            assert [index in fakes for index in share] == [True, False] * (len(share) // 2)
 
 
 # --- scoring ----------------------------------------------------------------------------------------------------------
@@ -473,14 +485,14 @@ def test_torchrun_restarts_a_run_of_which_a_process_was_killed(bench, pair):
 MEMBER = """
 import os, sys, time
 from resproto_fd.trainer.distributed import any_rank, joined
-with joined("cpu", timeout_minutes=1) as world:
+with joined("cpu", timeout_minutes=20) as world:
     any_rank(world, False)
     first = not os.path.exists("died")
     if first and sys.argv[1] == "a":
         open("died", "w").close()
         os._exit(1)
     if first:
-        time.sleep(60)  # at work on its own: it does not see that the other died
+        time.sleep(3600)  # at work on its own: it does not see that the other died
     any_rank(world, False)
     open("done_" + sys.argv[1], "w").close()
 """
@@ -499,27 +511,25 @@ def test_a_machine_whose_process_died_and_one_whose_did_not_join_again(tmp_path)
         "text": True,
     }
     machines = [subprocess.Popen([*command, name], **options) for name in "ab"]
-    shown = [machine.communicate(timeout=300)[0] for machine in machines]
+    shown = [machine.communicate(timeout=PATIENCE)[0] for machine in machines]
     assert [machine.returncode for machine in machines] == [0, 0], shown
     assert {path.name for path in tmp_path.glob("d*")} == {"died", "done_a", "done_b"}
 
 
 SRUN = """#!{python}
-import os, signal, subprocess, sys, time
-from pathlib import Path
+import os, subprocess, sys
 tasks = [
     subprocess.Popen(sys.argv[1:], env=os.environ | {{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}}) for i in (0, 1)
 ]
-if {stop}:
-    while not list(Path("{folder}").glob("checkpoints/*.pt")) and all(task.poll() is None for task in tasks):
-        time.sleep(0.05)
-    for task in tasks:
-        task.send_signal(signal.SIGUSR1)
 codes = [task.wait() for task in tasks]
 sys.exit(max(128 - code if code < 0 else code for code in codes))
 """
 PYTHON = """#!/bin/bash
 exec {python} "$@"
+"""
+STOPPED = """#!/bin/bash
+shift
+exec {python} {program} --fuse '[["step", 3, {number}], "{log}.'$RANK'"]' train "$@"
 """
 SCONTROL = """#!/bin/bash
 case $1 in
@@ -533,17 +543,19 @@ def test_the_slurm_script_of_the_docs_requeues_a_stopped_run_until_it_is_done(be
     (script,) = re.findall("```bash\n(#!/bin/bash\n.*?)```", (ROOT / "docs/how_to/several_gpus.md").read_text(), re.S)
     requeued, folder = tmp_path / "requeued", bench.folder("slurm")
     (tmp_path / "bin").mkdir()
+    job = free_port() - 20_000  # the script makes the port of it
     found = os.environ | {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "GLOO_SOCKET_IFNAME": LOOPBACK}
-    found |= {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "a[1-2]", "SLURM_JOB_ID": "4711"}
-    stubs = {"srun": SRUN, "scontrol": SCONTROL, "python": PYTHON}
-    for stop, status, settings in ((True, 75, ["run.save_every=1"]), (False, 0, [])):
-        for name, text in stubs.items():
+    found |= {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "a[1-2]", "SLURM_JOB_ID": str(job)}
+    own = {"python": sys.executable, "requeued": requeued, "log": bench.work / "slurm.log"}
+    own |= {"program": BENCHMARKS / "kill_and_resume.py", "number": int(signal.SIGUSR1)}
+    for python, status in ((STOPPED, 75), (PYTHON, 0)):
+        for name, text in {"srun": SRUN, "scontrol": SCONTROL, "python": python}.items():
             stub = tmp_path / "bin" / name
-            stub.write_text(text.format(python=sys.executable, stop=stop, folder=folder, requeued=requeued))
+            stub.write_text(text.format(**own))
             stub.chmod(0o755)
-        command = ["bash", "-c", script, "train.slurm", *bench.argv("slurm", *settings)[1:]]
+        command = ["bash", "-c", script, "train.slurm", *bench.argv("slurm")[1:]]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=found, timeout=PATIENCE)
         assert done.returncode == status, done.stderr
-        assert requeued.read_text() == "4711\n"
+        assert requeued.read_text() == f"{job}\n"
         assert (folder / "result.json").exists() == (status == 0)
     assert differences(pair, traces(folder)) == []

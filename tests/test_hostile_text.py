@@ -3,6 +3,7 @@
 from html.parser import HTMLParser
 
 import pytest
+from patience import PATIENCE
 from test_leaderboard import numbers, run, saved, scored
 from tiny import quick_and_slow
 
@@ -158,6 +159,7 @@ def test_a_browser_runs_none_of_it(browser, tmp_path):
     site = build([saved(tmp_path / "runs", runs)], tmp_path / "site").page.parent
     (tmp_path / "audit.html").write_text(audit_page(*HOSTILE))
     page = browser.new_page()
+    page.set_default_timeout(1000 * PATIENCE)
     heard = []
     page.on("console", lambda message: heard.append(message.text))
     page.on("pageerror", lambda error: heard.append(str(error)))

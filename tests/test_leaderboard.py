@@ -8,6 +8,7 @@ import pytest
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.schema import DataConfig
 from resproto_fd.training.board import table
 from resproto_fd.training.board.building import build
 from resproto_fd.training.board.charts import Bar, Series, bar_chart, line_chart, tenths
@@ -20,6 +21,7 @@ from resproto_fd.training.board.row_page import render_row
 from resproto_fd.training.board.run_facts import NOT_STORED
 from resproto_fd.training.board.table import METRICS, Cell, number, sections
 from resproto_fd.training.cli import main
+from resproto_fd.training.domains import in_domain
 from resproto_fd.training.results import Estimate, MethodResult, Metrics, RunResult, Selection, TestResult
 
 COUNTS = {"frames": 40, "real_frames": 20, "videos": 8, "real_videos": 4}
@@ -165,6 +167,44 @@ def test_the_protocol_fixes_the_sets_of_the_mean_whichever_rows_are_there():
     assert (lines["c"].row.group, lines["c"].rank, lines["c"].best) == ("seen", None, [])
     assert "c trained_under=theirs: was trained on B, a set of the mean; not ranked." in notes(section)
     assert "Trained on a test set of the mean: not ranked" in render([section], [])
+
+
+@pytest.mark.parametrize(
+    ("protocol", "rows"),
+    [
+        (
+            "celeb_df_pp_gf",
+            {
+                "swaps": (["Celeb-DF-v2"], "seen", "Celeb-DF++-FS"),
+                "talks": (["Celeb-DF++-TF"], "seen", "Celeb-DF++-TF"),
+                "other": (["FaceForensics++"], "ranked", ""),
+                "nothing": ([], "ranked", ""),
+                "unknown": (None, "unstated", ""),
+            },
+        ),
+        (
+            "hydrafake",
+            {
+                "own": (["HydraFake"], "seen", "HydraFake-ID"),
+                "part": (["FF-DF_c40", "UADFV"], "seen", "HydraFake-ID"),
+                "wild": (["FFIW"], "seen", "HydraFake-CD"),
+                "other": (["Celeb-DF-v2"], "ranked", ""),
+            },
+        ),
+        ("scaledf", {"own": (["ScaleDF"], "seen", "ScaleDF"), "other": (["DFDC"], "ranked", "")}),
+    ],
+)
+def test_on_a_board_for_tests_alone_no_column_is_in_domain_and_who_has_seen_one_stands_apart(tmp_path, protocol, rows):
+    content = loading.load("protocols", protocol).model_dump()
+    runs, data = [], DataConfig(root=str(tmp_path))
+    for name, (trained, *_) in rows.items():
+        seen = in_domain(trained, content["test"], data)
+        tests = {test: scored(0.8, in_domain=seen[test]) for test in content["test"]}
+        runs.append(run(name, {}, tests=tests, trained_on=trained, protocol=protocol, config={"protocol": content}))
+    section = only(runs)
+    assert (section.in_domain, section.mean_sets) == (set(), sorted(content["test"]))
+    found = {row.name: (row.group, ", ".join(row.seen)) for row in section.rows}
+    assert found == {name: (group, seen) for name, (_, group, seen) in rows.items()}
 
 
 def test_a_set_of_the_protocol_that_no_row_has_leaves_no_mean_and_is_named():

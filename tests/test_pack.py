@@ -15,6 +15,7 @@ import cv2
 import lmdb
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.manifest import listed_frames, write_manifest
@@ -411,11 +412,11 @@ def test_a_store_in_use_can_be_added_to(data, workers):
                 return pool.map(store.read, FRAMES)
         return [image.copy() for image in store.read_each(FRAMES)]
 
-    assert ours.poll(60) and ours.recv() == "added"
+    assert ours.poll(PATIENCE) and ours.recv() == "added"
     assert not (data / "X_lmdb").exists()
     np.testing.assert_equal(read_all(), before)
     ours.send("finish")
-    packing.join(60)
+    packing.join(PATIENCE)
     assert packing.exitcode == 0
     np.testing.assert_equal(read_all(), before)
     assert store.missing(large.frames) == []

@@ -11,6 +11,7 @@ from resproto_fd.configs.loading import load
 from resproto_fd.configs.schema import DataConfig
 from resproto_fd.preprocessing.arrangers import DESCRIPTIONS, arrange, find
 from resproto_fd.preprocessing.arrangers.benchmarks import HYDRAFAKE
+from resproto_fd.preprocessing.arrangers.expectations import ALLOWANCES
 from resproto_fd.preprocessing.arrangers.lists import FAKEAVCELEB
 from resproto_fd.preprocessing.arrangers.panel import DEEPSPEAK, IDFORGE
 from resproto_fd.preprocessing.arrangers.videos import CELEB_PP
@@ -192,6 +193,10 @@ def more(folder):
     return lambda root: frames(root, folder)
 
 
+def link(root):
+    (root / "FFIW10K/source/train/again").symlink_to(root / "FFIW10K/source/train", target_is_directory=True)
+
+
 def line(path, content):
     return lambda root: (root / path).write_text((root / path).read_text() + content)
 
@@ -199,56 +204,90 @@ def line(path, content):
 CELEB, FAVC, EVAL = "Celeb-DF++/Celeb-synthesis", "FakeAVCeleb_v1.2", "Deepfake-Eval-2024"
 
 
-@pytest.mark.parametrize(
-    ("name", "harm", "said"),
-    [
-        ("Celeb-DF++", missing("Celeb-DF++/List_of_testing_videos.txt"), "testing_videos.txt: missing"),
-        ("Celeb-DF++", without(f"{CELEB}/TalkingFace/FLOAT"), r"missing-methods: no video of 1 \(CelebDFpp_FLOAT\)"),
-        ("Celeb-DF++", more(f"{CELEB}/FaceSwap/New/frames/x"), r"unknown-folders: none of its .*FaceSwap/New \(1 v"),
-        ("FFIW", without("FFIW10K/source"), "one-class: split train has 0 real and 1 fake videos"),
-        ("FFIW", without("FFIW10K/target/val"), "one-class: split val has 1 real and 0 fake videos"),
-        ("FFIW", more("FFIW10K/target/extra/frames/x"), r"unknown-folders: no rule took 1 \(FFIW10K/target/extra"),
-        ("DFDM", without("Celeb-DF-v2/Celeb-real"), "no folder Celeb-DF-v2/Celeb-real; DFDM needs it"),
-        ("DFDM", more("DFDM/DFDM_crf0/other/frames/x"), r"unknown-folders: none of its folders .*crf0/other \(1 v"),
-        ("DFDM", without("DFDM/DFDM_crf0"), "fewer-videos: 5 videos fake; the whole data set has 6450"),
-        ("DeepSpeak-1.1", missing("DeepSpeak-1.1/annotations-split-def.csv"), "split-def.csv: missing"),
-        ("DeepSpeak-1.1", line("DeepSpeak-1.1/annotations-split-def.csv", "12,dev\n"), "csv:4: expected split train"),
-        ("DeepSpeak-1.1", more("DeepSpeak-1.1/fake/frames/sora--1"), r"unknown-folders: none of its folders .*fake"),
-        ("DeepSpeak-2.0", missing("DeepSpeak-2.0/annotations-fake.csv"), "annotations-fake.csv: missing"),
-        ("DeepSpeak-2.0", without("DeepSpeak-2.0/frames"), "one-class: 6 fake videos, none real"),
-        ("DeepSpeak-2.0", without("DeepSpeak-2.0/fakes/frames/memo-6868-6860-playht"), r"no video of 1 \(DeepSp.*memo"),
-        ("FakeAVCeleb", missing(f"{FAVC}/meta_data.csv"), r"meta_data.csv: missing; put FakeAVCeleb's own list"),
-        (
-            "FakeAVCeleb",
-            line(f"{FAVC}/meta_data.csv", "id1,-,-,sora,A,FakeVideo-FakeAudio,x,y,1.mp4,F/FakeVideo-FakeAudio\n"),
-            "csv:9: expected a method, a type, a file and its folder, got 'sora, ",
-        ),
-        ("FakeAVCeleb", without(f"{FAVC}/RealVideo-RealAudio"), "one-class: 5 fake videos, none real"),
-        ("PolyGlotFake", without("PolyGlotFake/real"), "one-class: 1 fake videos, none real"),
-        ("PolyGlotFake", more("PolyGlotFake/fake/frames/clip7"), "unknown-folders: none of its folders has a name"),
-        ("PolyGlotFake", without("PolyGlotFake/fake"), "one-class: 1 real videos, none fake"),
-        ("IDForge", missing("IDForge/val.csv"), r"val.csv: missing; put IDForge's list"),
-        ("IDForge", line("IDForge/test.csv", "face_tts/id07.mp4\n"), "csv:10: expected 'face_tts/id00/id00_00/NAME"),
-        ("IDForge", without("IDForge/main/face_tts/id02"), r"fewer-videos: in the lists, not .*: 1 \(face_tts"),
-        (EVAL, missing(f"{EVAL}/video-metadata-publish-with-links.csv"), "video-metadata-publish.csv: missing"),
-        (EVAL, line(f"{EVAL}/video-metadata-publish-with-links.csv", "\nf.mp4,Maybe,Test"), "csv:7: expected Real or"),
-        (EVAL, without(f"{EVAL}/video-data/frames/d"), r"fewer-videos: in the lists, not .*: 1 \(video-data/d"),
-        (f"{EVAL}-img", missing(f"{EVAL}/image-metadata-publish.csv"), "image-metadata-publish.csv: missing"),
-        (f"{EVAL}-img", missing(f"{EVAL}/image-data/b.webp"), "one-class: 1 real videos, none fake"),
-        (f"{EVAL}-img", more(f"{EVAL}/other/x"), r"unknown-folders: no rule took 1 \(Deepfake-Eval-2024/other"),
-        ("HydraFake", without("hydrafake/test/MAGI"), r"missing-methods: no video of 1 \(HydraFake_MAGI\)"),
-        ("HydraFake", more("hydrafake/test/Sora/1_fake"), r"unknown-folders: no rule took 1 \(hydrafake/test/Sora"),
-        ("HydraFake", without("hydrafake/val/real"), "one-class: split val has 0 real and 1 fake videos"),
-        ("ScaleDF", without("ScaleDF/val/000000AFAD"), "one-class: split test has 0 real and 2 fake videos"),
-        ("ScaleDF", more("ScaleDF/Established_benchmarks/x"), r"unknown-folders: no rule took 1 \(ScaleDF/Establ"),
-        ("ScaleDF", without("ScaleDF/train/AMatrix_faces"), "fewer-videos: 2 videos fake; the whole .* 8800000"),
-    ],
-)  # fmt: skip
+WRONG = [
+    ("Celeb-DF++", missing("Celeb-DF++/List_of_testing_videos.txt"), "testing_videos.txt: missing"),
+    ("Celeb-DF++", without(f"{CELEB}/TalkingFace/FLOAT"), r"missing-methods: no video of 1 \(CelebDFpp_FLOAT\)"),
+    ("Celeb-DF++", more(f"{CELEB}/FaceSwap/New/frames/x"), r"unknown-folders: none of its .*FaceSwap/New \(1 v"),
+    ("FFIW", without("FFIW10K/source"), "one-class: split train has 0 real and 1 fake videos"),
+    ("FFIW", without("FFIW10K/target/val"), "one-class: split val has 1 real and 0 fake videos"),
+    ("FFIW", more("FFIW10K/target/extra/frames/x"), r"unknown-folders: no rule took 1 \(FFIW10K/target/extra"),
+    ("DFDM", without("Celeb-DF-v2/Celeb-real"), "no folder Celeb-DF-v2/Celeb-real; DFDM needs it"),
+    ("DFDM", more("DFDM/DFDM_crf0/other/frames/x"), r"unknown-folders: none of its folders .*crf0/other \(1 v"),
+    ("DFDM", without("DFDM/DFDM_crf0"), "fewer-videos: 5 videos fake; the whole data set has 6450"),
+    ("DeepSpeak-1.1", missing("DeepSpeak-1.1/annotations-split-def.csv"), "split-def.csv: missing"),
+    ("DeepSpeak-1.1", line("DeepSpeak-1.1/annotations-split-def.csv", "12,dev\n"), "csv:4: expected split train"),
+    ("DeepSpeak-1.1", more("DeepSpeak-1.1/fake/frames/sora--1"), r"unknown-folders: none of its folders .*fake"),
+    ("DeepSpeak-2.0", missing("DeepSpeak-2.0/annotations-fake.csv"), "annotations-fake.csv: missing"),
+    ("DeepSpeak-2.0", without("DeepSpeak-2.0/frames"), "one-class: 6 fake videos, none real"),
+    ("DeepSpeak-2.0", without("DeepSpeak-2.0/fakes/frames/memo-6868-6860-playht"), r"no video of 1 \(DeepSp.*memo"),
+    ("FakeAVCeleb", missing(f"{FAVC}/meta_data.csv"), r"meta_data.csv: missing; put FakeAVCeleb's own list"),
+    (
+        "FakeAVCeleb",
+        line(f"{FAVC}/meta_data.csv", "id1,-,-,sora,A,FakeVideo-FakeAudio,x,y,1.mp4,F/FakeVideo-FakeAudio\n"),
+        "csv:9: expected a method, a type, a file and its folder, got 'sora, ",
+    ),
+    ("FakeAVCeleb", without(f"{FAVC}/RealVideo-RealAudio"), "one-class: 5 fake videos, none real"),
+    ("PolyGlotFake", without("PolyGlotFake/real"), "one-class: 1 fake videos, none real"),
+    ("PolyGlotFake", more("PolyGlotFake/fake/frames/clip7"), "unknown-folders: none of its folders has a name"),
+    ("PolyGlotFake", without("PolyGlotFake/fake"), "one-class: 1 real videos, none fake"),
+    ("IDForge", missing("IDForge/val.csv"), r"val.csv: missing; put IDForge's list"),
+    ("IDForge", line("IDForge/test.csv", "face_tts/id07.mp4\n"), "csv:10: expected 'face_tts/id00/id00_00/NAME"),
+    ("IDForge", without("IDForge/main/face_tts/id02"), r"fewer-videos: in the lists, not .*: 1 \(face_tts"),
+    (EVAL, missing(f"{EVAL}/video-metadata-publish-with-links.csv"), "video-metadata-publish.csv: missing"),
+    (EVAL, line(f"{EVAL}/video-metadata-publish-with-links.csv", "\nf.mp4,Maybe,Test"), "csv:7: expected Real or"),
+    (EVAL, without(f"{EVAL}/video-data/frames/d"), r"fewer-videos: in the lists, not .*: 1 \(video-data/d"),
+    (f"{EVAL}-img", missing(f"{EVAL}/image-metadata-publish.csv"), "image-metadata-publish.csv: missing"),
+    (f"{EVAL}-img", missing(f"{EVAL}/image-data/b.webp"), "one-class: 1 real videos, none fake"),
+    (f"{EVAL}-img", more(f"{EVAL}/other/x"), r"unknown-folders: no rule took 1 \(Deepfake-Eval-2024/other"),
+    ("HydraFake", without("hydrafake/test/MAGI"), r"missing-methods: no video of 1 \(HydraFake_MAGI\)"),
+    ("HydraFake", more("hydrafake/test/Sora/1_fake"), r"unknown-folders: no rule took 1 \(hydrafake/test/Sora"),
+    ("HydraFake", without("hydrafake/val/real"), "one-class: split val has 0 real and 1 fake videos"),
+    ("ScaleDF", without("ScaleDF/val/000000AFAD"), "one-class: split test has 0 real and 2 fake videos"),
+    ("ScaleDF", more("ScaleDF/Established_benchmarks/x"), r"unknown-folders: no rule took 1 \(ScaleDF/Establ"),
+    ("ScaleDF", without("ScaleDF/train/AMatrix_faces"), "fewer-videos: 2 videos fake; the whole .* 8800000"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "harm", "said"), WRONG)
 def test_a_wrong_tree_is_refused_with_what_was_expected(tmp_path, name, harm, said):
     root = tmp_path / "a"
     RIGHT[name][0](root)
     harm(root)
     assert re.search(said, refused(name, root))
+
+
+ALLOWED = [case for case in WRONG if re.match(r"(one-class|unknown-folders|fewer-videos|missing-methods): ", case[2])]
+ALLOWED = [("FFIW", link, r"linked-folders: 1 \(FFIW10K/source/train/again"), *ALLOWED]
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "said"), [*ALLOWED[:4], *(pytest.param(*case, marks=pytest.mark.slow) for case in ALLOWED[4:])]
+)
+def test_what_is_not_as_expected_is_written_if_each_difference_is_allowed(tmp_path, capsys, name, harm, said):
+    root, out = tmp_path / "a", tmp_path / "out"
+    RIGHT[name][0](root)
+    harm(root)
+    message = refused(name, root)
+    allowed = message.rpartition("add --allow ")[2].split()
+    assert re.search(said, message) and said.partition(":")[0] in allowed
+    for one in allowed:
+        left = refused(name, root, "--allow", *(other for other in ALLOWANCES if other != one))
+        assert left.endswith(f"add --allow {one}")
+    assert resproto(name, root, out, "--allow", *allowed) == 0
+    printed = capsys.readouterr().out
+    assert {*re.findall(r"allowed, ([a-z-]+): ", printed)} == {*allowed} and re.search(f"allowed, {said}", printed)
+    config, arrangement = dataset_config(name, out), arrange(find(name)[0], root)
+    options = {"key": config.key, "folder": config.folder, "taxonomy": load_taxonomy()}
+    found = {
+        (video.split, video.label_name, video.frames) for video in all_videos(out / config.json_file, name, **options)
+    }
+    assert found == {(video.splits[0], video.label, video.clip.frames) for video in arrangement.videos}
+
+
+@pytest.mark.parametrize("name", ["oneclass", "all", "fewer-videos,one-class", ""])
+def test_a_name_that_nothing_has_is_not_allowed_and_told_before_the_tree_is_looked_at(tmp_path, name):
+    message = refused("HydraFake", tmp_path / "nowhere", "--allow", "fewer-videos", name)
+    assert message.startswith(f"--allow: expected {', '.join(ALLOWANCES)}, got '{name}'")
 
 
 def test_archives_that_were_not_unpacked_are_counted_by_suffix_and_reason(tmp_path):
@@ -277,6 +316,21 @@ def test_scenarios_and_levels_are_data_sets_of_their_own(tmp_path):
     "name, made, file, line, message",
     [
         ("DeepSpeak-1.1", deepspeak_1, "DeepSpeak-1.1/annotations-split-def.csv", "10,test", "actor '10' is of train"),
+        (
+            "DeepSpeak-2.0",
+            deepspeak_2,
+            "DeepSpeak-2.0/annotations-fake.csv",
+            "diff2lip-6868-6860-playht.mp4,11,10",
+            "train target 10 source 11",
+        ),
+        (
+            "FakeAVCeleb",
+            fakeavceleb,
+            "FakeAVCeleb_v1.2/meta_data.csv",
+            "id00001,-,-,fsgan,A,FakeVideo-FakeAudio,x,y,00109_2_id00002_wav2lip.mp4,"
+            "FakeAVCeleb/FakeVideo-FakeAudio/African/men/id00001",
+            r"FakeAVCeleb_wav2lip target .*FakeAVCeleb_fsgan target .*; remove the wrong line",
+        ),
         ("IDForge", idforge, "IDForge/test.csv", "pristine/id00/id00_00/id00_scene_1_roop.mp4", "train and test"),
         (
             "Deepfake-Eval-2024",

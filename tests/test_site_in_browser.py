@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 from test_evaluate import of_generators
 
 from resproto_fd.training.board.building import build
@@ -51,6 +52,7 @@ def site(tmp_path_factory):
 def page(browser, site):
     """The first page; after the test, no error was said and nothing but the site's own files was asked for."""
     opened = browser.new_page(viewport={"width": 1200, "height": 900})
+    opened.set_default_timeout(1000 * PATIENCE)
     said, asked = [], []
     opened.on("console", lambda message: said.append(message.text))
     opened.on("pageerror", lambda error: said.append(str(error)))
@@ -102,6 +104,7 @@ def test_a_long_table_of_methods_has_a_search_of_its_own(browser, tmp_path):
     build([tmp_path / "runs"], tmp_path / "site")
     (path,) = (tmp_path / "site" / "rows").glob("*.html")
     opened = browser.new_page(viewport={"width": 1200, "height": 900})
+    opened.set_default_timeout(1000 * PATIENCE)
     opened.goto(path.as_uri())
     opened.fill("input.within", "generator 01")
     shown = opened.locator("#methods tbody tr:visible th").all_inner_texts()
@@ -177,6 +180,7 @@ def test_no_page_is_wider_than_its_window(page, site, width):
 def test_without_scripts_every_table_is_there(browser, site):
     context = browser.new_context(java_script_enabled=False)
     opened = context.new_page()
+    opened.set_default_timeout(1000 * PATIENCE)
     opened.goto((site / "index.html").as_uri())
     assert opened.locator("table.board:visible").count() > 1
     context.close()

@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from made import MadeStore, TinyDetector, made_config, made_dataset
+from patience import PATIENCE
 
 from resproto_fd.configs import stop_signals
 from resproto_fd.configs.errors import Interrupted, UserError
@@ -83,7 +84,7 @@ class StuckStore(MadeStore):
 
 def stop_when(ready, progress=None, step=0):
     def send():
-        ready.wait(60)
+        ready.wait(PATIENCE)
         while progress and progress.step < step:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -156,7 +157,7 @@ def test_any_number_of_stop_signals_ends_a_command_as_one_does(number, saves):
     ready = context.Event()
     process = context.Process(target=command, args=(saves, ready), daemon=True)
     process.start()
-    assert ready.wait(60)
+    assert ready.wait(PATIENCE)
     while process.exitcode is None:
         os.kill(process.pid, number)
         process.join(0.01)
@@ -184,9 +185,9 @@ def test_a_command_with_nothing_to_save_ends_at_once(number, status, says, tmp_p
     taken = tmp_path / "stderr"
     process = context.Process(target=listing_that_takes_for_ever, args=(ready, taken), daemon=True)
     process.start()
-    assert ready.wait(60)
+    assert ready.wait(PATIENCE)
     os.kill(process.pid, number)
-    process.join(60)
+    process.join(PATIENCE)
     assert process.exitcode == status
     assert taken.read_text().strip() == says
 
@@ -215,15 +216,17 @@ def test_a_terminal_that_is_closed_is_a_stop_signal_and_what_is_written_to_it_th
     command = [sys.executable, "-c", ON_A_TERMINAL]
     process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
     os.close(slave)
-    assert b"ready" in os.read(master, 100)
+    shown = b""
+    while b"ready" not in shown:
+        shown += os.read(master, 100)  # raises if the process has ended
     os.close(master)
-    assert process.wait(60) == 75
+    assert process.wait(PATIENCE) == 75
 
 
 def test_under_nohup_a_closed_terminal_is_not_a_stop_signal():
     code = "from resproto_fd.configs.stop_signals import STOP_SIGNALS as s; import signal; print(signal.SIGHUP in s)"
     found = [
-        subprocess.run([*words, sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout.strip()
+        subprocess.run([*words, sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
         for words in ([], ["nohup"])
     ]
     assert found == ["True", "False"]

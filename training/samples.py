@@ -10,15 +10,24 @@ from resproto_fd.preprocessing.store.frame_store import FrameStore
 from resproto_fd.trainer.clip_list import ClipList, span
 from resproto_fd.trainer.frame_list import FrameList
 
+OF_CLIPS = ("stride", "clips", "short")
+"""Keys of `input` that mean nothing for single frames."""
+
 
 def check_clips(config: RunConfig) -> None:
     """Checks that a run's settings suit clips, before any data are looked at.
 
     Raises:
-        UserError: The detector takes clips, and a setting is for single frames.
+        UserError: The detector takes clips, and a setting is for single frames, or the other way round.
     """
     given, samples = config.detector.input, config.detector.train.samples
     if given.frames == 1:
+        for name in OF_CLIPS:
+            if (value := getattr(given, name)) != InputConfig.model_fields[name].default:
+                raise UserError(
+                    f"input.{name}={value}: only for clips, and the detector takes single frames (input.frames=1); "
+                    f"remove input.{name}"
+                )
         return
     if samples != "frames":
         raise UserError(

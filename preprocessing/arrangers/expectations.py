@@ -52,7 +52,19 @@ def differences(arrangement: Arrangement) -> list[Difference]:
     ]
 
 
-def refuse(arrangements: Sequence[Arrangement], allowed: Iterable[str], shown: str = "") -> None:
+def check_allowed(allowed: Sequence[str]) -> None:
+    """Checks the names of differences that a user allows, before a tree is looked at.
+
+    Raises:
+        UserError: A name is none of `ALLOWANCES`.
+    """
+    if unknown := [name for name in allowed if name not in ALLOWANCES]:
+        raise UserError(
+            f"--allow: expected {', '.join(ALLOWANCES)}, got '{unknown[0]}'{nearest(unknown[0], ALLOWANCES)}"
+        )
+
+
+def refuse(arrangements: Sequence[Arrangement], allowed: Sequence[str], shown: str = "") -> None:
     """Refuses arrangements with differences that the user did not allow.
 
     Args:
@@ -61,13 +73,8 @@ def refuse(arrangements: Sequence[Arrangement], allowed: Iterable[str], shown: s
         shown: What was seen, put in front of the message.
 
     Raises:
-        UserError: There are such differences, or a name is none.
+        UserError: There are such differences.
     """
-    allowed = list(allowed)
-    if unknown := [name for name in allowed if name not in ALLOWANCES]:
-        raise UserError(
-            f"--allow: expected {', '.join(ALLOWANCES)}, got '{unknown[0]}'{nearest(unknown[0], ALLOWANCES)}"
-        )
     found = [(each, difference) for each in arrangements for difference in differences(each)]
     left = [(each, difference) for each, difference in found if difference.name not in allowed]
     if not left:

@@ -180,7 +180,7 @@ def forgerynet_lists(root: Path) -> Catalogue:
             if sixteen not in {0, *FORGERYNET} or numbers[0] != (sixteen > 0):
                 raise UserError(f"{path}:{number}: expected 'PATH binary triple sixteen', got {shown(line)}")
             label = f"ForgeryNet_{FORGERYNET[sixteen]}" if sixteen else "ForgeryNet_Real"
-            entries[f"{name}/image/{_without_suffix(words[0])}"] = ListEntry(split, label)
+            _put_once(entries, f"{name}/image/{_without_suffix(words[0])}", ListEntry(split, label), f"{path}:{number}")
     return Catalogue(entries, lambda clip: clip.path.partition("/")[2], f"{folder}: image_list.txt")
 
 
@@ -212,7 +212,9 @@ def fakeavceleb_list(root: Path) -> Catalogue:
             of = below.replace(row["type"], "RealVideo-RealAudio", 1)
             people["original"] = f"{top}/{of}/{_without_suffix(row['path']).partition('_')[0]}"
         label = "FakeAVCeleb_Real" if real else f"FakeAVCeleb_{row['method']}"
-        entries[f"{below}/{_without_suffix(row['path'])}"] = ListEntry(None, label, people)
+        _put_once(
+            entries, f"{below}/{_without_suffix(row['path'])}", ListEntry(None, label, people), f"{path}:{number}"
+        )
     return Catalogue(entries, lambda clip: clip.path.partition("/")[2], str(path))
 
 
@@ -235,10 +237,11 @@ def deepspeak_lists(root: Path, dataset: str) -> Catalogue:
             raise UserError(f"{where}: actor {shown(who)} is of {splits[who]} too; an actor has one split")
     entries = {f"actor {who}": ListEntry(split) for who, split in splits.items()}
     if dataset == "DeepSpeak-2.0":
-        columns = ("video-file", "identity-source", "identity-target")
-        for _, row in _rows(folder / "annotations-fake.csv", "DeepSpeak's own list of fakes", columns):
+        path, columns = folder / "annotations-fake.csv", ("video-file", "identity-source", "identity-target")
+        for number, row in _rows(path, "DeepSpeak's own list of fakes", columns):
             people = {"target": row["identity-target"], "source": row["identity-source"]}
-            entries[_without_suffix(row["video-file"])] = ListEntry(splits.get(row["identity-target"]), None, people)
+            entry = ListEntry(splits.get(row["identity-target"]), None, people)
+            _put_once(entries, _without_suffix(row["video-file"]), entry, f"{path}:{number}")
 
     def key(clip: Clip) -> str:
         actor = re.fullmatch(r"(\d+)-\d+|\w+--\d+-(\d+)--.+", clip.name)
@@ -302,12 +305,13 @@ def _put_once(entries: dict[str, ListEntry], key: str, entry: ListEntry, where: 
     """Adds an entry, which may stand in the lists again if it says the same.
 
     Raises:
-        UserError: An earlier line gives the clip another split or label.
+        UserError: An earlier line gives the clip another split, label or person.
     """
     before = entries.setdefault(key, entry)
     if before != entry:
-        found = " and ".join(f"{each.split} {each.label or ''}".strip() for each in (before, entry))
-        raise UserError(f"{where}: {shown(key)} is listed as {found}; a clip has one split and one label")
+        said = [[each.split, each.label, *map(" ".join, each.people.items())] for each in (before, entry)]
+        found = " and ".join(" ".join(filter(None, words)) for words in said)
+        raise UserError(f"{where}: {shown(key)} is listed as {found}; a clip has one entry; remove the wrong line")
 
 
 def _rows(path: Path, what: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
