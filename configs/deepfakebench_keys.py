@@ -57,7 +57,9 @@ MAPPINGS = ("data_aug", "frame_num", "input", "model", "optimizer")
 TEXTS = ("dataset_json_folder", "lmdb_dir", "lr_scheduler", "metric_scoring", "rgb_dir")
 """Keys whose values must be mappings, and texts."""
 
-OF_VIDEOS = ("altfreezing", "ftcn", "i3d", "stil", "tall", "timesformer", "time_transformer", "videomae", "xclip")
+OF_VIDEOS = {
+    *("altfreezing", "ftcn", "i3d", "sta_clip", "stil", "tall", "timesformer", "time_transformer", "videomae", "xclip"),
+}
 """Its detectors that read several frames at once."""
 
 READS_FILE = {

@@ -221,6 +221,8 @@ class TrainConfig(Strict):
             landmarks (see `trainer.blending`). They are `self_blended` (SBI), `cross_blended` (Face X-ray; masks are
             boundaries), `i2g` (PCL; the same with masks of the blended region) and `warped` (FWA). A frame and its
             forgery are in one batch; `batch_size`, an even number, counts both. An epoch shows each real frame once.
+            For detectors of clips there is `video_blended` (StA): the real and fake clips, and a forgery of each real
+            one beside them, in which facial features drift; an epoch shows each clip and each forgery once.
         sampling: How frames are dealt to batches. `shuffled` is a random order. With `paired` each fake is followed by
             the frame at the same moment of the real video it was made from, as side files or names like
             FaceForensics++'s tell; if that video is not known, by a random real frame of its data set. Half of each
@@ -233,7 +235,7 @@ class TrainConfig(Strict):
     accumulate: Positive = 1
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    samples: Literal["frames", "self_blended", "cross_blended", "i2g", "warped"] = "frames"
+    samples: Literal["frames", "self_blended", "cross_blended", "i2g", "warped", "video_blended"] = "frames"
     sampling: Literal["shuffled", "paired"] = "shuffled"
     augment: str | dict[str, Any] = "none"
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
@@ -247,7 +249,12 @@ class TrainConfig(Strict):
     @property
     def in_pairs(self) -> bool:
         """Whether each fake comes with a real frame, one after the other."""
-        return self.samples != "frames" or self.sampling == "paired"
+        return self.from_reals_alone or self.sampling == "paired"
+
+    @property
+    def from_reals_alone(self) -> bool:
+        """Whether it trains on real frames and forgeries of them, without a data set's own fakes."""
+        return self.samples not in ("frames", "video_blended")
 
     @field_validator("augment")
     @classmethod
@@ -284,12 +291,13 @@ class TrainConfig(Strict):
                 f"expected batch_size to be a multiple of accumulate={self.accumulate}, got {self.batch_size}"
             )
         if self.samples != "frames" and self.sampling == "paired":
+            why = "are paired already" if self.from_reals_alone else "have no known partner"
             raise ValueError(
-                f"sampling 'paired' is for a data set's own fakes, and samples '{self.samples}' are paired already: "
+                f"sampling 'paired' is for a data set's own fakes, and samples '{self.samples}' {why}: "
                 "set sampling: shuffled"
             )
         if self.in_pairs and self.batch_size // self.accumulate % 2:
-            what = f"samples '{self.samples}'" if self.samples != "frames" else "frames with sampling 'paired'"
+            what = f"samples '{self.samples}'" if self.from_reals_alone else "frames with sampling 'paired'"
             raise ValueError(
                 f"{what} come in pairs: expected an even batch_size / accumulate, got "
                 f"{self.batch_size} / {self.accumulate}"

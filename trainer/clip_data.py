@@ -12,12 +12,13 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.store.frame_store import FrameStore
 from resproto_fd.trainer.augment.device_transforms import OnDevice, Unaugmented
 from resproto_fd.trainer.augment.views import Transform, uniforms
+from resproto_fd.trainer.blended_clips import BlendedClips
 from resproto_fd.trainer.clip_list import ClipList, clip_checksum
 from resproto_fd.trainer.companions import LANDMARKS, Companions, Partners, carried
 from resproto_fd.trainer.data import BadFrame, Canvas, FrameDataset
 
-START = 5
-"""Number of the draw of a clip's start, among the draws of a sample (see `FrameDataset._seed`)."""
+FORGERY, START = 4, 5
+"""Numbers of the draws of a forgery and of a clip's start, among those of a sample (see `FrameDataset._seed`)."""
 
 
 class ClipDataset(FrameDataset):
@@ -35,6 +36,7 @@ class ClipDataset(FrameDataset):
         checksums: Whether a batch has "checksum" too: of each clip, see `clip_checksum`.
         partners: See `FrameDataset`; it chooses clips.
         draws: Whether clips start elsewhere in each epoch: a start is drawn from seed, epoch and position in the list.
+        blends: Makes some of the clips, as forgeries of others; `clips` is then its list.
 
     Raises:
         UserError: As `FrameDataset`.
@@ -53,11 +55,13 @@ class ClipDataset(FrameDataset):
         checksums: bool = False,
         partners: Partners | None = None,
         draws: bool = False,
+        blends: BlendedClips | None = None,
     ):
         super().__init__(
             clips, stores, transform, seed, replace_bad, fields, change, companions, None, checksums, partners
         )
         self.stored, self.pictures, self.draws = clips.stored, clips.given.frames, draws
+        self.blends = blends
 
     def _made(self, batch: Canvas, places: list[int]) -> dict:
         """The clips at some places of a batch, and what was made with them."""
@@ -74,7 +78,9 @@ class ClipDataset(FrameDataset):
         """Positions in the stored frames of a clip's, T."""
         if not self.draws:
             return self.frames.places[clip].tolist()
-        return self.frames.drawn(clip, uniforms(self._seed(epoch, clip, START), 1)[0]).tolist()
+        share = uniforms(self._seed(epoch, clip, START), 1)[0]
+        real = clip if self.blends is None else int(self.blends.made_of[clip])
+        return self.frames.drawn(real, share).tolist()
 
     def _fill(
         self, batch: Canvas, places: Sequence[int], epochs: Sequence[int], chosen: Sequence[int]
@@ -85,19 +91,33 @@ class ClipDataset(FrameDataset):
         for number, image in self._read_in_key_order(frames):
             place = places[number // length]
             if place not in bad:
+                image = self._prepared_frame(image, frames[number], number % length, epochs[place], chosen[place])
                 picture = place * length + number % length
                 if error := self._put_frame(batch, picture, image, frames[number], seeds[place]):
                     bad[place] = BadFrame(chosen[place], str(error))
         return bad
 
-    def _put_frame(
-        self, batch: Canvas, picture: int, image: np.ndarray | UserError, frame: int, seed: int
-    ) -> UserError | None:
-        """Puts a stored image into its place; returns the error if it cannot be had."""
+    def _prepared_frame(
+        self, image: np.ndarray | UserError, stored: int, frame: int, epoch: int, clip: int
+    ) -> np.ndarray | UserError:
+        """Changes a stored image as asked, and blends it in a forgery; returns the error if that cannot be done."""
         if isinstance(image, UserError):
             return image
         try:
-            image = self._changed(image, frame)
+            image = self._changed(image, stored)
+            if self.blends is not None and self.blends.is_forged(clip):
+                image = self.blends.blend(image, stored, frame, self._seed(epoch, clip, FORGERY))
+        except UserError as error:
+            return error
+        return image
+
+    def _put_frame(
+        self, batch: Canvas, picture: int, image: np.ndarray | UserError, frame: int, seed: int
+    ) -> UserError | None:
+        """Puts an image into its place; returns the error if it cannot be had."""
+        if isinstance(image, UserError):
+            return image
+        try:
             if self.companions is not None:
                 points = self.companions.landmarks[frame]
                 image, _, points = carried(self.transform, image, seed, None, points)

@@ -23,6 +23,7 @@ from resproto_fd.detectors.registry import build_detector, check_model
 from resproto_fd.detectors.weights import is_head_alone, load_all, read_state_dict, without_pretrained
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.augment.transforms import check_augment, train_transform
+from resproto_fd.trainer.blended_clips import VIDEO_BLENDED, BlendedClips
 from resproto_fd.trainer.blended_pairs import BlendedPairs, with_blends
 from resproto_fd.trainer.clip_data import ClipDataset
 from resproto_fd.trainer.clip_list import ClipList
@@ -158,13 +159,16 @@ def _checked(config: RunConfig) -> tuple[RunConfig, Path]:
 def _trainer(detector: Detector, bench: Bench) -> Trainer:
     """The trainer of a detector on the protocol's training data."""
     config, resolved, world = bench.config, bench.resolved, bench.world
-    samples = config.detector.train.samples
-    if samples == "frames":
-        frames, pairs = samples_of(resolved.train, config, resolved.stores, "training", training=True), None
-        _refuse_one_class(frames)
-    else:
+    samples, pairs, blends = config.detector.train.samples, None, None
+    if config.detector.train.from_reals_alone:
         pairs = BlendedPairs.of(samples, resolved.train, resolved.sides, resolved.stores)
         frames = pairs.frames
+    else:
+        frames = samples_of(resolved.train, config, resolved.stores, "training", training=True)
+        if samples == VIDEO_BLENDED:
+            blends = BlendedClips.of(frames, resolved.stores)
+            frames = blends.clips
+        _refuse_one_class(frames)
     if config.run.shuffle_labels:
         frames = frames.shuffled(np.random.default_rng(config.seed).permutation(len(frames)))
     skip = config.data.on_bad_frame == "skip"
@@ -184,7 +188,7 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
         "partners": partners,
     }
     if isinstance(frames, ClipList):
-        data = ClipDataset(frames, resolved.stores, augment, config.seed, draws=True, **options)
+        data = ClipDataset(frames, resolved.stores, augment, config.seed, draws=True, blends=blends, **options)
     else:
         data = FrameDataset(frames, resolved.stores, augment, config.seed, pairs=pairs, **options)
     validate = bench.validate if resolved.selection else None

@@ -7,6 +7,7 @@ import numpy as np
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import InputConfig, RunConfig
 from resproto_fd.preprocessing.store.frame_store import FrameStore
+from resproto_fd.trainer.blended_clips import VIDEO_BLENDED
 from resproto_fd.trainer.clip_list import ClipList, span
 from resproto_fd.trainer.frame_list import FrameList
 
@@ -15,7 +16,7 @@ OF_CLIPS = ("stride", "clips", "short")
 
 
 def check_clips(config: RunConfig) -> None:
-    """Checks that a run's settings suit clips, before any data are looked at.
+    """Checks that a run's settings suit clips or single frames, before any data are looked at.
 
     Raises:
         UserError: The detector takes clips, and a setting is for single frames, or the other way round.
@@ -28,11 +29,16 @@ def check_clips(config: RunConfig) -> None:
                     f"input.{name}={value}: only for clips, and the detector takes single frames (input.frames=1); "
                     f"remove input.{name}"
                 )
+        if samples == VIDEO_BLENDED:
+            raise UserError(
+                f"train.samples={samples}: forgeries are made of clips, and the detector takes single frames; set "
+                "train.samples=frames or self_blended"
+            )
         return
-    if samples != "frames":
+    if config.detector.train.from_reals_alone:
         raise UserError(
             f"train.samples={samples}: forgeries are made of single frames, and the detector takes clips "
-            f"(input.frames={given.frames}); set train.samples=frames"
+            f"(input.frames={given.frames}); set train.samples=frames or {VIDEO_BLENDED}"
         )
     if config.run.encode_once:
         raise UserError(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.schema import DataConfig, DatasetConfig, InputConfig
+from resproto_fd.configs.schema import DataConfig, DatasetConfig, InputConfig, TrainConfig
 from resproto_fd.configs.sweep_schema import SweepConfig
 from resproto_fd.trainer.clip_list import clips_of_video
 from resproto_fd.training.protocols import dataset_config
@@ -208,7 +208,7 @@ class _Sizes:
     def __init__(self, cell: Cell, data: DataConfig | None):
         self.protocol, self.epochs, self.data = cell.protocol_config(), cell.epochs, data
         detector = json.loads(cell.spec)["detector"]
-        self.made_from_reals = detector["train"].get("samples", "frames") != "frames"
+        self.recipe = TrainConfig.model_validate(detector["train"])
         self.input = InputConfig.model_validate(detector["input"])
         self.unknown: set[str] = set()
         self.assumed: set[str] = set()
@@ -238,8 +238,12 @@ class _Sizes:
             return 0
         if size.assumed:
             self.assumed.add(name)
-        # Forgeries made from real frames: a frame and its forgery.
-        videos = 2 * size.reals if training and self.made_from_reals and size.reals is not None else size.videos
+        videos = size.videos
+        if training and size.reals is not None:
+            if self.recipe.from_reals_alone:  # a frame and its forgery
+                videos = 2 * size.reals
+            elif self.recipe.samples == "video_blended":  # a forgery of each real clip, beside all clips
+                videos += size.reals
         listed = size.frames if kept is None else min(kept, size.frames)
         if self.input.frames == 1:
             return videos * listed

@@ -12,6 +12,7 @@ from pathlib import Path
 from resproto_fd.configs import stop_signals
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import write_text
+from resproto_fd.configs.schema import TrainConfig
 from resproto_fd.configs.sweep_schema import SweepConfig
 from resproto_fd.detectors.registry import detector_class
 from resproto_fd.training.sweeps import cells as of_cells
@@ -145,7 +146,7 @@ def parts_of(cell: Cell) -> list[int]:
     detector = json.loads(cell.spec)["detector"]
     if detector_class(detector["detector"]).steps_alone:
         return []
-    unit = max(1, int(cell.needs.cards)) * (2 if _in_pairs(detector["train"]) else 1)
+    unit = max(1, int(cell.needs.cards)) * (2 if TrainConfig.model_validate(detector["train"]).in_pairs else 1)
     unit *= detector["train"]["accumulate"]
     whole, found, parts = detector["train"]["batch_size"], [], 2
     while parts <= min(whole, MOST_PARTS):
@@ -153,10 +154,6 @@ def parts_of(cell: Cell) -> list[int]:
             found.append(parts)
         parts *= 2
     return found
-
-
-def _in_pairs(train: dict) -> bool:
-    return train["samples"] != "frames" or train.get("sampling") == "paired"
 
 
 class Peaks:
