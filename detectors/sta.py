@@ -34,7 +34,7 @@ class StA(TimmClassifier):
         frames: T, as `input.frames`.
         layers: Blocks of the ViT that are used, from the first on; None for all.
         channels, kernels, heads: See `SpatiotemporalAdapter`.
-        timm: `pretrained` (of the ViT), `dropout` and `options`, see `TimmClassifier`.
+        dropout, timm: `pretrained` (of the ViT) and `options` are further keywords, see `TimmClassifier`.
 
     Raises:
         UserError: As `TimmClassifier` and `SpatiotemporalAdapter`; the backbone is no such ViT or has fewer blocks.
@@ -50,9 +50,10 @@ class StA(TimmClassifier):
         channels: Positive = 512,
         kernels: Sequence[int] = (3, 5, 7),
         heads: Positive = 2,
+        dropout: float = 0.5,
         **timm,
     ):
-        super().__init__(backbone, **timm)
+        super().__init__(backbone, dropout=dropout, **timm)
         net = self.backbone
         if not isinstance(net, VisionTransformer) or net.cls_token is None:
             raise UserError(f"sta: expected a ViT of timm with a class token, got {backbone}; set model.backbone")

@@ -462,6 +462,22 @@ def test_a_detector_of_clips_is_trained_scored_and_tested_again_from_kept_scores
         assert "which takes clips of 3 frames" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_run_can_train_on_clips_and_on_forgeries_made_of_the_real_ones(clip_preset, demo, tmp_path):
+    tables = []
+    for name, workers in (("a", 0), ("b", 1)):
+        where = [f"data.root={demo}", f"run.out={tmp_path / name}", *QUICK, f"run.workers={workers}"]
+        words = [*ONE_SET, *where, "train.samples=video_blended"]
+        assert main(["train", "--detector", str(clip_preset), *words]) == 0
+        folder = next((tmp_path / name).rglob("result.json")).parent
+        tables.append(ScoreTable.load(folder / "scores" / "Demo-B.npz"))
+    assert np.array_equal(tables[0].score, tables[1].score)
+    resolved = protocols.resolve(loading.load("protocols", "demo_cross"), DataConfig(root=str(demo)))
+    labels = [video.label for video in resolved.train.videos]
+    clips = 2 * len(labels) - sum(labels)
+    assert RunResult.load(folder / "result.json").train_images == 3 * 4 * 2 * (clips // 4)
+
+
 def bench_of(config, videos, store, folder):
     frames = FrameList.of(videos, 6)
     detector = config.detector.model_copy(update={"detector": "tiny_clips"})
