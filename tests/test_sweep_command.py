@@ -76,6 +76,26 @@ def test_on_paper_a_clip_costs_all_its_frames(tmp_path, overrides, training, tes
     assert [row.images for row in plan.rows] == [576 * training + (72 + 120) * testing]
 
 
+def test_on_paper_forgeries_come_beside_all_clips_or_in_the_place_of_the_fakes(tmp_path):
+    size = loading.load("datasets", "FaceForensics++").size["train"]
+    protocol = {"name": "own", "train": ["FaceForensics++"], "test": ["Demo-A"], "selection": {"rule": "last"}}
+    protocol["frames"] = {"train": 8, "val": 8, "test": 8}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(protocol))
+    found = {}
+    for detector, samples, *words in (
+        ("i3d", "frames", "input.frames=4"),
+        ("i3d", "video_blended", "input.frames=4"),
+        ("meso4", "warped"),
+    ):
+        overrides = [[f"train.samples={samples}", "train.epochs=1", *words]]
+        group = {"detectors": [detector], "overrides": overrides, "protocols": ["own.yaml"]}
+        (row,) = plan_of(sweep(group), cells_of(sweep(group), tmp_path), tmp_path / "runs", None).rows
+        found[samples] = row.images
+    assert 0 < size.reals < size.videos
+    assert found["video_blended"] - found["frames"] == 2 * 4 * size.reals
+    assert found["warped"] == 8 * 2 * size.reals + 5 * 120
+
+
 def test_the_status_is_told_by_the_exit_status(made, tmp_path, capsys):
     runs = tmp_path / "runs"
     words = ["sweep", str(made), "--out", str(runs), "--status"]

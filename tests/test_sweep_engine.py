@@ -322,6 +322,11 @@ def test_parts_of_a_batch_are_whole_and_a_step_of_its_own_has_none():
     assert module.parts_of(apart) == [2, 4]
     (split,) = made_cells(detectors=["clip_tiny"], settings=["run.workers=0", "run.split_batch=4"])[1][:1]
     assert module.parts_of(split) == [parts for parts in found if parts > 4]
+    pairs, beside = (
+        made_cells(detectors=[name], overrides=[[f"train.samples={samples}", "train.batch_size=12"]])[1][0]
+        for name, samples in (("clip_tiny", "warped"), ("i3d", "video_blended"))
+    )
+    assert (module.parts_of(pairs), module.parts_of(beside)) == ([2], [2, 4])
 
 
 def test_a_measured_peak_counts_for_cells_of_the_same_detector_batch_and_precision(tmp_path):
