@@ -420,7 +420,7 @@ def clip_preset(registered, tmp_path):
     return path
 
 
-REFUSED = [["predict", "no.png", "--run"], ["explain", "--frames", "1"], ["export"], ["calibrate"], ["figures"]]
+REFUSED = [["explain", "--frames", "1"], ["export"], ["figures"]]
 
 
 def configuration(words):

@@ -208,11 +208,11 @@ def test_a_cell_that_keeps_no_checkpoint_is_not_trained_again_for_its_calibratio
     assert state(cell, tmp_path) == "done"
 
 
-def test_a_cell_of_clips_is_done_without_a_calibration_since_it_gets_none(tmp_path):
+def test_a_cell_of_clips_needs_a_calibration_too(tmp_path):
     (cell,) = cells_of(sweep({"detectors": ["stil"]}))
     put_checkpoint(cell, tmp_path)
     put_result(cell, tmp_path)
-    assert cell.frames > 1 and state(cell, tmp_path) == "done"
+    assert cell.frames > 1 and state(cell, tmp_path) == "broken"
 
 
 def test_a_test_of_an_unfinished_runs_weights_does_not_make_it_done(tmp_path):

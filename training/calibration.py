@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_serializer, model_validator
 
 from resproto_fd.configs.errors import UnreadableFile, UserError, cut
 from resproto_fd.configs.files import atomic_file, sha256_of
 from resproto_fd.configs.readers.json_reader import read_json_object
 from resproto_fd.configs.readers.npz_reader import Kind, read_npz
 from resproto_fd.configs.readers.text import MIB
+from resproto_fd.configs.schema import LONGEST_CLIP
 from resproto_fd.training.measures.calibration import KINDS, Calibrator
 from resproto_fd.training.results import Count, Estimate, Rate, Record, RunResult, Sha256
 from resproto_fd.training.scores import ScoreTable
@@ -120,14 +121,30 @@ def _falls(parameters: Mapping[str, list[float]]) -> bool:
     return any(later < former for column in parameters.values() for former, later in pairwise(column))
 
 
+class Clips(Record):
+    """Clips of the split that the levels are of.
+
+    Attributes:
+        count: Their number.
+        frames: Frames of a clip, T.
+        consecutive: Share of them whose frames' numbers in the original video rise by exactly `input.stride` wherever
+            they rise. It is low where the store has frames that are spread over the video.
+    """
+
+    count: Count
+    frames: Annotated[int, Field(ge=2, le=LONGEST_CLIP)]
+    consecutive: Rate
+
+
 class Reference(Record):
     """What frames of the split look like, to tell what is unlike them.
 
     Attributes:
-        frames: Frames that were looked at, spread evenly over the split.
+        frames: Frames, or clips, that were looked at, spread evenly over the split.
         frame_side: Shorter side in pixels of the stored frames, the median.
         file: SHA-256 of the file with their features.
         neighbours: A frame's distance is that to so many of the nearest frames of other videos, the farthest of them.
+            Of clips, it is the clip's.
         far: Distance that 1 % of the frames exceed; None if the features tell nothing.
         distances: Distances by quantile, "0.5", "0.95", "0.99".
         sharp: Sharpness that 1 % of the frames lack, see `answers.reasons.sharpness`.
@@ -151,6 +168,8 @@ class Calibration(Record):
         settings: Digest of what else a score depends on, see `settings_digest`.
         scores: Digest of the table of scores, see `scores_digest`.
         oracle: The split is one that is tested on, so that nothing here is known to hold elsewhere.
+        levels: "frame" and "video"; of a detector of clips "video" alone.
+        clips: What clips the scores are of; None if they are of frames.
     """
 
     version: int = VERSION
@@ -163,6 +182,11 @@ class Calibration(Record):
     oracle: bool = False
     levels: dict[str, Level]
     reference: Reference | None = None
+    clips: Clips | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_keys_of_clips(self, handler):
+        return {name: value for name, value in handler(self).items() if value is not None or name != "clips"}
 
     @model_validator(mode="after")
     def _has_all_levels(self):
@@ -241,14 +265,13 @@ class Calibration(Record):
         return features.astype(np.float32)
 
 
-def is_due(rule: str, frames: int) -> bool:
+def is_due(rule: str) -> bool:
     """Whether training fits a calibration at its end.
 
     Args:
         rule: How the run chooses its checkpoint; there is a split to calibrate on if it is "best".
-        frames: Pictures of a sample of the detector. `predict` takes no clips.
     """
-    return rule == "best" and frames == 1
+    return rule == "best"
 
 
 def is_tried(folder: Path) -> bool:

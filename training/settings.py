@@ -93,7 +93,8 @@ def refuse_clips(config: DetectorConfig, command: str) -> None:
     if config.input.frames > 1:
         raise UserError(
             f"{command}: expected a detector of single frames, got {config.name or config.detector}, which takes clips "
-            f"of {config.input.frames} frames (input.frames); it can be trained and tested (`resproto test`)"
+            f"of {config.input.frames} frames (input.frames); it can be tested (`resproto test`), and asked about "
+            "videos (`resproto predict`)"
         )
 
 

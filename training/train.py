@@ -39,7 +39,7 @@ def _calibrate(config: RunConfig, folder: Path) -> None:
     from resproto_fd.training.answers.judges import read_config
     from resproto_fd.training.calibration import FAILED, is_due
 
-    if not is_due(config.protocol.selection.rule, config.detector.input.frames):
+    if not is_due(config.protocol.selection.rule):
         return
     try:
         if (folder / "config.yaml").is_file():  # it has the keywords that the run's data filled

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -78,7 +79,7 @@ class FaceJob:
         reader = open_source(source)
         starts = run_starts(reader.info.frames, self.options)
         wanted = wanted_frames(reader.info.frames, self.options)
-        numbers = _frame_numbers(source)
+        numbers = frame_numbers(source)
         finds, counts = self._finder.kept(reader, wanted)
         kept, missed = [], []
         matrices, sizes = {}, {}
@@ -356,7 +357,7 @@ def open_source(source: Source):
     return PictureFile(source.files[0]) if source.kind == "picture" else PictureSequence(source.files)
 
 
-def _frame_numbers(source: Source):
+def frame_numbers(source: Source) -> Callable[[int], int]:
     """Numbers the i-th picture: by its name if all names in the folder are different numbers, else by i."""
     if source.kind != "sequence":
         return int

@@ -5,12 +5,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.faces.sources import Options, Source
 from resproto_fd.preprocessing.faces.worker_pool import WorkerDied, run_tasks
+from resproto_fd.trainer.clip_list import span
+from resproto_fd.training.answers.clips import runs_for, samples_of
 from resproto_fd.training.answers.judges import Judge
 from resproto_fd.training.answers.meaning import meaning_of
 from resproto_fd.training.answers.reasons import COPIES
@@ -53,8 +56,8 @@ def answer(
         search: What `search_for` made of such runs and settings; it looks for the faces in this process.
 
     Raises:
-        UserError: There is no file or no run; a run cannot be loaded; runs need crops of different sizes; or the face
-            detector is not installed.
+        UserError: There is no file or no run; a run cannot be loaded; runs need crops of different sizes, or some
+            score frames and others clips; or the face detector is not installed.
     """
     began = time.perf_counter()
     if not files or not runs:
@@ -62,10 +65,11 @@ def answer(
     judges = [run if isinstance(run, Judge) else Judge(run, settings.device) for run in runs]
     judges = _named_apart(judges)
     settings = _with_size(judges, settings)
+    asked = _search_arguments(judges, settings)
     sources, others = sources_of(files, settings.pictures)
     answers = Answers([], [_facts(judge, name, settings) for judge, name in judges], settings, others)
     work = _Work(judges, settings, answers)
-    for name, source, found in _found(sources, settings, search):
+    for name, source, found in _found(sources, asked, settings, search):
         work.add(name, source, found)
     work.end()
     answers.seconds["all"] = time.perf_counter() - began
@@ -76,9 +80,11 @@ def search_for(judges: Sequence[Judge], settings: Settings) -> FaceSearch:
     """The search for faces that runs and settings need, for many calls of `answer`.
 
     Raises:
-        UserError: The runs need crops of different sizes, or the face detector is not installed.
+        UserError: The runs need crops of different sizes, some score frames and others clips, or the face detector is
+            not installed.
     """
-    return FaceSearch(*_search_arguments(_with_size(_named_apart(judges), settings)))
+    named = _named_apart(judges)
+    return FaceSearch(*_search_arguments(named, _with_size(named, settings)))
 
 
 def _named_apart(judges: Sequence[Judge]) -> list[tuple[Judge, str]]:
@@ -92,9 +98,13 @@ def _with_size(judges: Sequence[tuple[Judge, str]], settings: Settings) -> Setti
     return replace(settings, size=settings.size or _crop_size(judges))
 
 
-def _search_arguments(settings: Settings) -> tuple[Options, bool, float]:
+def _search_arguments(judges: Sequence[tuple[Judge, str]], settings: Settings) -> tuple[Options, bool, float]:
     options = Options(
-        frames=settings.frames, size=settings.size, min_face=settings.min_face, pictures=settings.pictures
+        frames=settings.frames,
+        size=settings.size,
+        min_face=settings.min_face,
+        pictures=settings.pictures,
+        **runs_for(judges, settings),
     )
     return options, settings.cropped, settings.seconds
 
@@ -117,7 +127,10 @@ def _facts(judge: Judge, name: str, settings: Settings) -> RunFacts:
 
 
 def _found(
-    sources: Sequence[tuple[str, Source | str]], settings: Settings, search: FaceSearch | None
+    sources: Sequence[tuple[str, Source | str]],
+    asked: tuple[Options, bool, float],
+    settings: Settings,
+    search: FaceSearch | None,
 ) -> Iterator[tuple[str, Source | None, Found]]:
     """What is in each source, in their order, whichever is done first."""
     from tqdm import tqdm
@@ -125,7 +138,7 @@ def _found(
     tasks = [source for _, source in sources if isinstance(source, Source)]
     count = min(os.cpu_count() or 1 if settings.processes is None else settings.processes, len(tasks))
     count = 0 if settings.processes is None and len(tasks) == 1 else count
-    make, arguments = (FaceSearch, _search_arguments(settings)) if search is None else (lambda: search, ())
+    make, arguments = (FaceSearch, asked) if search is None else (lambda: search, ())
     count = count if search is None else 0
     waiting: dict[int, Found] = {}
     with tqdm(total=len(sources), unit=" files", disable=None if settings.progress else True) as bar:
@@ -148,18 +161,23 @@ def _found(
 
 @dataclass
 class _Open:
-    """A file whose faces are not all judged yet; `scores` has, by face and run, what was found for each crop."""
+    """A file whose faces are not all judged yet.
+
+    Attributes:
+        scores: By face and run, what was found for each crop or clip, see `verdicts.judged_face`.
+        left: Crops or clips, of all runs, that are not judged yet.
+    """
 
     answer: FileAnswer
-    faces: list[FoundFace] = field(default_factory=list)
-    scores: list[list[dict[str, list[float]]]] = field(default_factory=list)
+    scores: list[list[dict[str, Any]]] = field(default_factory=list)
     left: int = 0
 
 
 class _Work:
     """Collects crops, lets the runs judge them in whole batches, and finishes files as their last crop is judged.
 
-    Crops are judged in the order of files, faces and frames, so that batches are those of a test on the same frames.
+    Crops are judged in the order of files, faces and frames, so that batches are those of a test on the same frames. Of
+    a run of clips, so are clips.
     """
 
     def __init__(self, judges: Sequence[tuple[Judge, str]], settings: Settings, answers: Answers) -> None:
@@ -167,7 +185,7 @@ class _Work:
         sizes = [judge.batch_size for judge, _ in judges]
         common = int(np.lcm.reduce(sizes))
         self._chunk = common if common <= LARGEST_CHUNK else max(sizes)
-        self._crops: list[tuple[_Open, int, np.ndarray]] = []
+        self._waiting: list[list[tuple[_Open, int, Any]]] = [[] for _ in judges]
         self._open: list[_Open] = []
         answers.seconds |= dict.fromkeys(STAGES, 0.0)
         answers.counts |= dict.fromkeys(STAGES, 0)
@@ -181,48 +199,61 @@ class _Work:
             self.answers.counts[stage] += len(found.looked) - len(found.unreadable)
         if not found.faces:
             return
-        opened = _Open(made, found.faces)
+        opened = _Open(made)
         self._open.append(opened)
-        for number, face in enumerate(found.faces):
-            opened.scores.append([{} for _ in self.judges])
-            opened.left += len(face.crops)
-            made.faces.append(_face_answer(number, face, self.settings))
-            self._crops += [(opened, number, crop) for crop in face.crops]
+        for number, face in enumerate(each for each in found.faces if self._lasts(each)):
+            opened.scores.append([])
+            for waiting, (judge, _) in zip(self._waiting, self.judges):
+                samples, columns = samples_of(judge, face, self.settings.frames, found.fps)
+                opened.scores[number].append(columns)
+                opened.left += len(samples)
+                waiting += [(opened, number, sample) for sample in samples]
+            made.faces.append(_face_answer(number, face, opened.scores[number], self.settings))
             face.crops = []  # held by the waiting crops alone
-        while len(self._crops) >= self._chunk:
-            self._judge(self._chunk)
+        for place, waiting in enumerate(self._waiting):
+            while len(waiting) >= self._chunk:
+                self._judge(place)
+        self._finish_done()
+
+    def _lasts(self, face: FoundFace) -> bool:
+        """Whether a face is judged: the main one always, a further one if a run has a whole clip of it."""
+        return face.main or any(len(face.frames) >= span(judge.given) for judge, _ in self.judges)
 
     def end(self) -> None:
         """Judges what is left."""
-        while self._crops:
-            self._judge(self._chunk)
+        for place, waiting in enumerate(self._waiting):
+            while waiting:
+                self._judge(place)
+        self._finish_done()
 
-    def _judge(self, count: int) -> None:
-        chunk, self._crops = self._crops[:count], self._crops[count:]
-        crops = [crop for _, _, crop in chunk]
-        for place, (judge, _) in enumerate(self.judges):
-            columns = self._columns(judge, crops)
-            for i, (opened, number, _) in enumerate(chunk):
-                kept = opened.scores[number][place]
-                for what, values in columns.items():
-                    kept.setdefault(what, []).append(float(values[i]))
-        for opened, _, _ in chunk:
+    def _judge(self, place: int) -> None:
+        """Lets a run judge its next samples."""
+        chunk = self._waiting[place][: self._chunk]
+        del self._waiting[place][: self._chunk]
+        columns = self._columns(self.judges[place][0], [sample for _, _, sample in chunk])
+        for i, (opened, number, _) in enumerate(chunk):
+            kept = opened.scores[number][place]
+            for what, values in columns.items():
+                kept.setdefault(what, []).append(float(values[i]))
             opened.left -= 1
+
+    def _finish_done(self) -> None:
+        """Finishes the files of which everything is judged."""
         for opened in [each for each in self._open if not each.left]:
             self._finish(opened)
         self._open = [each for each in self._open if each.left]
 
-    def _columns(self, judge: Judge, crops: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """What a run finds in crops, by name, [N] each."""
-        began = time.perf_counter()
-        found = judge.score(crops)
+    def _columns(self, judge: Judge, samples: Sequence[Any]) -> dict[str, np.ndarray]:
+        """What a run finds in crops or clips, by name, [N] each."""
+        began, pictures = time.perf_counter(), len(samples) * judge.given.frames
+        found = judge.score(samples)
         columns = {"score": found.scores, "distance": found.distances, "sharpness": found.sharpness}
-        self._spend("score", began, len(crops))
+        self._spend("score", began, pictures)
         began = time.perf_counter()
         for copy in COPIES if self.settings.copies else ():
-            columns[copy[0]] = judge.score(crops, copy).scores
+            columns[copy[0]] = judge.score(samples, copy).scores
         if self.settings.copies:
-            self._spend("copies", began, len(crops) * len(COPIES))
+            self._spend("copies", began, pictures * len(COPIES))
         return {what: values for what, values in columns.items() if values is not None}
 
     def _spend(self, stage: str, began: float, frames: int) -> None:
@@ -256,12 +287,14 @@ def _file_answer(name: str, source: Source | None, found: Found) -> FileAnswer:
     )
 
 
-def _face_answer(number: int, face: FoundFace, settings: Settings) -> FaceAnswer:
+def _face_answer(number: int, face: FoundFace, known: Sequence[dict[str, Any]], settings: Settings) -> FaceAnswer:
     turns = [turn for turn in face.turns if turn is not None]
     shown: list[tuple[int, bytes]] = []
     if settings.thumbnails:
-        places = np.unique(np.linspace(0, len(face.crops) - 1, MOST_THUMBNAILS).round().astype(int)).tolist()
-        shown = [(place, _thumbnail(face.crops[place])) for place in places]
+        clips = next((each["clips"] for each in known if each.get("clips")), None)
+        firsts = [face.frames.index(clip.frames[0]) for clip in clips] if clips else range(len(face.crops))
+        chosen = np.unique(np.linspace(0, len(firsts) - 1, MOST_THUMBNAILS).round().astype(int)).tolist()
+        shown = [(firsts[place], _thumbnail(face.crops[firsts[place]])) for place in chosen]
     turn = float(np.median(turns)) if turns else None
     return FaceAnswer(number + 1, face.frames, float(np.median(face.sides)), turn, "", 0.0, {}, [], shown)
 

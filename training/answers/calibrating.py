@@ -10,6 +10,8 @@ from resproto_fd.configs.errors import MissingFile, UserError
 from resproto_fd.configs.schema import RunConfig, Selection
 from resproto_fd.preprocessing.store.frame_store import FrameStore
 from resproto_fd.trainer.augment.transforms import plain_transform
+from resproto_fd.trainer.clip_data import ClipDataset
+from resproto_fd.trainer.clip_list import ClipList
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.trainer.run_folder import exclusive
@@ -29,7 +31,7 @@ from resproto_fd.training.results import Estimate, RunResult
 from resproto_fd.training.scores import ScoreTable, table_path
 
 MOST_FRAMES = 1000
-"""Frames of the selection split that the reference is made of, at most."""
+"""Frames, or clips, of the selection split that the reference is made of, at most."""
 SAME = 1e-4
 """Features whose distances stay below this are all alike, as those of a control that does not look."""
 
@@ -60,7 +62,7 @@ def calibrate(config: RunConfig, folder: Path, device: str = "auto") -> Calibrat
         table, frames, bench = _kept_scores(judge), None, None
         try:
             bench = _bench(judge)
-            frames = bench.resolved.selection
+            frames = bench.selection
         except UserError as error:
             if table is None:
                 raise UserError(f"{folder}: no kept scores of {chosen.dataset} {chosen.split}, and {error}") from error
@@ -78,6 +80,7 @@ def calibrate(config: RunConfig, folder: Path, device: str = "auto") -> Calibrat
             oracle=chosen.oracle or _looked_at_tests(result, chosen),
             levels=fitted_levels(table, _test_tables(judge)),
             reference=reference,
+            clips=_clips_of(table, judge.given.stride),
         )
         made.save(folder, features)
     return made
@@ -208,21 +211,31 @@ def _bench(judge: Judge) -> Bench:
     return Bench(judge.config, resolved, judge.world, judge.folder)
 
 
+def _clips_of(table: ScoreTable, stride: int) -> records.Clips | None:
+    """What clips a table has scores of; None if it is of frames."""
+    if table.clips is None:
+        return None
+    steps = np.diff(table.clips, axis=1)
+    consecutive = ((steps == stride) | (steps <= 0)).all(axis=1)  # a short video's frames come again
+    return records.Clips(count=len(table), frames=table.clips.shape[1], consecutive=float(consecutive.mean()))
+
+
 def _reference(judge: Judge, bench: Bench, frames: FrameList) -> tuple[Reference, np.ndarray | None]:
-    """What frames of the split look like, and their features; None if these tell nothing."""
-    some = _spread(frames, MOST_FRAMES)
-    transform, change = plain_transform(judge.config.detector.input), change_of(judge.config.protocol)
+    """What frames, or clips, of the split look like, and their features; None if these tell nothing."""
+    some, stores = _spread(frames, MOST_FRAMES), bench.resolved.stores
+    transform, change = plain_transform(judge.given), change_of(judge.config.protocol)
     if judge.config.data.on_bad_frame == "skip":
-        some = some.without(_unreadable(some, bench.resolved.stores))
-    data = FrameDataset(some, bench.resolved.stores, transform, change=change)
-    features = judge.features(data)
+        some = some.without(_unreadable(_pictures_of(some), stores))
+    samples = ClipDataset if isinstance(some, ClipList) else FrameDataset
+    features = judge.features(samples(some, stores, transform, change=change))
     step = -(-features.size // records.MOST_VALUES)
     features = features[::step]
     kept = features.astype(np.float16).astype(np.float32)  # as they are stored
     owners = some.video_index[::step]
     away = distances(features, kept, NEIGHBOURS, (owners, owners))
     tells = bool(np.isfinite(away).all()) and float(np.quantile(away, FAR)) > SAME
-    sides, sharp = _looks(data)
+    pictures = _spread(_pictures_of(some), MOST_FRAMES)
+    sides, sharp = _looks(FrameDataset(pictures, stores, transform, change=change))
     reference = Reference(
         frames=len(some),
         frame_side=int(np.median(sides)),
@@ -235,8 +248,12 @@ def _reference(judge: Judge, bench: Bench, frames: FrameList) -> tuple[Reference
 
 
 def _spread(frames: FrameList, most: int) -> FrameList:
-    chosen = {frames.paths[i] for i in np.unique(np.linspace(0, len(frames) - 1, most).round().astype(int))}
-    return frames.without({path for path in frames.paths if path not in chosen})
+    return frames.at(np.unique(np.linspace(0, len(frames) - 1, most).round().astype(int)))
+
+
+def _pictures_of(samples: FrameList) -> FrameList:
+    """The frames themselves; of clips, the frames that are in any."""
+    return samples.frames_read()[0] if isinstance(samples, ClipList) else samples
 
 
 def _unreadable(frames: FrameList, stores: Mapping[str, FrameStore]) -> set[str]:

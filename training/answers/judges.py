@@ -1,6 +1,10 @@
-"""A run that judges pictures: its detector with its own input, precision, weights and calibration."""
+"""A run that judges pictures or clips: its detector with its own input, precision, weights and calibration.
+
+In shapes, N is the number of pictures or clips, T of the frames of a clip, F of a face's frames.
+"""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,12 +13,15 @@ import numpy as np
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import MissingFile, UserError
 from resproto_fd.configs.files import sha256_of
-from resproto_fd.configs.schema import RunConfig
+from resproto_fd.configs.readers.text import LARGEST_NUMBER
+from resproto_fd.configs.schema import InputConfig, RunConfig
 from resproto_fd.detectors.weights import tensors_sha256
 from resproto_fd.preprocessing.store.frame_store import FrameStore, MissingFrame
 from resproto_fd.preprocessing.video import Video
 from resproto_fd.trainer.augment.transforms import plain_transform
 from resproto_fd.trainer.checkpoint import seed_everything
+from resproto_fd.trainer.clip_data import ClipDataset
+from resproto_fd.trainer.clip_list import ClipList, span
 from resproto_fd.trainer.data import FrameDataset
 from resproto_fd.trainer.distributed import World, choose_device
 from resproto_fd.trainer.frame_list import FrameList
@@ -24,13 +31,18 @@ from resproto_fd.training.answers.reasons import distances, of_length_one, sharp
 from resproto_fd.training.bench import change_of, normaliser_of
 from resproto_fd.training.calibration import FILE, Calibration, settings_digest
 from resproto_fd.training.run import create
-from resproto_fd.training.settings import as_deepfakebench_fed, refuse_clips
+from resproto_fd.training.settings import as_deepfakebench_fed
 
 CROPS = "crops"
+_UNTOLD = ("test", CROPS, 0, "unknown", "unknown", "unknown")
+"""Facts of a `Video` that is asked about."""
 
 
 class Judged(NamedTuple):
-    """What a run finds in N crops: P(fake) [N], distances to the reference [N] or None, sharpness [N] or None."""
+    """What a run finds in N crops or clips: P(fake) [N], distances to the reference [N] or None, sharpness [N] or None.
+
+    A clip's sharpness is the median of its frames'.
+    """
 
     scores: np.ndarray
     distances: np.ndarray | None
@@ -38,7 +50,7 @@ class Judged(NamedTuple):
 
 
 class Judge:
-    """A run's detector, ready to score crops as `resproto test` scores stored frames, by the same code.
+    """A run's detector, ready to score crops as `resproto test` scores stored frames or clips, by the same code.
 
     Args:
         folder: The run's folder, with config.yaml, and with best.pt if the detector has weights to learn.
@@ -61,7 +73,6 @@ class Judge:
     ):
         self.folder = Path(folder)
         self.config = config or read_config(self.folder, trusted)
-        refuse_clips(self.config.detector, "predict and calibrate")
         self.world = World(0, 1, choose_device(device))
         best = self.folder / "best.pt"
         seed_everything(self.config.seed)
@@ -81,32 +92,70 @@ class Judge:
 
     @property
     def batch_size(self) -> int:
-        """Frames of a batch, as in the run's own tests."""
+        """Frames, or clips, of a batch, as in the run's own tests."""
         return self.config.run.test_batch_size
 
-    def score(self, crops: Sequence[np.ndarray], copy: tuple[str, int] | None = None) -> Judged:
-        """Scores crops in batches of the run's own size.
+    @property
+    def given(self) -> InputConfig:
+        """The detector's input. It scores clips if `frames` is more than 1."""
+        return self.config.detector.input
+
+    @property
+    def sees_runs(self) -> bool:
+        """Whether its clips are of consecutive frames, as most of those are that it was calibrated on."""
+        known = self.calibration and self.calibration.clips
+        return not known or known.consecutive >= 0.5
+
+    def clips_of(self, numbers: Sequence[int], budget: int) -> np.ndarray:
+        """Positions of the frames of a face's clips, [C, T], as `resproto test` takes them of the same stored frames.
 
         Args:
-            crops: RGB uint8, each [H, W, 3].
+            numbers: Number within the video of each of the face's frames, ascending, [F].
+            budget: Frames of the video in a protocol's list, which the clips fill unless `input.clips` gives a number.
+
+        Returns:
+            None, C = 0, of a face in too few frames if `input.short` leaves them out.
+        """
+        if len(numbers) < span(self.given) and self.given.short == "leave_out":
+            return np.empty((0, self.given.frames), dtype=np.int64)
+        if numbers[-1] > LARGEST_NUMBER:
+            numbers = range(len(numbers))
+        face = Video(CROPS, *_UNTOLD, tuple(f"{number:09d}" for number in numbers))
+        return ClipList.within(FrameList.of([face], budget), self.given, self.given.clips).places
+
+    def still(self, picture: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        """What `score` takes of one picture: the picture, or a clip that does not move."""
+        return picture if self.given.frames == 1 else [picture] * self.given.frames
+
+    def score(
+        self, samples: Sequence[np.ndarray] | Sequence[Sequence[np.ndarray]], copy: tuple[str, int] | None = None
+    ) -> Judged:
+        """Scores crops, or clips of T crops, in batches of the run's own size.
+
+        Args:
+            samples: Crops, RGB uint8, each [H, W, 3]; or of a detector of clips, T of them each.
             copy: A corruption's name and severity: scores changed copies instead, without distances and sharpness.
 
         Raises:
             UserError: A score is not a finite number.
         """
-        transform, store = plain_transform(self.config.detector.input), _Crops(crops)
-        frames = store.frames()
-        data = FrameDataset(frames, {CROPS: store}, transform, change=change_of(self.config.protocol, copy))
+        length, change = self.given.frames, change_of(self.config.protocol, copy)
+        crops = samples if length == 1 else list(chain.from_iterable(samples))
+        store = _Crops(crops)
+        kind, frames = (FrameDataset, store.frames()) if length == 1 else (ClipDataset, store.clips(self.given))
+        data = kind(frames, {CROPS: store}, plain_transform(self.given), change=change)
         compared = copy is None and self._reference is not None
         options = ScoringOptions(self.batch_size, progress=False, keep_features=compared)
         scored = score_frames(self.detector, data, self.normalise, self.world, options)
         away = distances(scored.features, self._reference, self.calibration.reference.neighbours) if compared else None
         known = copy is None and self.calibration is not None and self.calibration.reference is not None
         sharp = np.asarray([sharpness(shown_to(data, crop, "")) for crop in crops]) if known else None
+        if sharp is not None and length > 1:
+            sharp = np.median(sharp.reshape(-1, length), axis=1)
         return Judged(scored.scores, away, sharp)
 
     def features(self, data: FrameDataset) -> np.ndarray:
-        """Features of the frames of a data set, of length 1, float32 [N, D]; see `of_length_one`."""
+        """Features of the frames or clips of a data set, of length 1, float32 [N, D]; see `of_length_one`."""
         options = ScoringOptions(self.batch_size, progress=False, keep_features=True)
         return of_length_one(score_frames(self.detector, data, self.normalise, self.world, options).features)
 
@@ -162,5 +211,12 @@ class _Crops(FrameStore):
 
     def frames(self) -> FrameList:
         """All crops, in order; their label says nothing."""
-        video = Video(CROPS, "test", CROPS, 0, "unknown", "unknown", "unknown", tuple(self._crops))
-        return FrameList.of([video], None)
+        return FrameList.of([Video(CROPS, *_UNTOLD, tuple(self._crops))], None)
+
+    def clips(self, given: InputConfig) -> ClipList:
+        """All crops as clips of T, one after another."""
+        stored = self.frames()
+        places = np.arange(len(stored), dtype=np.int64).reshape(-1, given.frames)
+        firsts = stored.at(places[:, 0])
+        facts = firsts.videos, firsts.paths, firsts.video_index, firsts.numbers, firsts.labels
+        return ClipList(*facts, stored=stored, places=places, given=given)

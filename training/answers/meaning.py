@@ -9,10 +9,10 @@ from resproto_fd.training.results import Estimate
 
 def meaning_of(judge: Judge, settings: Settings) -> list[str]:
     """Sentences about the threshold of a run, for pictures and for videos, and about its probabilities."""
-    made = judge.calibration
+    made, found = judge.calibration, _of_clips(judge)
     if made is None:
-        return ["This run has no calibration: its scores are no probabilities, and every answer is unsure."]
-    where, found = f"{made.dataset} {made.split}", []
+        return [*found, "This run has no calibration: its scores are no probabilities, and every answer is unsure."]
+    where = f"{made.dataset} {made.split}"
     levels = {level: made.levels[level] for level in LEVELS if level in made.levels}
     for level, given in levels.items():
         what = "Pictures" if level == "frame" else "Videos"
@@ -36,6 +36,17 @@ def meaning_of(judge: Judge, settings: Settings) -> list[str]:
     if made.reference is None:
         found.append("Nothing is known of what its frames look like, so that no face is unlike them or blurred.")
     return found
+
+
+def _of_clips(judge: Judge) -> list[str]:
+    """A sentence about what a run of clips scores; none of a run of frames."""
+    given = judge.given
+    if given.frames == 1:
+        return []
+    kind = f"{given.frames} consecutive frames" if judge.sees_runs else f"{given.frames} frames spread over the video"
+    if given.stride > 1:
+        kind = f"{given.frames} frames, every {given.stride} of " + ("a run" if judge.sees_runs else "those looked at")
+    return [f"It scores clips of {kind}. A video's score is the mean of its clips'."]
 
 
 def _is_drawn(name: str) -> bool:

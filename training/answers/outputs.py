@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resproto_fd.configs.files import make_folder, write_text
-from resproto_fd.training.answers.records import VERDICTS, Answers, FaceAnswer, FileAnswer
+from resproto_fd.training.answers.records import VERDICTS, Answers, FaceAnswer, FileAnswer, Opinion
 from resproto_fd.training.answers.report import render_report
 
 JSON_LINES, CSV, REPORT = "answers.jsonl", "answers.csv", "report.html"
@@ -20,6 +20,8 @@ COLUMNS = (
     *("file", "kind", "verdict", "probability", "face", "face_verdict", "face_probability", "frames", "side", "turn"),
     *("reasons", "run", "score", "run_probability", "threshold", "run_verdict", "note"),
 )
+OF_CLIPS = ("clips",)
+"""Columns that a table of runs of clips has besides."""
 DIGITS = 6
 
 
@@ -46,22 +48,30 @@ def as_dict(file: FileAnswer) -> dict[str, Any]:
     found = asdict(file)
     for face in found["faces"]:
         del face["thumbnails"]
+        for opinion in face["opinions"]:
+            del opinion["frames" if opinion["clips"] else "clips"]
     return _printable(found)
 
 
 def to_csv(answers: Answers) -> str:
-    """One line a face and run; a file without a face has one line. An empty field is not known."""
+    """One line a face and run; a file without a face has one line. An empty field is not known.
+
+    Runs of clips have a further column: each clip's first and last frame, and its score.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    of_clips = any(opinion.clips for file in answers.files for face in file.faces for opinion in face.opinions)
+    writer.writerow([*COLUMNS, *(OF_CLIPS if of_clips else ())])
     for file in answers.files:
         for face, opinion in _rows(file):
             own: list[Any] = [file.name, file.kind, file.verdict, file.probability]
             if face is not None:
                 reasons = "; ".join(face.reasons.values())
                 own += [face.number, face.verdict, face.probability, len(face.frames), face.side, face.turn, reasons]
+            if opinion is not None:
                 own += [opinion.run, opinion.score, opinion.probability, opinion.threshold, opinion.verdict]
             own += [None] * (len(COLUMNS) - 1 - len(own)) + [file.note]
+            own += [_clips(opinion)] if of_clips else []
             writer.writerow([_cell(value) for value in own])
     return out.getvalue()
 
@@ -89,12 +99,18 @@ def _after(text: str) -> str:
     return f"  ({text})" if text else ""
 
 
-def _rows(file: FileAnswer) -> Iterator[tuple[FaceAnswer | None, Any]]:
+def _rows(file: FileAnswer) -> Iterator[tuple[FaceAnswer | None, Opinion | None]]:
     if not file.faces:
         yield None, None
     for face in file.faces:
-        for opinion in face.opinions:
+        for opinion in face.opinions or [None]:
             yield face, opinion
+
+
+def _clips(opinion: Opinion | None) -> str | None:
+    """The clips of an opinion: "0-15: 0.812345; 142-157: 0.701234"."""
+    clips = [] if opinion is None else opinion.clips
+    return "; ".join(f"{clip.first}-{clip.last}: {clip.score:.{DIGITS}f}" for clip in clips) or None
 
 
 def _cell(value: Any) -> str:

@@ -26,6 +26,8 @@ WORDS = {
     "unlike": "the face is unlike those that the run was selected on",
     "flips": "the verdict flips",
     "differ": "the runs differ",
+    "short": "the face is in fewer frames than a clip takes",
+    "gaps": "no clip has consecutive frames",
     "uncalibrated": "the run has no threshold of its own",
 }
 

@@ -19,7 +19,8 @@ class Settings:
     """What is asked.
 
     Attributes:
-        frames: Frames of a video, evenly spaced.
+        frames: Frames of a video, evenly spaced. Runs of clips take as many clips as these would fill, unless
+            `input.clips` of a run gives their number.
         cropped: Every picture is an already cropped face.
         size: Side of crops in pixels; None takes that of the frames that the runs were selected on, or 256.
         min_face: Side in pixels of the smallest face to find.
@@ -68,17 +69,36 @@ class Settings:
 
 
 @dataclass
+class Clip:
+    """One clip of one face.
+
+    Attributes:
+        first, last: The lowest and the highest number of its frames.
+        frames: Numbers of its frames, in the order in which the detector got them; those of a short video come again.
+        seconds: When each of them is shown; None if the file does not tell.
+        score: P(fake).
+    """
+
+    first: int
+    last: int
+    frames: list[int]
+    seconds: list[float] | None
+    score: float = 0.0
+
+
+@dataclass
 class Opinion:
     """One run's view of one face.
 
     Attributes:
         run: The run's name.
-        score: Mean P(fake) of its frames.
+        score: Mean P(fake) of its frames, or clips.
         probability: Calibrated; the score itself without a calibration.
         threshold: Score from which the face is called fake.
         verdict: "real" or "fake", by score and threshold alone.
         copies: Mean score of the face's copies, by kind.
-        frames: Score of each frame.
+        frames: Score of each frame; none of a run that scores clips.
+        clips: The clips, of a run that scores clips.
         distance: Median distance to the run's reference, and the distance that 1 % of its own frames exceed.
         reasons: Why this view is unsure, by the name of the rule.
     """
@@ -93,6 +113,7 @@ class Opinion:
     distance: float | None = None
     far: float | None = None
     reasons: dict[str, str] = field(default_factory=dict)
+    clips: list[Clip] = field(default_factory=list)
 
 
 @dataclass
@@ -105,9 +126,9 @@ class FaceAnswer:
         side: Its width in pixels of the file, the median.
         turn: See `reasons.turn_of`, the median; None if not known.
         verdict: "real", "fake" or "unsure".
-        probability: Of being fake: the mean over runs.
+        probability: Of being fake: the mean over runs; None if no run could judge it.
         reasons: Why it is unsure: sentences by the name of the rule.
-        opinions: One a run.
+        opinions: One a run that judged it; a run of clips may leave out a face that is in too few frames.
         thumbnails: JPEG files, one a frame shown, with the frame's place in `frames`.
     """
 
@@ -116,7 +137,7 @@ class FaceAnswer:
     side: float
     turn: float | None
     verdict: str
-    probability: float
+    probability: float | None
     reasons: dict[str, str]
     opinions: list[Opinion]
     thumbnails: list[tuple[int, bytes]] = field(default_factory=list)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from markupsafe import Markup
 
-from resproto_fd.training.answers.records import FAKE, REAL, VERDICTS, Answers, FaceAnswer, FileAnswer, Opinion
+from resproto_fd.training.answers.records import FAKE, REAL, VERDICTS, Answers, Clip, FaceAnswer, FileAnswer, Opinion
 from resproto_fd.training.answers.verdicts import told_apart
 from resproto_fd.training.board import charts
 from resproto_fd.training.board.cells import rate_cell, small_table, text_cell
@@ -104,6 +104,8 @@ def _file(number: int, file: FileAnswer) -> SimpleNamespace:
 def _face(file: FileAnswer, face: FaceAnswer) -> SimpleNamespace:
     turn = "" if face.turn is None else f", turned by {face.turn:.2f}"
     frames = f", in {len(face.frames)} frames" if file.looked > 1 else ""
+    clips = sum(len(opinion.clips) for opinion in face.opinions)
+    frames += f", scored by {count(clips, 'clip')}" if clips else ""
     return SimpleNamespace(
         number=face.number,
         verdict=face.verdict,
@@ -112,8 +114,9 @@ def _face(file: FileAnswer, face: FaceAnswer) -> SimpleNamespace:
         reasons=face.reasons,
         scores=[_words(opinion, len(face.opinions) > 1) for opinion in face.opinions],
         table=_opinions(face),
+        clips=_clips(file, face),
         charts=[_timeline(file, face)] if file.looked > 1 else [],
-        shown=[_thumbnail(file, face, place, data) for place, data in face.thumbnails],
+        shown=[_thumbnail(file, face, place, data) for place, data in face.thumbnails if face.opinions],
     )
 
 
@@ -135,13 +138,30 @@ def _opinions(face: FaceAnswer):
     return small_table([*heads, "Distance", "Far from"], lines, f"Opinions on face {face.number}", texts=2)
 
 
+def _clips(file: FileAnswer, face: FaceAnswer):
+    """The clips of a face, one a line; None if its runs score frames."""
+    lines = []
+    for opinion in face.opinions:
+        for clip in opinion.clips:
+            texts = [opinion.run, f"{clip.first} to {clip.last}"]
+            if file.fps:
+                texts.append(f"{clip.first / file.fps:.2f} to {clip.last / file.fps:.2f}")
+            lines.append((texts, [rate_cell(clip.score)]))
+    heads = ["Run", "Clip, frames", *(["Clip, seconds"] if file.fps else []), "Score"]
+    return small_table(heads, lines, f"Clips of face {face.number}", texts=1) if lines else None
+
+
 def _timeline(file: FileAnswer, face: FaceAnswer):
     times = [_when(file, number) for number in face.frames]
     start, end = 0.0, max(_when(file, max(file.frames - 1, 1)), times[-1])
     series = []
     for opinion in face.opinions:
+        points = list(zip(times, opinion.frames))
         words = [f"{_clock(file, number)}: {score:.3f}" for number, score in zip(face.frames, opinion.frames)]
-        series.append(charts.Series(opinion.run, list(zip(times, opinion.frames)), words))
+        for clip in opinion.clips:
+            points.append((_when(file, (clip.first + clip.last) / 2), clip.score))
+            words.append(f"{_of_clip(file, clip)}: {clip.score:.3f}")
+        series.append(charts.Series(opinion.run, points, words))
     if len({opinion.threshold for opinion in face.opinions}) == 1:
         cut = face.opinions[0].threshold
         series.append(charts.Series("threshold", [(start, cut), (end, cut)], [f"fake from {cut:.3f}"] * 2))
@@ -151,15 +171,32 @@ def _timeline(file: FileAnswer, face: FaceAnswer):
 
 
 def _thumbnail(file: FileAnswer, face: FaceAnswer, place: int, data: bytes) -> SimpleNamespace:
-    score = sum(opinion.frames[place] for opinion in face.opinions) / len(face.opinions)
-    fakes = [opinion.frames[place] >= opinion.threshold for opinion in face.opinions]
+    number = face.frames[place]
+    clips = [_clip_from(opinion, number) for opinion in face.opinions]
+    known = [
+        (opinion.frames[place] if clip is None else clip.score, opinion.threshold)
+        for opinion, clip in zip(face.opinions, clips)
+        if clip is not None or opinion.frames
+    ]
+    score = sum(score for score, _ in known) / len(known)
+    fakes = [score >= threshold for score, threshold in known]
     verdict = "unsure" if len(set(fakes)) > 1 else FAKE if fakes[0] else REAL
     uri = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
-    number = face.frames[place]
-    return SimpleNamespace(uri=uri, frame=number, when=_clock(file, number), score=score, verdict=verdict)
+    when = next((_of_clip(file, clip) for clip in clips if clip is not None), _clock(file, number))
+    return SimpleNamespace(uri=uri, frame=number, when=when, score=score, verdict=verdict)
 
 
-def _when(file: FileAnswer, number: int) -> float:
+def _clip_from(opinion: Opinion, number: int) -> Clip | None:
+    """The clip that starts at a frame."""
+    return next((clip for clip in opinion.clips if clip.frames[0] == number), None)
+
+
+def _of_clip(file: FileAnswer, clip: Clip) -> str:
+    time = f", {_clock(file, clip.first)}" if file.fps else ""
+    return f"clip {clip.first} to {clip.last}{time}"
+
+
+def _when(file: FileAnswer, number: float) -> float:
     return number / file.fps if file.fps else float(number)
 
 

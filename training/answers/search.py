@@ -16,7 +16,7 @@ from resproto_fd.configs.errors import UserError, cut
 from resproto_fd.preprocessing.faces import tracks as face_tracks
 from resproto_fd.preprocessing.faces.alignment import crop_template
 from resproto_fd.preprocessing.faces.finding import MOST_FACES, Candidates, FaceFinder
-from resproto_fd.preprocessing.faces.job import one_thread, open_source, sampled_frames
+from resproto_fd.preprocessing.faces.job import frame_numbers, one_thread, open_source, wanted_frames
 from resproto_fd.preprocessing.faces.sources import Options, Source, find_sources
 from resproto_fd.preprocessing.faces.video_reader import UnreadableMedia
 from resproto_fd.training.answers.reasons import turn_of
@@ -25,6 +25,8 @@ LARGEST_CROP = 1024
 """Side in pixels that an already cropped face is made smaller to, if it is larger."""
 SQUARE, IN_PLACE = 0.02, 0.05
 """An already cropped face: how far from square, and how far its points are from their places, in sides."""
+MOST_FRAMES = 1000
+"""Frames of runs that are looked at, and pictures of a folder that clips are taken of."""
 NOWHERE = Path(os.devnull)
 """No file of the user's lies below it."""
 
@@ -39,6 +41,7 @@ class FoundFace:
         crops: RGB uint8, one a frame; as `resproto faces` makes them, or as they are if the file is a cropped face.
         sides: Width of the face in pixels of the file, one a frame.
         turns: See `turn_of`; None where the points are not known.
+        numbers: Of its frames by their files' names, as `resproto faces` numbers them; clips are chosen by these.
     """
 
     main: bool
@@ -46,6 +49,7 @@ class FoundFace:
     crops: list[np.ndarray]
     sides: list[float]
     turns: list[float | None]
+    numbers: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -114,8 +118,8 @@ class FaceSearch:
         began = time.perf_counter()
         reader = _Timed(open_source(source))
         opened = time.perf_counter() - began
-        wanted = sampled_frames(reader.info.frames, self.options.frames)
         info = reader.info
+        wanted = self._wanted(source, info.frames)
         found = Found(frames=info.frames, width=info.width, height=info.height, fps=info.fps, looked=wanted)
         began = time.perf_counter()
         candidates = None if self.cropped else self._finder.candidates(reader, wanted)
@@ -125,6 +129,9 @@ class FaceSearch:
             read = found.faces[0].frames if found.faces else []
         else:
             found.faces, read = self._tracked(candidates), candidates.order
+        numbered = frame_numbers(source)
+        for face in found.faces:
+            face.numbers = [numbered(place) for place in face.frames]
         seen = {number for face in found.faces for number in face.frames}
         found.without = [number for number in read if number not in seen]
         found.unreadable = [number for number in wanted if number not in read]
@@ -135,6 +142,12 @@ class FaceSearch:
         cropping = 0.0 if candidates is None else candidates.cropping
         found.seconds = {"read": opened + reader.seconds, "find": spent - cropping, "crop": cropping}
         return found
+
+    def _wanted(self, source: Source, frames: int) -> list[int]:
+        """Frames to look at. Of a folder of pictures for clips, all: runs are told by the pictures' numbers."""
+        if self.options.clips and source.kind == "sequence" and frames <= MOST_FRAMES:
+            return list(range(frames))
+        return wanted_frames(frames, self.options)
 
     def _tracked(self, found: Candidates) -> list[FoundFace]:
         """Every tracked face, the main one first; further ones that last at least as long as a main one must."""

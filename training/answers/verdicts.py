@@ -1,6 +1,8 @@
 """Verdicts: from what runs find in a face's frames to real, fake or unsure, with the reasons."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -26,18 +28,25 @@ def level_of(frames: int) -> str:
 
 
 def judged_face(
-    face: FaceAnswer, found: Sequence[tuple[tuple[Judge, str], dict[str, list[float]]]], settings: Settings
+    face: FaceAnswer, found: Sequence[tuple[tuple[Judge, str], dict[str, Any]]], settings: Settings
 ) -> None:
     """Puts the runs' opinions, their combination, the verdict and its reasons into a face's answer.
 
     Args:
         face: The answer.
-        found: For each run, named: "score", and where there are any "distance", "sharpness" and copies, one a frame.
+        found: For each run, named: "score", and where there are any "distance", "sharpness" and copies, one a frame or
+            clip; of a run of clips also "clips", and "reasons" of its own. A run that leaves out a face which is in
+            too few frames has no "score".
         settings: What is asked.
     """
-    face.opinions = [_opinion(judge, name, columns, settings) for (judge, name), columns in found]
+    face.opinions = [_opinion(judge, name, columns, settings) for (judge, name), columns in found if "score" in columns]
+    told = [(name, columns["reasons"]) for (_, name), columns in found if "score" not in columns]
+    told += [(opinion.run, opinion.reasons) for opinion in face.opinions]
+    face.reasons = _of_face(face, settings) | _of_runs(told)
+    if not face.opinions:
+        face.verdict, face.probability = UNSURE, None
+        return
     face.probability = float(np.mean([each.probability for each in face.opinions]))
-    face.reasons = _of_face(face, settings) | _of_runs(face.opinions)
     verdicts = {opinion.verdict for opinion in face.opinions}
     if len(verdicts) > 1:
         fakes = [opinion.run for opinion in face.opinions if opinion.verdict == FAKE]
@@ -53,15 +62,20 @@ def verdict_of_file(faces: Sequence[FaceAnswer]) -> tuple[str, float | None]:
     for verdict in (FAKE, UNSURE, REAL):
         of_verdict = [face.probability for face in faces if face.verdict == verdict]
         if of_verdict:
-            return verdict, max(of_verdict)
+            return verdict, max((each for each in of_verdict if each is not None), default=None)
     return NO_FACE, None
 
 
-def _opinion(judge: Judge, name: str, columns: dict[str, list[float]], settings: Settings) -> Opinion:
+def _opinion(judge: Judge, name: str, columns: dict[str, Any], settings: Settings) -> Opinion:
     scores = columns["score"]
     mean, level = _mean(scores), _level(judge, len(scores))
     threshold = 0.5 if level is None else level.thresholds[f"{settings.false_alarms:g}"].threshold
-    made = Opinion(name, mean, mean, threshold, FAKE if mean >= threshold else REAL, frames=scores)
+    made = Opinion(name, mean, mean, threshold, FAKE if mean >= threshold else REAL)
+    if "clips" in columns:
+        made.clips = [replace(clip, score=score) for clip, score in zip(columns["clips"], scores, strict=True)]
+    else:
+        made.frames = scores
+    made.reasons |= columns.get("reasons", {})
     if level is None:
         made.reasons["uncalibrated"] = "the run has no threshold of its own; run: resproto calibrate RUN"
     elif settings.calibration != "none":
@@ -92,13 +106,13 @@ def _opinion(judge: Judge, name: str, columns: dict[str, list[float]], settings:
     return made
 
 
-def _of_runs(opinions: Sequence[Opinion]) -> dict[str, str]:
+def _of_runs(told: Sequence[tuple[str, dict[str, str]]]) -> dict[str, str]:
     """Reasons of runs by rule; of several runs, with the names of those that share them."""
     by_text: dict[str, dict[str, list[str]]] = {}
-    for opinion in opinions:
-        for rule, text in opinion.reasons.items():
-            by_text.setdefault(rule, {}).setdefault(text, []).append(opinion.run)
-    several = len(opinions) > 1
+    for run, reasons in told:
+        for rule, text in reasons.items():
+            by_text.setdefault(rule, {}).setdefault(text, []).append(run)
+    several = len(told) > 1
     return {
         rule: "; ".join(f"{text} ({', '.join(runs)})" if several else text for text, runs in texts.items())
         for rule, texts in by_text.items()
@@ -115,8 +129,10 @@ def _of_face(face: FaceAnswer, settings: Settings) -> dict[str, str]:
     return found
 
 
-def _level(judge: Judge, frames: int) -> Level | None:
-    return None if judge.calibration is None else judge.calibration.levels[level_of(frames)]
+def _level(judge: Judge, samples: int) -> Level | None:
+    """What the mean of some frames or clips is calibrated as; of clips there is the level of videos alone."""
+    levels = {} if judge.calibration is None else judge.calibration.levels
+    return levels.get(level_of(samples), levels.get("video"))
 
 
 def _mean(scores: Sequence[float]) -> float:

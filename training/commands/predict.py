@@ -61,7 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_rules(parser: argparse.ArgumentParser) -> None:
     """Adds what answers depend on: the arguments of `RULES`."""
     parser.add_argument(
-        "--frames", type=int, default=32, metavar="N", help="frames of a video, evenly spaced (default: %(default)s)"
+        "--frames",
+        type=int,
+        default=32,
+        metavar="N",
+        help="frames of a video, evenly spaced; a run of clips takes as many clips as they fill, or input.clips "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--cropped", action="store_true", help="every picture is an already cropped face: look for none"

@@ -55,7 +55,7 @@ class Answerer:
         self._limits = limits
         self._search = search_for(self._judges, self._settings)
         for judge in self._judges:  # the first is slow, and a run that cannot score is told before files come
-            judge.score([np.zeros((SIDE, SIDE, 3), np.uint8)])
+            judge.score([judge.still(np.zeros((SIDE, SIDE, 3), np.uint8))])
         _confine(limits)
 
     def __call__(self, task: Task | None) -> Outcome | list[Opinionated]:

@@ -164,7 +164,7 @@ def state(cell: Cell, runs: str | Path) -> State:
                 raise
             known = None  # training writes it anew
         if known is not None and _is_of_training(known, cell, result):
-            due = has_checkpoint and is_due(known.selected_on.rule, cell.frames)
+            due = has_checkpoint and is_due(known.selected_on.rule)
             if not due or is_tried(folder):
                 return "done"
     if cell.failed_file(runs).is_file():
