@@ -32,7 +32,7 @@ from resproto_fd.training.cli import main
 from resproto_fd.training.measures.videos import mean_by_video
 from resproto_fd.training.scores import ScoreTable
 
-SMALL = ["--detector", "i3d_tiny", "input.size=48", "input.frames=2", "input.clips=2"]
+SMALL = ["--detector", "i3d_tiny", "input.size=32", "input.frames=2", "input.clips=2"]
 QUICK = ["train.epochs=1", "train.batch_size=8", "run.workers=0", "run.device=cpu", "run.progress=false"]
 SEQUENCES = Settings(cropped=True, processes=0, device="cpu", pictures="sequence", copies=False, thumbnails=False)
 
@@ -141,7 +141,7 @@ def test_copies_of_clips_are_scored_too(judge, folders):
 
 def test_of_a_film_the_frames_are_looked_at_that_faces_keeps_and_clips_have_their_times(judge, folders, tmp_path):
     av = pytest.importorskip("av")
-    pictures = [cv2.imread(str(path))[..., ::-1] for folder in folders[:10] for path in sorted(folder.iterdir())]
+    pictures = [cv2.imread(str(path))[..., ::-1] for folder in folders[:4] for path in sorted(folder.iterdir())]
     path = tmp_path / "film.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"qp": "0"})
@@ -154,12 +154,12 @@ def test_of_a_film_the_frames_are_looked_at_that_faces_keeps_and_clips_have_thei
     (file,), (opinion,) = found.files, opinions(found)
     wanted = wanted_frames(len(pictures), Options(frames=5, clips=2, runs=2))
     assert file.faces[0].frames == wanted and file.looked == len(wanted) < len(pictures)
-    assert [clip.frames for clip in opinion.clips] == [[0, 1], [28, 29]]
-    assert [clip.seconds for clip in opinion.clips] == [[0.0, 0.04], [1.12, 1.16]]
-    decoded = dict(VideoFile(path).read([0, 1, 28, 29]))
+    assert [clip.frames for clip in opinion.clips] == [[0, 1], [10, 11]]
+    assert [clip.seconds for clip in opinion.clips] == [[0.0, 0.04], [0.4, 0.44]]
+    decoded = dict(VideoFile(path).read([0, 1, 10, 11]))
     again = judge.score([[decoded[i] for i in clip.frames] for clip in opinion.clips])
     assert [clip.score for clip in opinion.clips] == again.scores.tolist()
-    assert [place for place, _ in file.faces[0].thumbnails] == [0, wanted.index(28)]
+    assert [place for place, _ in file.faces[0].thumbnails] == [0, wanted.index(10)]
 
 
 def numbered(*numbers):
@@ -187,6 +187,21 @@ def test_a_faces_clips_are_those_of_the_list_of_clips(numbers, given):
     assert [clip.frames for clip in known["clips"]] == listed.clip_numbers.tolist()
     assert [[int(crop[0, 0, 0]) for crop in sample] for sample in samples] == listed.places.tolist()
     assert known["clips"][0].seconds == [number / 10 for number in known["clips"][0].frames]
+
+
+def test_pictures_whose_names_are_too_large_numbers_are_counted():
+    _, known = clips.samples_of(Stub(frames=2), numbered(0, 1, 10**30), 32, None)
+    assert [clip.frames for clip in known["clips"]] == [[0, 1]]
+
+
+@pytest.mark.parametrize("share, runs", [(None, True), (1.0, True), (0.5, True), (0.4, False)])
+def test_clips_are_of_runs_unless_those_that_a_run_was_calibrated_on_are_not(judge, monkeypatch, share, runs):
+    known = share is not None and judge.calibration.clips.model_copy(update={"consecutive": share})
+    made = judge.calibration.model_copy(update={"clips": known}) if known else None
+    monkeypatch.setattr(judge, "calibration", made)
+    assert judge.sees_runs == runs
+    assert ("2 consecutive frames" in meaning_of(judge, SEQUENCES)[0]) == runs
+    assert clips.runs_for([(judge, "run")], Settings()) == ({"clips": 2, "runs": 2} if runs else {})
 
 
 # --- what is too short, and other kinds -------------------------------------------------------------------------------
@@ -240,6 +255,7 @@ def test_json_table_and_page_name_each_clip_by_its_first_and_last_frame(judge, f
     assert line["clips"] == "; ".join(f"{c.first}-{c.last}: {c.score:.6f}" for c in opinion.clips)
     page = render_report(found)
     assert "Clips of face 1" in page and "clip 1 to 2" in page and "scored by 2 clips" in page
+    assert "A run of clips is unsure too" in page
     assert "It scores clips of 2 consecutive frames." in meaning_of(judge, SEQUENCES)[0]
 
 

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pytest
 import test_answers
+import test_answers_of_clips
 from made_workers import make_stub, make_waiting
 from patience import PATIENCE, wait_until
 from test_answers import _bomb, _chunk
@@ -41,7 +42,7 @@ from resproto_fd.training.serving import answerer, server  # noqa: E402
 from resproto_fd.training.serving.app import HEADERS, LOOPBACK, make_app, page_of  # noqa: E402
 from resproto_fd.training.serving.desk import Desk, Refused  # noqa: E402
 
-run, frames = test_answers.run, test_answers.frames  # fixtures
+run, frames, run_of_clips = test_answers.run, test_answers.frames, test_answers_of_clips.run  # fixtures
 PNG = cv2.imencode(".png", np.zeros((40, 40, 3), np.uint8))[1].tobytes()
 SMALL = Limits(upload=1, seconds=5, queue=1)
 RUNS = [Opinionated("A <run>", ["It means."], ["A note."])]
@@ -474,6 +475,21 @@ def test_a_picture_and_a_film_get_the_report_and_the_line_of_predict(served, run
         assert row == json.loads(Path(name + " out", "answers.jsonl").read_text())
         assert without_times(found.json()["report"]) == without_times(Path(name + " out", "report.html").read_text())
     assert served.left() == []
+
+
+@pytest.mark.slow
+@needs_linux
+def test_a_run_of_clips_answers_a_film_with_the_line_of_predict(run_of_clips, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("film.mp4").write_bytes(clip.read_bytes())
+    assert main(["predict", "film.mp4", "--run", str(run_of_clips), *WORDS, "--out", "out", "--quiet"]) == 0
+    serving = Served(run_of_clips, tmp_path / "tmp")
+    found = serving.send(clip.read_bytes(), "film.mp4")
+    assert serving.end(signal.SIGTERM)[0] == 75
+    [row] = found.json()["files"]
+    assert row == json.loads(Path("out", "answers.jsonl").read_text())
+    (opinion,) = row["faces"][0]["opinions"]
+    assert [(each["first"], each["last"]) for each in opinion["clips"]] == [(0, 1), (4, 5)]
 
 
 @pytest.mark.slow

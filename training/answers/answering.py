@@ -123,7 +123,8 @@ def _crop_size(judges: Sequence[tuple[Judge, str]]) -> int:
 
 
 def _facts(judge: Judge, name: str, settings: Settings) -> RunFacts:
-    return RunFacts(name, str(judge.folder), judge.weights, meaning_of(judge, settings), list(judge.notes))
+    of_clips = judge.given.frames > 1
+    return RunFacts(name, str(judge.folder), judge.weights, meaning_of(judge, settings), list(judge.notes), of_clips)
 
 
 def _found(

@@ -60,7 +60,7 @@ def to_csv(answers: Answers) -> str:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    of_clips = any(opinion.clips for file in answers.files for face in file.faces for opinion in face.opinions)
+    of_clips = any(run.of_clips for run in answers.runs)
     writer.writerow([*COLUMNS, *(OF_CLIPS if of_clips else ())])
     for file in answers.files:
         for face, opinion in _rows(file):

@@ -176,13 +176,14 @@ class FileAnswer:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run that judged: its name, folder, weights, what its threshold means, and notes."""
+    """A run that judged: its name, folder, weights, what its threshold means, notes, and whether it scores clips."""
 
     name: str
     folder: str
     weights: str | None
     meaning: list[str]
     notes: list[str]
+    of_clips: bool = False
 
 
 @dataclass
