@@ -1,4 +1,4 @@
-"""Runs that score clips: what they are calibrated on, and what they answer about videos and pictures."""
+"""Runs that score clips: what they are calibrated on, what they answer about videos and pictures; their packages."""
 
 import csv
 import io
@@ -9,6 +9,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import InputConfig
@@ -30,6 +31,7 @@ from resproto_fd.training.answers.search import FoundFace
 from resproto_fd.training.calibration import FILE, Calibration
 from resproto_fd.training.cli import main
 from resproto_fd.training.measures.videos import mean_by_video
+from resproto_fd.training.packages import load, writing
 from resproto_fd.training.scores import ScoreTable
 
 SMALL = ["--detector", "i3d_tiny", "input.size=32", "input.frames=2", "input.clips=2"]
@@ -268,3 +270,41 @@ def test_runs_of_other_kinds_are_not_asked_together():
     assert clips.runs_for([(spread, "run")], Settings()) == {}
     assert clips.runs_for([(runs, "a"), (Stub(frames=8, stride=2), "b")], Settings()) == {"clips": 15, "runs": 4}
     assert clips.runs_for([(Stub(frames=4, clips=10**6), "run")], Settings()) == {"clips": 4, "runs": 250}
+
+
+# --- packages ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_package_of_a_run_of_clips_gives_its_scores_and_names_a_clip_of_another_length(run, folders, tmp_path):
+    package = writing.write(run, tmp_path / "package")
+    table = ScoreTable.load(run / "scores" / "Demo-B.npz")
+    pictures = [[cv2.imread(str(path))[..., ::-1] for path in sorted(folder.iterdir())] for folder in folders]
+    scored = package.predict([frames[start : start + 2] for frames in pictures for start in (0, 1)])
+    assert np.abs(scored - table.score).max() < 1e-6
+    for wrong, words in (
+        (pictures[0], "got 3 frames"),
+        (None, "got NoneType"),
+        ([pictures[0][0], "b"], "frame 1: "),
+    ):
+        with pytest.raises(UserError, match=f"clip 1.*{words}"):
+            package.predict([pictures[0][:2], wrong])
+    card = (tmp_path / "package" / "README.md").read_text()
+    assert "input clips of 2 frames, 32 x 32." in card and "a list of lists of 2 RGB uint8 [H, W, 3]" in card
+
+
+@pytest.mark.slow
+def test_graphs_of_clips_give_the_detectors_scores(run, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert main(["export", str(run), "--out", str(tmp_path / "p"), "--onnx", "--torch-export"]) == 0
+    package = load(tmp_path / "p")
+    rng = np.random.default_rng(0)
+    made = [[rng.integers(0, 255, (40, 50, 3), np.uint8) for _ in range(2)] for _ in range(5)]
+    scores, pixels = package.predict(made), package.inputs(made).float()
+    assert pixels.shape == (5, 2, 3, 32, 32)
+    found = onnxruntime.InferenceSession(str(tmp_path / "p" / "model.onnx")).run(None, {"images": pixels.numpy()})[0]
+    assert np.abs(found - scores).max() < 1e-4
+    graph = torch.export.load(tmp_path / "p" / "model.pt2").module()
+    with torch.no_grad():
+        assert np.abs(graph(pixels).numpy() - scores).max() < 1e-4
+    assert "`images` [N, 2, 3, S, S]" in (tmp_path / "p" / "README.md").read_text()

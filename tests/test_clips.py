@@ -420,7 +420,7 @@ def clip_preset(registered, tmp_path):
     return path
 
 
-REFUSED = [["explain", "--frames", "1"], ["export"], ["figures"]]
+REFUSED = [["explain", "--frames", "1"], ["figures"]]
 
 
 def configuration(words):

@@ -15,18 +15,19 @@ def model_card(config: RunConfig, result: RunResult, files: list[str]) -> str:
         result: Of the run.
         files: Names of the package's files.
     """
-    detector = config.detector
+    detector, given = config.detector, config.detector.input
+    clips = f"clips of {given.frames} frames, " * (given.frames > 1)
     parts = [
         "---\nlibrary_name: resproto-fd\npipeline_tag: image-classification\ntags: [deepfake-detection]\n---\n",
         f"# {_text(detector.title or detector.name)}, trained under {_text(config.protocol.name)}\n",
         f"{_text(detector.paper)}\n" if detector.paper else "",
         f"A model that says how likely a face was forged. Detector `{_text(detector.name)}` of ResProto-FD, seed "
-        f"{config.seed}, {result.parameters or 0:,} parameters, input {detector.input.size} x {detector.input.size}.\n",
+        f"{config.seed}, {result.parameters or 0:,} parameters, input {clips}{given.size} x {given.size}.\n",
         _use(config),
         _limits(config, result),
         _data(config, result),
         _results(result),
-        _files(files),
+        _files(files, given.frames),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -38,16 +39,22 @@ def _text(words: str) -> str:
 
 
 def _use(config: RunConfig) -> str:
+    length = config.detector.input.frames
+    looked_at, taken, argument = "single pictures", "an aligned face crop, as `resproto faces` cuts it", "pictures"
+    form = "a list of RGB uint8 [H, W, 3]"
+    if length > 1:
+        looked_at, argument, form = "videos", "clips", f"a list of lists of {length} RGB uint8 [H, W, 3]"
+        taken = f"a clip of {length} aligned face crops, as `resproto faces --clips` cuts them"
     return f"""## Intended use
 
-Research on face-forgery detection: to compare detectors, and to look at single pictures together with other evidence.
-The input is an aligned face crop, as `resproto faces` cuts it: RGB, uint8.
+Research on face-forgery detection: to compare detectors, and to look at {looked_at} together with other evidence.
+The input is {taken}: RGB, uint8.
 
 ```python
 from resproto_fd.training.packages import load
 
 model = load("FOLDER or OWNER/NAME")
-scores = model.predict(pictures)  # a list of RGB uint8 [H, W, 3] -> P(fake) of each
+scores = model.predict({argument})  # {form} -> P(fake) of each
 ```
 
 `resproto test --package FOLDER --protocol {_text(config.protocol.name)}` gives the numbers below again.
@@ -104,14 +111,15 @@ def _number(test, metric: str) -> str:
     return f"{value:.4f} ({found.low:.3f} to {found.high:.3f})"
 
 
-def _files(files: list[str]) -> str:
+def _files(files: list[str], length: int) -> str:
+    shape = "[N, 3, S, S]" if length == 1 else f"[N, {length}, 3, S, S]"
     told = {
         "model.safetensors": "weights",
         "config.yaml": "detector, input, protocol and seed",
         "result.json": "all numbers of the run",
         "calibration.json": "calibration and thresholds, fitted on the selection split",
         "calibration_reference.npz": "features of the selection split",
-        "model.onnx": "graph from pixels to P(fake): float32 `images` [N, 3, S, S] in 0 to 255 -> `scores` [N]",
+        "model.onnx": f"graph from pixels to P(fake): float32 `images` {shape} in 0 to 255 -> `scores` [N]",
         "model.pt2": "the same graph for `torch.export.load`",
         "package.json": "SHA-256 of each file",
     }

@@ -15,6 +15,7 @@ from resproto_fd.configs.files import atomic_file
 from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.parts.prototype_memory import PrototypeMemory
 from resproto_fd.training.packages import contents, reading
+from resproto_fd.training.samples import one_sample
 
 TOLERANCE = 1e-4
 """Largest difference of a score."""
@@ -23,7 +24,7 @@ TRIED = (1, 3)
 
 
 class Pixels(nn.Module):
-    """A detector from pixels, float32 [N, 3, S, S] in 0 to 255, to P(fake), [N]."""
+    """A detector from pixels in 0 to 255, float32 [N, 3, S, S] or of clips [N, T, 3, S, S], to P(fake), [N]."""
 
     def __init__(self, package: reading.Package):
         super().__init__()
@@ -92,8 +93,8 @@ def require(*names: str, extra: str = "export", flag: str = "--onnx") -> None:
 
 
 def _pixels(package: reading.Package, count: int) -> Tensor:
-    size = package.config.detector.input.size
-    return 255 * torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(count))
+    shape = one_sample(package.config.detector.input)[1:]
+    return 255 * torch.rand(count, *shape, generator=torch.Generator().manual_seed(count))
 
 
 def _program(model: Pixels, images: Tensor) -> torch.export.ExportedProgram:

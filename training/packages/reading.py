@@ -1,6 +1,6 @@
-"""Reads a package, and scores pictures by it. A package holds data alone: its configuration names a known detector.
+"""Reads a package, and scores pictures or clips by it. It holds data alone: its configuration names a known detector.
 
-In shapes, B is the number of pictures, S the side of the detector's input.
+In shapes, B is the number of pictures or clips, T of the frames of a clip, S the side of the detector's input.
 """
 
 import re
@@ -22,7 +22,6 @@ from resproto_fd.training.bench import change_of
 from resproto_fd.training.packages.contents import CONFIG, WEIGHTS, check
 from resproto_fd.training.packages.hub import fetched
 from resproto_fd.training.run import create
-from resproto_fd.training.settings import refuse_clips
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -41,15 +40,15 @@ class Package:
     config: RunConfig
     detector: Detector
 
-    def predict(self, pictures: Iterable[np.ndarray], batch_size: int = 64) -> np.ndarray:
-        """P(fake) of face crops, float64 [B]: the scores that `resproto test` gives to the same stored frames.
+    def predict(self, pictures: Iterable[np.ndarray | Sequence[np.ndarray]], batch_size: int = 64) -> np.ndarray:
+        """P(fake) of face crops, float64 [B]: the scores that `resproto test` gives to the same stored frames or clips.
 
         Args:
-            pictures: RGB uint8, [H, W, 3] each; sizes may differ.
-            batch_size: Pictures of a batch.
+            pictures: RGB uint8, [H, W, 3] each; sizes may differ. A detector of clips takes lists of T of them.
+            batch_size: Pictures, or clips, of a batch.
 
         Raises:
-            UserError: A picture has another form.
+            UserError: A picture has another form, or a clip has not T frames.
         """
         pictures, found, normalise = list(pictures), [], self.normaliser()
         for start in range(0, len(pictures), batch_size):
@@ -66,20 +65,32 @@ class Package:
         return Normaliser(given.channel_mean(), given.channel_std(), device, dtype, recipe.channels_last)
 
     def inputs(self, pictures: Sequence[np.ndarray], first: int = 0) -> torch.Tensor:
-        """Pictures as the detector is given them but for the normalisation, uint8 [B, 3, S, S].
+        """Pictures as the detector is given them but for the normalisation, uint8 [B, 3, S, S], or [B, T, 3, S, S].
 
         Args:
             pictures: See `predict`.
             first: Number of the first, for messages.
         """
-        change, transform, found = change_of(self.config.protocol), plain_transform(self.config.detector.input), []
-        for number, picture in enumerate(pictures, first):
-            if not _is_picture(picture):
-                got = f"{getattr(picture, 'dtype', type(picture).__name__)} {list(getattr(picture, 'shape', []))}"
-                raise UserError(f"picture {number}: expected RGB uint8 [H, W, 3], got {got}; convert it first")
-            seen = transform(picture if change is None else change(picture, f"picture {number}"))
-            found.append(torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1))))
+        length, found = self.config.detector.input.frames, []
+        for number, sample in enumerate(pictures, first):
+            if length == 1:
+                found.append(self._input(sample, f"picture {number}"))
+                continue
+            if not hasattr(sample, "__len__") or len(sample) != length:
+                got = f"{len(sample)} frames" if hasattr(sample, "__len__") else type(sample).__name__
+                raise UserError(f"clip {number}: expected a list of {length} RGB uint8 [H, W, 3], got {got}")
+            frames = [self._input(frame, f"clip {number}, frame {place}") for place, frame in enumerate(sample)]
+            found.append(torch.stack(frames))
         return torch.stack(found)
+
+    def _input(self, picture: np.ndarray, name: str) -> torch.Tensor:
+        """One picture, uint8 [3, S, S]."""
+        if not _is_picture(picture):
+            got = f"{getattr(picture, 'dtype', type(picture).__name__)} {list(getattr(picture, 'shape', []))}"
+            raise UserError(f"{name}: expected RGB uint8 [H, W, 3], got {got}; convert it first")
+        change, transform = change_of(self.config.protocol), plain_transform(self.config.detector.input)
+        seen = transform(picture if change is None else change(picture, name))
+        return torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1)))
 
 
 def load(where: str | Path, device: str = "cpu", trusted: bool = False) -> Package:
@@ -101,7 +112,6 @@ def load(where: str | Path, device: str = "cpu", trusted: bool = False) -> Packa
         folder = fetched(str(where))
     check(folder)
     config = read_config(folder)
-    refuse_clips(config.detector, str(folder))
     if trusted:
         config = config.model_copy(update={"detector": config.detector.trusting()})
     detector, _ = create(config.detector, folder / WEIGHTS)

@@ -24,7 +24,6 @@ from resproto_fd.training.calibration import calibration_of
 from resproto_fd.training.packages import contents, reading
 from resproto_fd.training.packages.card import model_card
 from resproto_fd.training.results import RunResult
-from resproto_fd.training.settings import refuse_clips
 
 LEARNT_UNDER = {"shuffle_labels", "max_steps"}
 """Settings of `run` that change what is learnt."""
@@ -51,7 +50,6 @@ def write(run: Path, out: Path, trusted: bool = False, onnx: bool = False, expor
     if out.exists():
         raise UserError(f"{out}: exists already; remove it, or set another --out")
     config = loading.validated(RunConfig, loading.load_yaml(path), str(path))
-    refuse_clips(config.detector, "export")
     result = RunResult.load(run / contents.RESULT)
     if trusted:
         config = config.model_copy(update={"detector": config.detector.trusting()})
