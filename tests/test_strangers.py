@@ -79,7 +79,8 @@ def forged(folder, model):
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-@pytest.mark.parametrize("which", [0, *(pytest.param(which, marks=pytest.mark.slow) for which in (1, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("which", range(3))
 def test_a_forged_run_names_no_class(demo, own, marker, capsys, which):
     forged(own, foreign(marker)[which])
     quick = [f"data.root={demo}", "run.device=cpu", "run.workers=0"]

@@ -184,7 +184,11 @@ def test_a_setting_out_of_bounds_is_refused_with_its_key(word, key):
     pytest.param(
         "protocol.share=1e-7", "protocol.share=1e-07 leaves none of the 36 training frames", marks=pytest.mark.slow
     ),
-    ("model.options={channels: [1]}", r"cannot score a picture of 128 x 128 pixels.*correct model\.\*"),
+    pytest.param(
+        "model.options={channels: [1]}",
+        r"cannot score a picture of 128 x 128 pixels.*correct model\.\*",
+        marks=pytest.mark.slow,
+    ),
     pytest.param("model.dropout=5", r"dropout.*correct model\.\*", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_setting_that_cannot_work_is_refused_before_any_work(demo, tmp_path, capsys, word, message):
