@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from tiny import IMAGES, tiny
 
+from resproto_fd.detectors import create_detector
 from resproto_fd.training.cli import main
 from resproto_fd.training.measures import shift
 from resproto_fd.training.measures.clusters import source_clusters
 from resproto_fd.training.measures.intervals import UNDEFINED, auc_interval
+from resproto_fd.training.recording import operations
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
 
@@ -111,6 +114,15 @@ def test_a_run_keeps_its_shift_and_what_it_costs(demo, tmp_path):
     assert main(["test", "--run", str(folder), "--out", str(tmp_path / "again"), *quiet]) == 0
     again = RunResult.load(next((tmp_path / "again").rglob("result.json")))
     assert again.tests["Demo-B"].transfer == result.tests["Demo-B"].transfer
+
+
+def test_the_operations_of_a_detector_that_passes_on_a_learnt_vector_can_be_counted():
+    detector = create_detector("fatformer", **tiny("fatformer")).train()
+    trained = [name for name, parameter in detector.named_parameters() if parameter.requires_grad]
+    assert "prompts.context" in trained
+    assert operations(detector, IMAGES[:1]) > 0
+    assert detector.training
+    assert [name for name, parameter in detector.named_parameters() if parameter.requires_grad] == trained
 
 
 def test_a_carried_threshold_has_the_accuracy_of_counting():

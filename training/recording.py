@@ -121,16 +121,26 @@ def _who(config: RunConfig) -> dict:
 
 def _compute(bench: Bench, detector: Detector) -> Compute:
     """Backbone, input size and FLOPs of one image, or of one clip."""
+    config = bench.config.detector
+    image = bench.normalise(torch.full(one_sample(config.input), 128, dtype=torch.uint8))
+    backbone = config.backbone or backbone_title(config.model.get("backbone"))
+    return Compute(backbone=backbone, input_size=config.input.size, gflops=round(operations(detector, image) / 1e9, 3))
+
+
+def operations(detector: Detector, image: torch.Tensor) -> int:
+    """FLOPs of scoring a normalised image, [1, 3, H, W], or a clip, [1, T, 3, H, W]."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = bench.config.detector
-    size = config.input.size
-    image = bench.normalise(torch.full(one_sample(config.input), 128, dtype=torch.uint8))
-    was_training = detector.training
+    was_training, trained = detector.training, [p for p in detector.parameters() if p.requires_grad]
     detector.eval()
-    with torch.no_grad(), faults_of(detector, "counting its operations"), FlopCounterMode(display=False) as counter:
-        detector(image)
-    detector.train(was_training)
-    gflops = round(counter.get_total_flops() / 1e9, 3)
-    backbone = config.backbone or backbone_title(config.model.get("backbone"))
-    return Compute(backbone=backbone, input_size=size, gflops=gflops)
+    # Without gradients, a view of a weight that trains has no gradient function, which the counter asks for.
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        with torch.no_grad(), faults_of(detector, "counting its operations"), FlopCounterMode(display=False) as counter:
+            detector(image)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        detector.train(was_training)
+    return counter.get_total_flops()
