@@ -27,7 +27,7 @@ from resproto_fd.training.answers.judges import Judge, read_config
 from resproto_fd.training.answers.meaning import meaning_of
 from resproto_fd.training.answers.records import Settings
 from resproto_fd.training.answers.report import render_report
-from resproto_fd.training.answers.search import FoundFace
+from resproto_fd.training.answers.search import Found, FoundFace
 from resproto_fd.training.calibration import FILE, Calibration
 from resproto_fd.training.cli import main
 from resproto_fd.training.measures.videos import mean_by_video
@@ -259,6 +259,21 @@ def test_json_table_and_page_name_each_clip_by_its_first_and_last_frame(judge, f
     assert "Clips of face 1" in page and "clip 1 to 2" in page and "scored by 2 clips" in page
     assert "A run of clips is unsure too" in page
     assert "It scores clips of 2 consecutive frames." in meaning_of(judge, SEQUENCES)[0]
+
+
+def test_a_further_face_in_too_few_frames_for_a_clip_is_named_as_not_judged(judge, folders):
+    crop = np.zeros((64, 64, 3), np.uint8)
+    faces = [FoundFace(main, frames, [crop] * len(frames), [64.0] * len(frames), [None] * len(frames), frames)
+             for main, frames in ((True, [0, 1, 2]), (False, [1]))]  # fmt: skip
+    made = Found(frames=3, width=99, height=99, looked=[0, 1, 2], faces=faces, note="cut short")
+    (file,) = answer([folders[0]], [judge], SEQUENCES, search=lambda source: made).files
+    assert len(file.faces) == 1
+    assert file.note == "cut short; 1 further face in too few frames for a clip, not judged"
+
+
+def test_a_clip_that_two_runs_score_is_counted_once(judge, folders):
+    page = render_report(answer(folders[:1], [judge, judge], SEQUENCES))
+    assert "scored by 2 clips" in page and "scored by 4 clips" not in page
 
 
 def test_runs_of_other_kinds_are_not_asked_together():

@@ -105,6 +105,8 @@ def test_a_package_holds_what_it_lists_and_no_path_of_the_machine(demo, trained,
     card = (package / "README.md").read_text()
     for text in ("## Intended use", "## Limits", "drawn by code", "## Results", "Demo-C", "Trained on: Demo-A"):
         assert text in card
+    name = reading.read_config(package).protocol.name
+    assert "_" in name and f"--protocol {name}`" in card  # a backslash would be shown in a span of code
     test = RunResult.load(trained / "result.json").tests["Demo-C"]
     found = test.intervals["frame_auc"]
     assert f"{test.frame_auc:.4f} ({found.low:.3f} to {found.high:.3f})" in card

@@ -104,6 +104,15 @@ def test_a_difference_to_a_table_that_does_not_state_its_level_says_so():
     assert _beside(row, None, False).small is None
 
 
+def test_a_number_beside_a_table_tells_its_source_and_whether_that_states_the_level(tmp_path):
+    made_result(tmp_path / "runs", "X", loading.load("protocols", "df40_1_fs"), 0.6, detector="x")
+    build([tmp_path / "runs"], tmp_path / "board")
+    page = (tmp_path / "board" / "index.html").read_text()
+    assert "df40_restated, Table 3, level not stated" in page
+    assert "restated by the code of RF-MoE" in page
+    assert "A source may restate numbers of other papers" in page
+
+
 def test_presets_of_published_methods_have_their_titles():
     titles = {loading.load("detectors", name).title for name in loading.names("detectors")}
     printed = {row.method for row in load_published()}

@@ -31,7 +31,8 @@ def tables_of(rows: Sequence[PublishedRow]) -> list[str]:
     for row in rows:
         found[row.source, row.table, row.metric, row.level].append(row)
     text = ["## Published numbers", ""]
-    text += ["Papers print these numbers. None was measured with this code. Rates are in [0, 1].", ""]
+    text += ["The sources named here print these numbers, and may restate those of others. None was measured with this"]
+    text += ["code. Rates are in [0, 1].", ""]
     for (source, name, metric, level), cells in found.items():
         of_level = f" of {level}s" if level != "none" else ""
         if level != "none" and not sources[source].tables[name].level_stated:
@@ -59,12 +60,13 @@ def beside(config, metric: str) -> list[str]:
         return []
     sets = [name for name in config.test if any(name in line.values for line in lines)]
     text = [f"## Published {metric.replace('_auc', ' AUC')}", ""]
-    text += ["Papers print these numbers for the same training and test sets. We do not know their frames or how their"]
-    text += ["checkpoints were chosen.", ""]
-    rows = []
+    text += ["The named sources print these numbers for the same training and test sets, and may restate those of"]
+    text += ["others. We do not know their frames or how their checkpoints were chosen.", ""]
+    sources, rows = load_sources(), []
     for line in lines:
         values = [line.values[name].printed if name in line.values else "" for name in sets]
-        rows.append([line.method, *values, f"{line.source}, {line.table}"])
+        doubt = "" if sources[line.source].tables[line.table].level_stated else ", level not stated"
+        rows.append([line.method, *values, f"{line.source}, {line.table}{doubt}"])
     return [*text, table(["method", *sets, "printed in"], rows, sets), ""]
 
 

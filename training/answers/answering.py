@@ -200,9 +200,13 @@ class _Work:
             self.answers.counts[stage] += len(found.looked) - len(found.unreadable)
         if not found.faces:
             return
+        judged = [face for face in found.faces if self._lasts(face)]
+        if left := len(found.faces) - len(judged):
+            brief = f"{left} further face{'s' * (left != 1)} in too few frames for a clip, not judged"
+            made.note = "; ".join(filter(None, [made.note, brief]))
         opened = _Open(made)
         self._open.append(opened)
-        for number, face in enumerate(each for each in found.faces if self._lasts(each)):
+        for number, face in enumerate(judged):
             opened.scores.append([])
             for waiting, (judge, _) in zip(self._waiting, self.judges):
                 samples, columns = samples_of(judge, face, self.settings.frames, found.fps)

@@ -104,7 +104,7 @@ def _file(number: int, file: FileAnswer) -> SimpleNamespace:
 def _face(file: FileAnswer, face: FaceAnswer) -> SimpleNamespace:
     turn = "" if face.turn is None else f", turned by {face.turn:.2f}"
     frames = f", in {len(face.frames)} frames" if file.looked > 1 else ""
-    clips = sum(len(opinion.clips) for opinion in face.opinions)
+    clips = len({tuple(clip.frames) for opinion in face.opinions for clip in opinion.clips})
     frames += f", scored by {count(clips, 'clip')}" if clips else ""
     return SimpleNamespace(
         number=face.number,

@@ -94,9 +94,10 @@ def _opinion(judge: Judge, name: str, columns: dict[str, Any], settings: Setting
         away = np.asarray(columns["distance"])
         made.distance, made.far = float(np.median(away)), reference.far
         if made.distance > reference.far:
+            far, distance = told_apart(reference.far, made.distance)
             made.reasons["unlike"] = (
-                f"the face is unlike those that the run was selected on: distance {made.distance:.3f}, which less "
-                f"than 1 % of them have ({reference.far:.3f})"
+                f"the face is unlike those that the run was selected on: distance {distance}, which less than 1 % of "
+                f"them have ({far})"
             )
     if "sharpness" in columns and reference is not None and np.median(columns["sharpness"]) < reference.sharp:
         made.reasons["blurred"] = (

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from resproto_fd.configs import loading
-from resproto_fd.training.board.cells import CellView, TableView, small_table, text_cell
+from resproto_fd.training.board.cells import CellView, TableView, small_table
 from resproto_fd.training.board.published_beside import published_lines
 from resproto_fd.training.board.rendering import PUBLISHED, render_page
 from resproto_fd.training.board.table import DIGITS, METRICS, Row, Section
@@ -81,14 +81,13 @@ def beside(section: Section, metric: str) -> dict[str, Any] | None:
         return None
     sets = [name for name in section.test_sets if any(name in line.values for line in lines)]
     measured = _own_rows(section)
-    stated = {
-        (key, name) for key, each in load_sources().items() for name in each.tables if each.tables[name].level_stated
-    }
-    body = []
+    sources, body = load_sources(), []
     for line in lines:
-        own, known = measured.get(line.method), (line.source, line.table) in stated
+        source = sources[line.source]
+        own, known = measured.get(line.method), source.tables[line.table].level_stated
         cells = [_beside(line.values.get(name), own.cell(name, metric).mean if own else None, known) for name in sets]
-        body.append(([line.method, line.venue], [*cells, text_cell(f"{line.source}, {line.table}")]))
+        origin = f"{line.source}, {line.table}" + ("" if known else ", level not stated")
+        body.append(([line.method, line.venue], [*cells, CellView(origin, kind="t", tip=source.title)]))
     title = f"Published, not measured here: {METRICS[metric].title}"
     heads = ["Method", "Venue", *sets, "Source"]
     return {"title": title, "table": small_table(heads, body, f"{title}, {section.protocol}")}

@@ -21,7 +21,7 @@ def model_card(config: RunConfig, result: RunResult, files: list[str]) -> str:
         "---\nlibrary_name: resproto-fd\npipeline_tag: image-classification\ntags: [deepfake-detection]\n---\n",
         f"# {_text(detector.title or detector.name)}, trained under {_text(config.protocol.name)}\n",
         f"{_text(detector.paper)}\n" if detector.paper else "",
-        f"A model that says how likely a face was forged. Detector `{_text(detector.name)}` of ResProto-FD, seed "
+        f"A model that says how likely a face was forged. Detector `{_code(detector.name)}` of ResProto-FD, seed "
         f"{config.seed}, {result.parameters or 0:,} parameters, input {clips}{given.size} x {given.size}.\n",
         _use(config),
         _limits(config, result),
@@ -36,6 +36,11 @@ def _text(words: str) -> str:
     """Words of a configuration as one line of plain text: no mark of them is taken for Markdown or HTML."""
     plain = " ".join(words.split())
     return "".join(f"\\{letter}" if letter in r"\`*_[]<>#|~" else letter for letter in plain)
+
+
+def _code(words: str) -> str:
+    """Words of a configuration as one line within a span or block of code, where a backslash escapes nothing."""
+    return " ".join(words.split()).replace("`", "'")
 
 
 def _use(config: RunConfig) -> str:
@@ -57,7 +62,7 @@ model = load("FOLDER or OWNER/NAME")
 scores = model.predict({argument})  # {form} -> P(fake) of each
 ```
 
-`resproto test --package FOLDER --protocol {_text(config.protocol.name)}` gives the numbers below again.
+`resproto test --package FOLDER --protocol {_code(config.protocol.name)}` gives the numbers below again.
 """
 
 
