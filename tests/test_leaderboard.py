@@ -3,6 +3,7 @@
 import csv
 import json
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,7 @@ from resproto_fd.training.board.index_page import render
 from resproto_fd.training.board.notes import about_protocol, margins, notes, warnings
 from resproto_fd.training.board.rendering import EXPORTS, INDEX, PUBLISHED, ROWS, row_path
 from resproto_fd.training.board.row_page import render_row
-from resproto_fd.training.board.run_facts import NOT_STORED
+from resproto_fd.training.board.run_facts import NOT_STORED, short_videos
 from resproto_fd.training.board.table import METRICS, Cell, number, sections
 from resproto_fd.training.cli import main
 from resproto_fd.training.domains import in_domain
@@ -607,3 +608,10 @@ def test_the_fidelity_of_a_row_without_a_paper_is_not_called_unstated():
     assert fidelity_words(run("one", {"Demo-B": 0.7}, paper="A, B", config={})) == "not stated"
     assert fidelity_words(run("border", {"Demo-B": 0.7}, paper="", config={})) == "no paper"
     assert fidelity_words(run("theirs", {"Demo-B": 0.7}, paper="", config={}, source="submitted")) == "not stated"
+
+
+@pytest.mark.parametrize("rule, words", [("mirror", "their frames are mirrored"), ([], "see the configuration")])
+def test_what_became_of_short_videos_is_told_whatever_a_result_states(rule, words):
+    one = SimpleNamespace(config={"detector": {"input": {"short": rule}}}, tests={"A": SimpleNamespace(short_videos=2)})
+    row = SimpleNamespace(first=one, runs=[one])
+    assert short_videos(row, ["A"]) == [f"A: 2 of its videos shorter than a clip ({words})"]

@@ -74,7 +74,8 @@ def short_videos(row: Row, test_sets: Sequence[str]) -> list[str]:
 
     Of several seeds, the largest number.
     """
-    how = _SHORT.get(_part(row.first, "detector", "input", "short"), "see the configuration")
+    rule = _part(row.first, "detector", "input", "short")  # of a stranger's file: any value
+    how = _SHORT.get(rule, "see the configuration") if isinstance(rule, str) else "see the configuration"
     found = []
     for name in test_sets:
         count = max((run.tests[name].short_videos or 0 for run in row.runs if name in run.tests), default=0)
