@@ -115,6 +115,7 @@ def board_pages(text, monkeypatch) -> dict[str, tuple[str, int]]:
                                "printed": 0.5, "found": 0.6, "note": text}],
         }
     )  # fmt: skip
+    monkeypatch.setattr(published_page, "load_sources", lambda: {text: source})
     return {
         "index": (render([section], [Problem(text, text)], [Pending(text, text, text)]), 100),
         "row": (render_row(section, section.rows[0]), 40),
