@@ -7,7 +7,6 @@ Legend: B clips, T frames, N patches of a frame, W width of CLIP's image tower, 
 landmarks; H and W of a picture are pixels.
 """
 
-import re
 from typing import Annotated
 
 import torch
@@ -22,7 +21,7 @@ from resproto_fd.detectors.parts.clip_tower import Backbone
 from resproto_fd.detectors.parts.facial_components import COMPONENTS, ComponentKeys, component_loss
 from resproto_fd.detectors.parts.side_network import SideLayer, clip_layers
 from resproto_fd.detectors.registry import register
-from resproto_fd.detectors.weights import pretrained_skipped
+from resproto_fd.detectors.weights import pretrained_skipped, replaced
 from resproto_fd.losses.focal import focal_loss
 from resproto_fd.losses.precision import at_least_float32
 
@@ -32,14 +31,13 @@ GAMMA, FOCAL = 4, 10
 """Exponent of the focal loss, and its weight."""
 SMALL = 1e-4
 """Added to the mean probability."""
-_AUTHORS = {
-    r"encoder\.model\.": "clip.visual.",
-    r"encoder\.decoder\.decoder_layers\.(\d+)\.syno_embedding": r"layers.\1.queries",
-    r"encoder\.decoder\.decoder_layers\.(\d+)\.t_conv\.": r"layers.\1.over_time.",
-    r"encoder\.decoder\.decoder_layers\.(\d+)\.t_proj\.": r"layers.\1.mix.",
-    r"encoder\.decoder\.decoder_layers\.(\d+)\.p_conv\.": r"layers.\1.over_places.",
-    r"([sta])_(ln|head)\.": r"\1_\2.",
-}
+_AUTHORS = (
+    (r"^encoder\.model\.", "clip.visual."),
+    (r"^encoder\.decoder\.decoder_layers\.(\d+)\.syno_embedding", r"layers.\1.queries"),
+    (r"^encoder\.decoder\.decoder_layers\.(\d+)\.t_conv\.", r"layers.\1.over_time."),
+    (r"^encoder\.decoder\.decoder_layers\.(\d+)\.t_proj\.", r"layers.\1.mix."),
+    (r"^encoder\.decoder\.decoder_layers\.(\d+)\.p_conv\.", r"layers.\1.over_places."),
+)
 """Beginnings of the names in the authors' code, and of those here."""
 
 
@@ -95,7 +93,7 @@ class DfdFcg(ClipDetector):
         self.component_keys = ComponentKeys(len(blocks), width)
         self.requires = frozenset({"landmarks"} if guidance and components is None else ())
         self._step = 0
-        if components and not pretrained_skipped():
+        if components is not None and not pretrained_skipped():
             self.component_keys.read(components)
             self._follow_components()
 
@@ -105,10 +103,7 @@ class DfdFcg(ClipDetector):
             return None
         own = ("clip.logit_scale", "component_keys.")
         found = {key: value for key, value in self.state_dict().items() if key.startswith(own)}
-        for key, value in state.items():
-            for theirs, ours in _AUTHORS.items():
-                key = re.sub(f"^{theirs}", ours, key)
-            found[key] = value
+        found |= {replaced(key, _AUTHORS): value for key, value in state.items()}
         return found | {"clip.quick_gelu": torch.tensor(True)}
 
     def start_step(self, step: int, frames: Tensor) -> None:

@@ -233,7 +233,7 @@ def _faults_named(name: str, what: str) -> Iterator[None]:
 
 
 def _schema(name: str) -> type[BaseModel]:
-    """A pydantic model of a class's constructor's keywords: strict, so that "3" is no number, but 3 is a float."""
+    """A pydantic model of a class's constructor's keywords: strict, so that "3" and nan are no floats, but 3 is one."""
     with _faults_named(name, "its constructor's signature cannot be read"):
         return _schema_of(detector_class(name))
 
@@ -242,7 +242,9 @@ def _schema(name: str) -> type[BaseModel]:
 def _schema_of(cls: type) -> type[BaseModel]:
     fields, takes_others = _keywords(cls)
     extra = "allow" if takes_others else "forbid"
-    config = ConfigDict(extra=extra, strict=True, arbitrary_types_allowed=True, protected_namespaces=())
+    config = ConfigDict(
+        extra=extra, strict=True, arbitrary_types_allowed=True, protected_namespaces=(), allow_inf_nan=False
+    )
     return create_model(cls.__name__, __config__=config, **fields)
 
 

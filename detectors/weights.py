@@ -9,7 +9,7 @@ import urllib.request
 import zipfile
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -159,6 +159,13 @@ def two_outputs(rows: Tensor) -> Tensor:
     The softmax of the two is the sigmoid of the one. Other numbers of rows are unchanged.
     """
     return torch.cat([torch.zeros_like(rows), rows]) if rows.ndim and len(rows) == 1 else rows
+
+
+def replaced(key: str, table: Iterable[tuple[str, str | Callable]]) -> str:
+    """A name after all replacements of a table, (pattern, ours) each as `re.sub` takes them, one after the other."""
+    for pattern, ours in table:
+        key = re.sub(pattern, ours, key)
+    return key
 
 
 def is_head_alone(state: Mapping[str, Tensor]) -> bool:

@@ -447,8 +447,11 @@ def test_what_pairs_cannot_be_made_of_is_said(tmp_path, stores):
     with pytest.raises(UserError, match=r"train\.samples=warped: forgeries are made from real frames.* none"):
         BlendedPairs.of("warped", fakes, {}, stores)
     alone = FrameList.of([VIDEOS[0], VIDEOS[4]], None)
-    with pytest.raises(UserError, match=r"cross_blended: the training frames show one person only"):
+    with pytest.raises(UserError, match=r"train\.samples=cross_blended: .* one person only.*self_blended or other"):
         BlendedPairs.of("cross_blended", alone, {}, stores)
+    required = r"cross_blended, which the detector requires: .* one person only.*; set other training sets$"
+    with pytest.raises(UserError, match=required):
+        BlendedPairs.of("cross_blended", alone, {}, stores, beside=True)
     assert len(BlendedPairs.of("self_blended", alone, {}, stores).frames) == 6
     with pytest.raises(UserError, match=r"lacks the landmarks of 3 .*resproto faces"):
         BlendedPairs.of("warped", alone, {}, {"FF": FileStore(tmp_path)})

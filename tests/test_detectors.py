@@ -27,6 +27,7 @@ from resproto_fd.detectors import create_detector, registry
 from resproto_fd.detectors.base import Detector, Encoded
 from resproto_fd.detectors.weights import without_pretrained
 from resproto_fd.training.encode_once import encoder_tensors
+from resproto_fd.training.recording import operations
 from resproto_fd.training.samples import one_sample
 
 WITH_FIELDS = {
@@ -86,6 +87,14 @@ def test_outputs_have_their_shapes_and_ranges(case):
         assert output.losses["total"].ndim == 0
         assert all(value.isfinite() for value in output.losses.values())
     assert detector(images[:2]).losses is None
+
+
+@pytest.mark.slow
+def test_the_operations_of_a_class_can_be_counted(case):
+    detector = make(case)
+    asked = [parameter.requires_grad for parameter in detector.parameters()]
+    assert (operations(detector, images_of(case)[:1]) > 0) == (case != "chance")
+    assert [parameter.requires_grad for parameter in detector.parameters()] == asked
 
 
 def test_a_class_is_declared_to_have_a_fixed_encoder_if_and_only_if_it_has_one(case):

@@ -96,6 +96,7 @@ def test_keywords_reach_the_constructor_with_whole_numbers_taken_as_floats(probe
         ({"width": 3.5}, r"key 'width'"),
         ({"width": True}, r"key 'width'"),
         ({"width": 3, "rate": "0.5"}, r"key 'rate'"),
+        ({"width": 3, "rate": float("inf")}, r"key 'rate': .*finite"),
         ({"width": 3, "kind": "c"}, r"key 'kind': .*'a' or 'b'"),
         ({}, r"key 'width' is missing"),
     ],

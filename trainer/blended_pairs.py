@@ -54,18 +54,30 @@ class BlendedPairs:
 
     @classmethod
     def of(
-        cls, kind: str, frames: FrameList, sides: Mapping[str, Path], stores: Mapping[str, FrameStore]
+        cls,
+        kind: str,
+        frames: FrameList,
+        sides: Mapping[str, Path],
+        stores: Mapping[str, FrameStore],
+        beside: bool = False,
     ) -> "BlendedPairs":
         """Makes pairs of the real frames of a list.
+
+        Args:
+            kind: See the class.
+            frames: The list; its fakes are left out.
+            sides: Side files by data set: whose video a frame is of.
+            stores: Where the landmarks are.
+            beside: Whether a detector requires them beside a data set's own fakes, for messages; else `train.samples`.
 
         Raises:
             UserError: There are no real frames, the kind needs two people and there is one, or landmarks are missing.
         """
+        who = f"{kind}, which the detector requires" if beside else f"train.samples={kind}"
         real = frames.without({path for path, label in zip(frames.paths, frames.labels, strict=True) if label})
         if not len(real):
             raise UserError(
-                f"train.samples={kind}: forgeries are made from real frames, and the training data have none; set "
-                "other training sets"
+                f"{who}: forgeries are made from real frames, and the training data have none; set other training sets"
             )
         landmarks = read_landmarks(real, stores)
         records = side_records(real, sides)
@@ -73,8 +85,8 @@ class BlendedPairs:
         people = np.unique(names, return_inverse=True)[1][real.video_index]
         if kind in OF_TWO and len(np.unique(people)) < 2:
             raise UserError(
-                f"train.samples={kind}: the training frames show one person only, but another person's face is blended "
-                "in; set train.samples=self_blended or other training sets"
+                f"{who}: the training frames show one person only, but another person's face is blended in; set "
+                f"{'' if beside else 'train.samples=self_blended or '}other training sets"
             )
         forged = [replace(video, label=1, method=kind, forgery_type="face swap") for video in real.videos]
         owners = np.stack([real.video_index, real.video_index + len(forged)], axis=1).ravel()
@@ -181,7 +193,7 @@ def with_blends(
     if PARTNER not in wanted:
         raise UserError(f"a detector that requires {' and '.join(kinds)} has to require {PARTNER} too; add it")
     of_two = CROSS_BLENDED in kinds
-    pairs = BlendedPairs.of(CROSS_BLENDED if of_two else SELF_BLENDED, frames, sides, stores)
+    pairs = BlendedPairs.of(CROSS_BLENDED if of_two else SELF_BLENDED, frames, sides, stores, beside=True)
     real, number_of = np.flatnonzero(frames.labels == 0), np.cumsum(frames.labels == 0) - 1
     return replace(found, blends={kind: _Forgeries(replace(pairs, kind=kind), real, number_of) for kind in kinds})
 

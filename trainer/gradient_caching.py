@@ -24,7 +24,7 @@ def backward_whole_batch(
     The features of all micro-batches are computed without a graph. The head's loss is differentiated with respect to
     them. Each micro-batch is then encoded again, under the same random numbers, to carry its part of that gradient
     back, and that of its own losses. The result is exact, except that batch norm's statistics are those of each
-    micro-batch.
+    micro-batch, and that a loss which is a mean over some of the samples counts each micro-batch alike.
 
     Args:
         detector: Its parameters get the gradients.

@@ -4,7 +4,7 @@ import re
 
 from torch import Tensor
 
-from resproto_fd.detectors.parts.transformers_names import replaced
+from resproto_fd.detectors.weights import replaced
 
 MARK = "language_guided_alignment."
 """Beginning of names that only these checkpoints have."""

@@ -6,7 +6,6 @@ Adapter Tuning", CVPR 2025, and the authors' published code, of which nothing is
 Legend: B clips, T frames, P tokens before the patches of a frame, G x G patches, W width, C the adapter's width.
 """
 
-import re
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.detectors.weights import replaced
 
 LAYERS = 3
 """Convolutions of a branch, one after the other."""
@@ -25,6 +25,7 @@ AUTHORS = (
     (r"\.(conv|bn)(\d)\.", lambda match: f".{3 * (int(match[2]) - 1) + (match[1] == 'bn')}."),
     (r"\.cross_attention\.spatial_to_temporal\.", ".time_asks_space."),
     (r"\.cross_attention\.temporal_to_spatial\.", ".space_asks_time."),
+    (r"head\.fc_cls\.", "classifier.1."),
 )
 """Names of an adapter's tensors in the authors' checkpoints, and here."""
 
@@ -103,6 +104,4 @@ def authors_name(key: str) -> str:
     >>> authors_name("backbone.transformer.resblocks.3.Adapter.t_conv2.bn1.weight")
     'adapters.3.temporal.1.1.weight'
     """
-    for pattern, name in AUTHORS:
-        key = re.sub(pattern, name, key)
-    return key.replace("head.fc_cls.", "classifier.1.")
+    return replaced(key, AUTHORS)

@@ -6,6 +6,8 @@ import torch
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
+from resproto_fd.detectors.weights import replaced
+
 _TRANSFORMERS_PARTS = ("vision_model.", "text_model.", "visual_projection.", "text_projection.")
 _CLIP = (
     (r"embeddings\.token_embedding\.", "token_embedding."),
@@ -145,13 +147,6 @@ def transformers_xclip(state: dict) -> dict:
     """Tensors of transformers' X-CLIP image tower, without prefix, under the names of timm's ViTs and `messages.N`."""
     named = {replaced(key, _TRANSFORMERS_XCLIP): value for key, value in state.items()}
     return joined(named, "q_proj", "k_proj", "v_proj")
-
-
-def replaced(key: str, table: tuple) -> str:
-    """A name after all replacements of a table, (pattern, ours) each, one after the other."""
-    for pattern, ours in table:
-        key = re.sub(pattern, ours, key)
-    return key
 
 
 def joined(state: dict, *parts: str) -> dict:

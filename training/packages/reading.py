@@ -72,25 +72,25 @@ class Package:
             first: Number of the first, for messages.
         """
         length, found = self.config.detector.input.frames, []
+        change, transform = change_of(self.config.protocol), plain_transform(self.config.detector.input)
+
+        def prepared(picture: np.ndarray, name: str) -> torch.Tensor:
+            if not _is_picture(picture):
+                got = f"{getattr(picture, 'dtype', type(picture).__name__)} {list(getattr(picture, 'shape', []))}"
+                raise UserError(f"{name}: expected RGB uint8 [H, W, 3], got {got}; convert it first")
+            seen = transform(picture if change is None else change(picture, name))
+            return torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1)))
+
         for number, sample in enumerate(pictures, first):
             if length == 1:
-                found.append(self._input(sample, f"picture {number}"))
+                found.append(prepared(sample, f"picture {number}"))
                 continue
             if not hasattr(sample, "__len__") or len(sample) != length:
                 got = f"{len(sample)} frames" if hasattr(sample, "__len__") else type(sample).__name__
                 raise UserError(f"clip {number}: expected a list of {length} RGB uint8 [H, W, 3], got {got}")
-            frames = [self._input(frame, f"clip {number}, frame {place}") for place, frame in enumerate(sample)]
+            frames = [prepared(frame, f"clip {number}, frame {place}") for place, frame in enumerate(sample)]
             found.append(torch.stack(frames))
         return torch.stack(found)
-
-    def _input(self, picture: np.ndarray, name: str) -> torch.Tensor:
-        """One picture, uint8 [3, S, S]."""
-        if not _is_picture(picture):
-            got = f"{getattr(picture, 'dtype', type(picture).__name__)} {list(getattr(picture, 'shape', []))}"
-            raise UserError(f"{name}: expected RGB uint8 [H, W, 3], got {got}; convert it first")
-        change, transform = change_of(self.config.protocol), plain_transform(self.config.detector.input)
-        seen = transform(picture if change is None else change(picture, name))
-        return torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1)))
 
 
 def load(where: str | Path, device: str = "cpu", trusted: bool = False) -> Package:
