@@ -18,7 +18,7 @@ from resproto_fd.configs import ray_cluster
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.locks import SoleLock
 from resproto_fd.configs.sweep_schema import SweepConfig
-from resproto_fd.training.sweeps import ray_engine
+from resproto_fd.training.sweeps import live, ray_engine
 from resproto_fd.training.sweeps import run as module
 from resproto_fd.training.sweeps.cells import cells_of
 from resproto_fd.training.sweeps.live import BoardKeeper, Live, _where
@@ -419,15 +419,15 @@ def test_the_board_names_running_failed_and_coming_cells_and_its_fault_does_not_
     assert keeper.problem == "no usable result.json"
 
 
-def test_two_sweeps_on_a_folder_make_its_board_one_after_another(tmp_path):
+def test_two_sweeps_on_a_folder_make_its_board_one_after_another(tmp_path, monkeypatch):
     job = Job(made_cells()[1][0], state="done")
     (tmp_path / job.cell.folder).mkdir(parents=True)
     (tmp_path / job.cell.folder / "result.json").touch()
-    order, begun, go_on = [], threading.Event(), threading.Event()
+    order, asked, go_on, held = [], [], threading.Event(), live.held
+    monkeypatch.setattr(live, "held", lambda *lock: asked.append(lock) or held(*lock))
 
     def build(folders, out, pending):
         order.append("begins")
-        begun.set()
         go_on.wait()
         order.append("ends")
 
@@ -438,7 +438,7 @@ def test_two_sweeps_on_a_folder_make_its_board_one_after_another(tmp_path):
     sweeps = [threading.Thread(target=make) for _ in range(2)]
     for sweep in sweeps:
         sweep.start()
-    begun.wait()
+    wait_until(lambda: len(asked) == 2 and order)
     assert order == ["begins"]
     go_on.set()
     for sweep in sweeps:
