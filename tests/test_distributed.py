@@ -143,8 +143,10 @@ def fitted(world, folder, name, accumulate, batch=8, **changes):
     with mock.patch.object(run_folder, "SummaryWriter", Scalars):
         videos = {8: 12, 12: 16}[batch]  # four steps an epoch
         data = made_dataset(config, videos=videos, frames=3 * length)
-        partners = Partners(data.frames, {fake: fake - 1 for fake in range(1, videos, 4)})  # every other one is known
-        fitting = Trainer(DETECTORS[name](), data, config, world, Path(folder), validate, partners=partners)
+        if "paired" in name:
+            known = {fake: fake - 1 for fake in range(1, videos, 4)}  # every other one is known
+            data.partners = Partners(data.frames, known)
+        fitting = Trainer(DETECTORS[name](), data, config, world, Path(folder), validate)
         step = fitting._step
         fitting._step = lambda micro: (order.append([i for b in micro for i in b["index"].tolist()]), step(micro))
         progress = fitting.fit()
