@@ -1,5 +1,6 @@
 """Shared fixtures. Threads are capped before torch is imported: two test processes on two cores must not fight."""
 
+import asyncio
 import gc
 import os
 from functools import cache
@@ -32,6 +33,18 @@ def no_waiting_for_the_disk(monkeypatch):
 def plain_path(monkeypatch):
     """Commands that ran in this process leave the safe path on; programs that a test starts must not inherit it."""
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_loop_of_the_browser(request):
+    """Playwright leaves its event loop running between tests; a test without the browser may run its own."""
+    if "browser" in request.fixturenames:
+        yield
+        return
+    running = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    yield
+    asyncio._set_running_loop(running)
 
 
 @pytest.fixture(scope="session")
