@@ -306,7 +306,7 @@ def test_nothing_is_found_in_a_clean_data_set(made, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("plant", quick_and_slow(FAULTS, [*FAULTS][::3]), ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("plant", quick_and_slow(FAULTS, [*FAULTS][::12]), ids=lambda plant: plant.__name__)
 def test_each_planted_fault_is_found_and_nothing_else(made, tmp_path, plant):
     check, severity, text, name = plant(made, tmp_path)
     result = found(made, tmp_path)

@@ -279,7 +279,7 @@ def test_both_of_a_pair_are_augmented_alike(kind, stores):
         assert not apart[batch["mask"][1::2, 0] == 0].float().gt(3).any()
 
 
-@pytest.mark.parametrize("kind", [*KINDS[::2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1::2])])
+@pytest.mark.parametrize("kind", quick_and_slow(KINDS, KINDS[:1]))
 def test_forgeries_are_new_in_each_epoch_and_the_same_in_any_batch(kind, stores):
     wanted = set(COMPANIONS) - set(BLENDS)
     data = pairs_of(kind, stores, *wanted, augment="resproto_fd")

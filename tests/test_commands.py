@@ -164,6 +164,7 @@ def test_deepfakebench_flags_work(demo, tmp_path):
     assert not list(folder.rglob("*.pt"))
 
 
+@pytest.mark.slow
 def test_a_selection_split_of_one_class_stops_before_training(own_demo, tmp_path, capsys):
     path = own_demo / "dataset_json" / "Demo-A.json"
     content = json.loads(path.read_text())
@@ -219,6 +220,7 @@ def test_weights_from_outside_are_tested_and_said_to_be(demo, whole, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_deepfakebench_checkpoint_is_known_by_its_names_and_tested(demo, tmp_path, capsys):
     from resproto_fd.detectors import create_detector
 

@@ -145,6 +145,7 @@ def test_marks_separate_the_clearly_worse_from_those_that_tie():
     assert found.ties_with_best(alpha=0) == list(scores)
 
 
+@pytest.mark.slow
 def test_equally_good_detectors_are_rarely_marked_as_worse_than_the_best():
     """The best was picked by its result: that selection must not make false marks. 5 % at most, 200 tries."""
     rng = np.random.default_rng(7)
@@ -246,6 +247,7 @@ def test_equal_seeds_leave_only_the_sampling_error():
         assert summary.interval.se == pytest.approx(alone[name].interval.se, rel=1e-6), name
 
 
+@pytest.mark.slow
 def test_simulated_means_over_seeds_are_held_where_one_seed_alone_is_not():
     rng = np.random.default_rng(15)
     middle, between = 1.5, 0.25

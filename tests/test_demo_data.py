@@ -243,6 +243,7 @@ def test_upsampling_leaves_a_peak_in_the_spectrum(recordings):
     assert np.median(excess) > 5
 
 
+@pytest.mark.slow
 def test_size_of_file_mean_colour_and_border_do_not_tell_real_from_fake():
     """A fake's figure is as often above as below a real one's: the share, which is its AUC, stays near 1/2."""
     figures = defaultdict(list)

@@ -64,6 +64,7 @@ def test_a_map_of_the_runs_own_weights_has_a_page_that_its_row_links_to(run):
     assert [text.count(f'<path d="M{place}m') for place in ("20.0 30.0", "700.0 500.0", "40.0 30.0")] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_map_of_other_weights_is_not_shown_and_its_old_page_goes(run):
     write_text(run / STORED, made_map().model_dump_json())
     assert site(run)[1]

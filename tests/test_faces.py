@@ -138,6 +138,7 @@ def test_a_record_tells_what_was_found(data, tmp_path):
     assert record["wanted"] == [0, 3, 7, 11] == [face["frame"] for face in record["kept"]]
 
 
+@pytest.mark.slow
 def test_two_processes_and_none_give_the_same_bytes(data, tmp_path):
     for processes in (0, 1, 2):
         faces.extract_faces([data], tmp_path / f"{processes}", **{**PLAIN, "processes": processes})

@@ -570,7 +570,7 @@ def test_masks_and_partners_go_with_shuffled_labels(kept):
     assert all(told.labels[partner_of(i, seed)] != told.labels[i] for i in range(len(told)) for seed in range(4))
 
 
-@pytest.mark.parametrize("name", ["sd2", "mfclip"])
+@pytest.mark.parametrize("name", ["mfclip", pytest.param("sd2", marks=pytest.mark.slow)])
 def test_the_kind_that_a_detector_is_told_agrees_with_the_shuffled_label(name):
     detector = registry._construct(name, tiny(name), name)
     detector.requires = detector.requires & set(FACTS)

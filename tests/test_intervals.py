@@ -469,6 +469,7 @@ def test_draws_are_made_once_and_are_those_that_another_object_makes():
     assert sum(len(batch[0]) for batch in drawn) == 150
 
 
+@pytest.mark.slow
 def test_random_groups_of_very_many_clusters_tell_the_same_error(monkeypatch):
     labels, scores, video = clustered(np.random.default_rng(23), 3000, frames=2)
     one_by_one = bootstrap(Ranking(labels, scores), Resampling(Clusters(video, labels)))
@@ -676,6 +677,7 @@ def test_shared_draws_give_what_own_draws_give_and_are_not_used_for_other_frames
 # ----------------------------------------------------------------------------------------------------------- coverage
 
 
+@pytest.mark.slow
 def test_simulated_intervals_hold_the_truth_and_naive_ones_do_not():
     """400 test sets of 120 videos: 95 % intervals hold between 92 and 98 % (three standard errors), naive ones 60 %."""
     rng = np.random.default_rng(20)
@@ -691,6 +693,7 @@ def test_simulated_intervals_hold_the_truth_and_naive_ones_do_not():
     assert naive / 400 < 0.7
 
 
+@pytest.mark.slow
 def test_simulated_true_positive_rates_at_one_percent_are_held():
     rng = np.random.default_rng(21)
     truth = 0.5 * math.erfc((2.3263478740408408 - 1.8) / math.sqrt(2))

@@ -423,8 +423,8 @@ def test_the_links_of_the_tables_lead_to_pages_that_exist_and_back(tmp_path):
     ("changed", "said"),
     [
         ({}, "Protocol-Train"),
-        ({"trained_on": ["Other-1", "Other-2"]}, "Other-1, Other-2"),
-        ({"selected_on": Selection(rule="given")}, NOT_STORED),
+        pytest.param({"trained_on": ["Other-1", "Other-2"]}, "Other-1, Other-2", marks=pytest.mark.slow),
+        pytest.param({"selected_on": Selection(rule="given")}, NOT_STORED, marks=pytest.mark.slow),
     ],
 )
 def test_a_rows_page_names_the_sets_that_its_weights_were_trained_on(changed, said, tmp_path):

@@ -162,7 +162,7 @@ CHANGES = {  # what changes under a run: (how, further words, what the note says
 }
 
 
-QUICK_CHANGES = ["labels", "pixels"]
+QUICK_CHANGES = ["labels"]
 
 
 @pytest.mark.parametrize("what", quick_and_slow(CHANGES, QUICK_CHANGES))

@@ -254,7 +254,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("fault", BROKEN)
+@pytest.mark.parametrize("fault", tiny.quick_and_slow(BROKEN, ["raises", "syntax"]))
 def test_a_broken_detector_of_another_package_is_named_and_others_go_on(
     clean_registry, monkeypatch, tmp_path, demo, fault, capsys
 ):

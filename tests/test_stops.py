@@ -12,6 +12,7 @@ import pytest
 import torch
 from made import MadeStore, TinyDetector, made_config, made_dataset
 from patience import PATIENCE
+from tiny import quick_and_slow
 
 from resproto_fd.configs import stop_signals
 from resproto_fd.configs.errors import Interrupted, UserError
@@ -56,7 +57,7 @@ def exception_of(number):
 # --- stop signals -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", stop_signals.STOP_SIGNALS)
+@pytest.mark.parametrize("number", quick_and_slow(stop_signals.STOP_SIGNALS, [signal.SIGTERM]))
 def test_a_stop_signal_while_workers_are_started_is_not_lost(at_fork, number, tmp_path):
     at_fork.append(lambda: signal.raise_signal(number))
     with pytest.raises(exception_of(number)):

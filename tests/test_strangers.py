@@ -165,6 +165,7 @@ def test_a_class_that_was_typed_or_whose_file_is_trusted_is_imported(demo, tmp_p
     assert "expected a torch.nn.Module, got the function call" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_figures_of_a_class_of_another_package_are_drawn_if_it_is_trusted(own, marker, capsys):
     forged(own, {"target": "strangers_module:Net", "config": {"width": 6}})
     assert main(["figures", str(own)]) == 2

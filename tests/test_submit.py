@@ -250,6 +250,7 @@ def test_answers_that_a_result_file_invents_are_found(data, template, tmp_path):
     assert not results and "frame_auc of Demo-B answered frames is 0.999" in problem.reason
 
 
+@pytest.mark.slow
 def test_a_row_says_whether_its_score_tables_are_at_hand(data, template, tmp_path):
     assert submit(data, filled(tmp_path / "s.csv", template), tmp_path / "runs") == 0
     for said in ("all at hand", "at hand, but for Demo-B, seed 0", "none at hand"):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 from resproto_fd.training.board.published_beside import published_lines
-from resproto_fd.training.published import PublishedRow, load_published, load_sources
+from resproto_fd.training.published import PublishedRow, PublishedSource, load_published, load_sources
 from site_pages.markdown import table
 
 TITLES = {"parameters_m": "millions of parameters", "flops_g": "GFLOPs", "top3_count": "times among the best three"}
@@ -15,6 +15,12 @@ TITLES = {"parameters_m": "millions of parameters", "flops_g": "GFLOPs", "top3_c
 def all_rows() -> list[PublishedRow]:
     """Every published number."""
     return load_published()
+
+
+@cache
+def all_sources() -> dict[str, PublishedSource]:
+    """The sources of the published numbers by key."""
+    return load_sources()
 
 
 def rows_of(names: Iterable[str]) -> list[PublishedRow]:
@@ -27,7 +33,7 @@ def tables_of(rows: Sequence[PublishedRow]) -> list[str]:
     """One table for each table, metric and level of a source."""
     if not rows:
         return []
-    sources, found = load_sources(), defaultdict(list)
+    sources, found = all_sources(), defaultdict(list)
     for row in rows:
         found[row.source, row.table, row.metric, row.level].append(row)
     text = ["## Published numbers", ""]
@@ -62,7 +68,7 @@ def beside(config, metric: str) -> list[str]:
     text = [f"## Published {metric.replace('_auc', ' AUC')}", ""]
     text += ["The named sources print these numbers for the same training and test sets, and may restate those of"]
     text += ["others. We do not know their frames or how their checkpoints were chosen.", ""]
-    sources, rows = load_sources(), []
+    sources, rows = all_sources(), []
     for line in lines:
         values = [line.values[name].printed if name in line.values else "" for name in sets]
         doubt = "" if sources[line.source].tables[line.table].level_stated else ", level not stated"
@@ -85,5 +91,6 @@ def _by_test_set(cells: Sequence[PublishedRow]) -> str:
     return table(["trained on", *varied, *columns.values()], rows, list(columns.values()))
 
 
+@cache
 def _letters(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -50,10 +50,8 @@ def published_lines(train: Sequence[str], test_sets: Iterable[str], metric: str)
     """
     lines: dict[tuple, PublishedLine] = {}
     wanted = set(test_sets)
-    for row in _proposed():
-        if metric_here(row.level, row.metric) != metric or {
-            own_names(name)[0] for name in row.train_set.split(" & ")
-        } != set(train):
+    for row in _proposed(metric):
+        if {own_names(name)[0] for name in row.train_set.split(" & ")} != set(train):
             continue
         for name in own_names(row.test_set):
             if name in wanted:
@@ -63,7 +61,12 @@ def published_lines(train: Sequence[str], test_sets: Iterable[str], metric: str)
 
 
 @cache
-def _proposed() -> tuple[PublishedRow, ...]:
+def _proposed(metric: str) -> tuple[PublishedRow, ...]:
+    return tuple(row for row in _all_proposed() if metric_here(row.level, row.metric) == metric)
+
+
+@cache
+def _all_proposed() -> tuple[PublishedRow, ...]:
     return tuple(row for row in load_published() if not row.setting and not row.is_average)
 
 
