@@ -27,6 +27,7 @@ from resproto_fd.training import cli, train
 from resproto_fd.training.answers import calibrating, outputs, reasons, verdicts
 from resproto_fd.training.answers.answering import answer
 from resproto_fd.training.answers.judges import Judge, read_config
+from resproto_fd.training.answers.meaning import meaning_of
 from resproto_fd.training.answers.records import Answers, FaceAnswer, FileAnswer, Opinion, RunFacts, Settings
 from resproto_fd.training.answers.report import render_report
 from resproto_fd.training.answers.search import FaceSearch, Found, is_cropped, sources_of
@@ -403,6 +404,23 @@ def test_a_loaded_run_can_be_asked_again_and_answers_the_same(run, frames):
     judge = Judge(run, "cpu")
     first, second = (answer(frames[:3], [judge], CROPPED) for _ in range(2))
     assert [outputs.as_dict(file) for file in first.files] == [outputs.as_dict(file) for file in second.files]
+
+
+@pytest.mark.parametrize("asked", [Settings(), Settings(prior=0.1), Settings(calibration="platt")])
+def test_the_threshold_is_told_as_the_probability_that_answers_have_there(run, asked):
+    judge = Judge(run, "cpu")
+    level = judge.calibration.levels["frame"]
+    score = level.thresholds["0.05"].threshold
+    there = verdicts.probability_of(score, level, asked)
+    pictures = next(text for text in meaning_of(judge, asked) if text.startswith("Pictures"))
+    assert f"a score of {score:.3f}, which is a probability of {there:.3f}. " in pictures
+    face = FaceAnswer(1, [0], 200.0, 0.0, "", 0.0, {}, [])
+    verdicts.judged_face(face, [((judge, "run"), {"score": [score]})], asked)
+    assert (face.opinions[0].verdict, face.probability) == ("fake", there)
+
+
+def test_without_a_calibration_the_threshold_is_a_score_alone(run):
+    assert "probability of" not in meaning_of(Judge(run, "cpu"), Settings(calibration="none"))[0]
 
 
 @pytest.fixture

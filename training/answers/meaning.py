@@ -3,6 +3,7 @@
 from resproto_fd.configs import loading
 from resproto_fd.training.answers.judges import Judge
 from resproto_fd.training.answers.records import Settings
+from resproto_fd.training.answers.verdicts import probability_of
 from resproto_fd.training.calibration import LEVELS, Threshold
 from resproto_fd.training.results import Estimate
 
@@ -16,7 +17,9 @@ def meaning_of(judge: Judge, settings: Settings) -> list[str]:
     levels = {level: made.levels[level] for level in LEVELS if level in made.levels}
     for level, given in levels.items():
         what = "Pictures" if level == "frame" else "Videos"
-        found.append(_of_threshold(what, f"{level}s", where, given.thresholds[f"{settings.false_alarms:g}"]))
+        threshold = given.thresholds[f"{settings.false_alarms:g}"]
+        probability = probability_of(threshold.threshold, given, settings)
+        found.append(_of_threshold(what, f"{level}s", where, threshold, probability))
     share = next(iter(levels.values())).fakes
     if settings.calibration == "none":
         found.append("The probability is the score itself.")
@@ -53,11 +56,12 @@ def _is_drawn(name: str) -> bool:
     return name in loading.names("datasets") and loading.load("datasets", name).made
 
 
-def _of_threshold(what: str, noun: str, where: str, given: Threshold) -> str:
+def _of_threshold(what: str, noun: str, where: str, given: Threshold, probability: float | None) -> str:
+    also = "" if probability is None else f", which is a probability of {probability:.3f}"
     text = (
-        f"{what} are called fake from a score of {given.threshold:.3f}. At this threshold {_shown(given.false_alarms)} "
-        f"of the real {noun} of {where}, on which it was set, were called fake, and {_shown(given.misses)} of the fake "
-        "ones real."
+        f"{what} are called fake from a score of {given.threshold:.3f}{also}. At this threshold "
+        f"{_shown(given.false_alarms)} of the real {noun} of {where}, on which it was set, were called fake, and "
+        f"{_shown(given.misses)} of the fake ones real."
     )
     alarms = [f"{rates.fpr:.1%} of {name}" for name, rates in given.elsewhere.items() if rates.fpr is not None]
     return text + (f" Of the real {noun} of test sets: {', '.join(alarms)}." if alarms else "")

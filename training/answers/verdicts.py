@@ -66,6 +66,16 @@ def verdict_of_file(faces: Sequence[FaceAnswer]) -> tuple[str, float | None]:
     return NO_FACE, None
 
 
+def probability_of(score: float, level: Level, settings: Settings) -> float | None:
+    """The probability that a score stands for, in [0, 1]; None if the user wants none but the score."""
+    if settings.calibration == "none":
+        return None
+    probability = level.calibrator(settings.calibration)(np.array([score]))
+    if settings.prior is not None:
+        probability = with_prior(probability, level.fakes, settings.prior)
+    return float(probability[0])
+
+
 def _opinion(judge: Judge, name: str, columns: dict[str, Any], settings: Settings) -> Opinion:
     scores = columns["score"]
     mean, level = _mean(scores), _level(judge, len(scores))
@@ -78,11 +88,8 @@ def _opinion(judge: Judge, name: str, columns: dict[str, Any], settings: Setting
     made.reasons |= columns.get("reasons", {})
     if level is None:
         made.reasons["uncalibrated"] = "the run has no threshold of its own; run: resproto calibrate RUN"
-    elif settings.calibration != "none":
-        probability = level.calibrator(settings.calibration)(np.array([mean]))
-        if settings.prior is not None:
-            probability = with_prior(probability, level.fakes, settings.prior)
-        made.probability = float(probability[0])
+    else:
+        made.probability = probability_of(mean, level, settings)
     made.copies = {copy: _mean(columns[copy]) for copy in COPY_WORDS if copy in columns}
     flipped = [copy for copy, score in made.copies.items() if (score >= threshold) != (mean >= threshold)]
     if flipped:
@@ -96,8 +103,8 @@ def _opinion(judge: Judge, name: str, columns: dict[str, Any], settings: Setting
         if made.distance > reference.far:
             far, distance = told_apart(reference.far, made.distance)
             made.reasons["unlike"] = (
-                f"the face is unlike those that the run was selected on: distance {distance}, which less than 1 % of "
-                f"them have ({far})"
+                f"the face is unlike those that the run was selected on: distance {distance}; 99 % of them are nearer "
+                f"than {far}"
             )
     if "sharpness" in columns and reference is not None and np.median(columns["sharpness"]) < reference.sharp:
         made.reasons["blurred"] = (
