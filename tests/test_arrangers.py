@@ -692,6 +692,12 @@ CELEB_LIST, DFDC_PART = f"{CELEB}/List_of_testing_videos.txt", "DFDC/train/dfdc_
             {"a/b.mp4": {"set": "train", "label": "?"}},
             "expected label 'real' or 'fake', got '\\?'",
         ),
+        (
+            "DFDCP",
+            "DFDCP/dataset.json",
+            {f"method_A/{n}/b.mp4": {"set": "train", "label": "fake", "target_id": n} for n in (1, 2)},
+            "'method_A/2/b.mp4': another video b of method_A has other values",
+        ),
         ("DeeperForensics-1.0", f"{DEEPER}/val.txt", None, r"val\.txt: missing"),
         ("DeeperForensics-1.0", f"{DEEPER}/val.txt", "000_M009", "has one split"),
         ("ForgeryNet", "ForgeryNet/Training/image_list.txt", "a 1 1 16", "list.txt:1: expected 'PATH"),

@@ -60,10 +60,10 @@ def dfdcp_list(root: Path) -> Catalogue:
     known by their first folder and name, wherever between them the tree keeps them.
 
     Raises:
-        UserError: The list is missing or has another form.
+        UserError: The list is missing or has another form, or says two things of one video.
     """
     path = root / "DFDCP" / "dataset.json"
-    entries = {}
+    entries: dict[str, ListEntry] = {}
     for video, entry in _table(path, "DFDCP's own list").items():
         first, name = video.split("/")[0], _without_suffix(video.split("/")[-1])
         if not isinstance(entry, dict) or str(entry.get("set")).lower() not in SPLIT_WORDS:
@@ -79,7 +79,11 @@ def dfdcp_list(root: Path) -> Catalogue:
         if entry["label"] == "real":
             roles = {"identity": entry.get("target_id")}
         people = {role: str(who) for role, who in roles.items() if who not in (None, "")}
-        entries[f"{first}/{name}"] = ListEntry(SPLIT_WORDS[entry["set"].lower()], label, people)
+        told = ListEntry(SPLIT_WORDS[entry["set"].lower()], label, people)
+        if entries.setdefault(f"{first}/{name}", told) != told:
+            raise UserError(
+                f"{path}: '{video}': another video {name} of {first} has other values; names are unique there"
+            )
     return Catalogue(entries, lambda clip: f"{clip.folder.split('/')[1]}/{clip.name}", str(path))
 
 
