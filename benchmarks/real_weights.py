@@ -7,7 +7,8 @@ the weights, and `tools/real_protocol.py` lays the pictures of `real/` out as a 
 (in-domain), R2 and R3. What they made before is taken from `--clip FILE` and `--real FOLDER`. Then `resproto train`
 fits each detector for a few epochs; `resproto test` scores ResProto-FD again with balanced neighbours. A table shows
 the frame AUC with its 95 % interval, and the accuracy at 0.5 and at a threshold fixed on the validation split (the
-equal error rate's). Training is in bf16; on a CPU, matrix products of tests round their factors to bf16 as well.
+equal error rate's). Training is in bf16; on a CPU, matrix products of tests round their factors to bf16 as well. A CPU
+without AVX-512 is slow at that and computes in fp32 (`--precision` says otherwise).
 
 Pictures, weights and runs stay in `--work` (a folder that is deleted at the end, if none is given). A run that is there
 is not trained again. A line of JSON goes to the error stream as each row ends.
@@ -158,7 +159,11 @@ def trained(row: Row, files: dict[str, Path], protocol: Path, args: argparse.Nam
     resproto(
         *("train", "--detector", row.detector, "--protocol", protocol / "real.yaml"),
         *("--out", args.work / "runs", "--seed", args.seed, f"data.root={protocol / 'data'}"),
-        *("train.precision=bf16", "train.schedule.name=constant", f"train.epochs={args.epochs or row.epochs}"),
+        *(
+            f"train.precision={args.precision}",
+            "train.schedule.name=constant",
+            f"train.epochs={args.epochs or row.epochs}",
+        ),
         *(f"run.device={args.device}", "run.workers=0", "run.progress=false", "run.keep=1", *words),
     )
     return RunResult.load(folder / "result.json"), time.perf_counter() - begin
@@ -232,10 +237,17 @@ def cells(figures: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def quick_precision(device: str) -> str:
+    """The precision that a device computes quickly in: "bf16", or "fp32" for a CPU that emulates bf16."""
+    if torch.device(device).type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        return "fp32"
+    return "bf16"
+
+
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Figures of every row that was asked for."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    torch.set_float32_matmul_precision("medium" if args.precision == "bf16" else before)
     try:
         return _measure(args)
     finally:
@@ -265,8 +277,12 @@ def main() -> None:
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="what tools/real_protocol.py wrote before")
     parser.add_argument("--only", nargs="+", choices=list(ROWS), metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--epochs", type=int, help="of every row (default: 2 to 10)")
+    parser.add_argument(
+        "--precision", choices=["bf16", "fp32"], help="of training (default: what the device is quick at)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parse(parser)
+    args.precision = args.precision or quick_precision(args.device)
     if args.tiny and (lacking := [name for name in args.only or () if name not in TINY_ROWS]):
         parser.error(f"--only {lacking[0]}: with --tiny there are {', '.join(TINY_ROWS)}")
     with tempfile.TemporaryDirectory() as folder:

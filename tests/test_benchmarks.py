@@ -135,6 +135,15 @@ def test_a_trial_without_its_folder_says_what_to_set(output, capsys, tmp_path):
         assert message in capsys.readouterr().err
 
 
+def test_a_trial_computes_in_bf16_where_the_device_is_quick_at_it(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    trial = importlib.import_module("real_weights")
+    for capability, precision in (("AVX2", "fp32"), ("DEFAULT", "fp32"), ("AVX512", "bf16")):
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda capability=capability: capability)
+        assert trial.quick_precision("cpu") == precision
+        assert trial.quick_precision("cuda:1") == "bf16"
+
+
 @pytest.mark.slow
 def test_a_trial_trains_tests_and_scores_again_with_balanced_neighbours(output, demo, tmp_path):
     (tmp_path / "data").symlink_to(demo)
