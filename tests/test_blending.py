@@ -246,7 +246,7 @@ def keys_of(data, epoch=0):
     return [(epoch, index) for index in range(len(data))]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick_and_slow(KINDS, KINDS[:2]))
 def test_each_real_frame_stands_before_its_forgery_and_the_data_sets_own_are_left_out(kind, stores):
     data = pairs_of(kind, stores, "mask", augment="none")
     real = [path for path, label in zip(FRAMES.paths, FRAMES.labels, strict=True) if not label]
@@ -268,7 +268,7 @@ def test_each_real_frame_stands_before_its_forgery_and_the_data_sets_own_are_lef
         assert not apart[~near].any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick_and_slow(KINDS, KINDS[:2]))
 def test_both_of_a_pair_are_augmented_alike(kind, stores):
     data = pairs_of(kind, stores, "landmarks", "mask", augment="crop")
     batch = data.__getitems__(keys_of(data))

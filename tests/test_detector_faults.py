@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from made import TinyDetector, made_config, made_dataset
+from tiny import quick_and_slow
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.detectors.clip_zero_shot import ClipZeroShot
@@ -115,7 +116,7 @@ def test_a_full_device_has_a_remedy_and_the_end_of_another_process_is_not_the_de
         raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
 
 
-@pytest.mark.parametrize("images", [1, 2], ids=["any picture", "several pictures"])
+@pytest.mark.parametrize("images", quick_and_slow([1, 2], [1]), ids=["any picture", "several pictures"])
 def test_a_command_ends_with_2_and_names_the_detector(demo, tmp_path, monkeypatch, capsys, images):
     head = ClipZeroShot.head
 

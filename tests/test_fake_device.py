@@ -152,7 +152,7 @@ SCORED = [name for name in CASES if name != "deepfakebench_class"]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", quick_and_slow(SCORED, ["resproto_fd", "gm_df"]))
+@pytest.mark.parametrize("case", quick_and_slow(SCORED, ["resproto_fd"]))
 def test_scoring_mixes_no_devices_and_asks_only_whether_a_memory_is_ready(case, monkeypatch):
     monkeypatch.setattr(PrototypeMemory, "ready", True)
     with a_case_on_the_device(case) as (detector, images):

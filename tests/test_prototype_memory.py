@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny import quick_and_slow
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from resproto_fd.detectors.parts.kmeans import kmeans
@@ -78,7 +79,7 @@ def test_the_golden_file_holds_all_memory_and_inference_cases():
     assert len(GOLDEN["inference"]) == 5
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", quick_and_slow(range(12), range(4)))
 def test_random_updates_equal_the_loop(seed):
     """Parts that append and parts that replace in one update, ties, more candidates than slots, invalid ones."""
     rng = random.Random(seed)

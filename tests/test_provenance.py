@@ -552,6 +552,7 @@ def test_weights_of_a_run_that_had_not_ended_say_so(made, tmp_path, capsys):
     assert "early.pt: its run had not ended" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_older_weights_without_a_record_are_not_known(oracle, tmp_path):
     content = torch.load(run_in(oracle / "runs") / "best.pt", weights_only=True)
     torch.save({key: content[key] for key in ("format", "model", "epoch", "step", "fingerprint")}, tmp_path / "x.pt")

@@ -120,6 +120,7 @@ def test_another_metric_shows_another_table(page):
     assert page.locator("section.protocol > div.on").count() == 1
 
 
+@pytest.mark.slow
 def test_text_from_outside_stays_text(page):
     assert page.title() == "Face-forgery leaderboard"
     assert TITLE in page.locator("div.on table.board").inner_text()

@@ -152,7 +152,7 @@ def command(saves, ready):
 
 
 @pytest.mark.parametrize("saves", [True, False])
-@pytest.mark.parametrize("number", stop_signals.STOP_SIGNALS)
+@pytest.mark.parametrize("number", quick_and_slow(stop_signals.STOP_SIGNALS, [signal.SIGINT, signal.SIGTERM]))
 def test_any_number_of_stop_signals_ends_a_command_as_one_does(number, saves):
     context = multiprocessing.get_context("fork")
     ready = context.Event()

@@ -177,7 +177,7 @@ def test_figures_of_a_class_of_another_package_are_drawn_if_it_is_trusted(own, m
 TAGS = ["!!python/object/apply:pathlib.Path.touch [{marker}]", "!!python/name:strangers_module.Net", "!own x"]
 
 
-@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize("tag", quick_and_slow(TAGS, TAGS[:1]))
 @pytest.mark.parametrize("where", ["protocol", "preset", "config.yaml", "word", "data set"])
 def test_no_yaml_makes_objects(demo, own, tmp_path, marker, capsys, where, tag):
     tag = tag.format(marker=marker)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from made_runs import configuration_of, put_checkpoint, put_result, shipped, sweep
+from tiny import quick_and_slow
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
@@ -18,7 +19,7 @@ from resproto_fd.training.sweeps.plan import plan_of
 SHIPPED = ("deepfakebench", "demo", "resproto_tables", "seeds_methods")
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", quick_and_slow(SHIPPED, ["demo", "deepfakebench"]))
 def test_every_cell_of_the_shipped_sweeps_is_a_run_of_its_own(name):
     assert {*SHIPPED} == {*loading.names("sweeps")}
     cells = shipped(name)
