@@ -420,7 +420,11 @@ def test_the_threshold_is_told_as_the_probability_that_answers_have_there(run, a
 
 
 def test_without_a_calibration_the_threshold_is_a_score_alone(run):
-    assert "probability of" not in meaning_of(Judge(run, "cpu"), Settings(calibration="none"))[0]
+    judge, asked = Judge(run, "cpu"), Settings(calibration="none")
+    assert "probability of" not in meaning_of(judge, asked)[0]
+    face = FaceAnswer(1, [0], 200.0, 0.0, "", 0.0, {}, [])
+    verdicts.judged_face(face, [((judge, "run"), {"score": [0.25]})], asked)
+    assert face.probability == 0.25
 
 
 @pytest.fixture

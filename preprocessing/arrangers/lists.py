@@ -82,7 +82,7 @@ def dfdcp_list(root: Path) -> Catalogue:
         told = ListEntry(SPLIT_WORDS[entry["set"].lower()], label, people)
         if entries.setdefault(f"{first}/{name}", told) != told:
             raise UserError(
-                f"{path}: '{video}': another video {name} of {first} has other values; names are unique there"
+                f"{path}: '{video}': another video {name} of {first} has other values; remove the wrong one"
             )
     return Catalogue(entries, lambda clip: f"{clip.folder.split('/')[1]}/{clip.name}", str(path))
 

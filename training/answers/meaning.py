@@ -18,8 +18,8 @@ def meaning_of(judge: Judge, settings: Settings) -> list[str]:
     for level, given in levels.items():
         what = "Pictures" if level == "frame" else "Videos"
         threshold = given.thresholds[f"{settings.false_alarms:g}"]
-        probability = probability_of(threshold.threshold, given, settings)
-        found.append(_of_threshold(what, f"{level}s", where, threshold, probability))
+        calibrated = None if settings.calibration == "none" else probability_of(threshold.threshold, given, settings)
+        found.append(_of_threshold(what, f"{level}s", where, threshold, calibrated))
     share = next(iter(levels.values())).fakes
     if settings.calibration == "none":
         found.append("The probability is the score itself.")

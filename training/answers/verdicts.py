@@ -66,10 +66,10 @@ def verdict_of_file(faces: Sequence[FaceAnswer]) -> tuple[str, float | None]:
     return NO_FACE, None
 
 
-def probability_of(score: float, level: Level, settings: Settings) -> float | None:
-    """The probability that a score stands for, in [0, 1]; None if the user wants none but the score."""
+def probability_of(score: float, level: Level, settings: Settings) -> float:
+    """The probability that a score stands for, in [0, 1]; the score itself, if no calibration is wanted."""
     if settings.calibration == "none":
-        return None
+        return score
     probability = level.calibrator(settings.calibration)(np.array([score]))
     if settings.prior is not None:
         probability = with_prior(probability, level.fakes, settings.prior)
