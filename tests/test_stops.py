@@ -224,10 +224,17 @@ def test_a_terminal_that_is_closed_is_a_stop_signal_and_what_is_written_to_it_th
     assert process.wait(PATIENCE) == 75
 
 
+def hear_hangups():
+    """The tests themselves may run under nohup, which programs inherit."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def test_under_nohup_a_closed_terminal_is_not_a_stop_signal():
     code = "from resproto_fd.configs.stop_signals import STOP_SIGNALS as s; import signal; print(signal.SIGHUP in s)"
     found = [
-        subprocess.run([*words, sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        subprocess.run(
+            [*words, sys.executable, "-c", code], capture_output=True, text=True, preexec_fn=hear_hangups
+        ).stdout.strip()
         for words in ([], ["nohup"])
     ]
     assert found == ["True", "False"]
