@@ -99,7 +99,7 @@ def test_the_operations_of_a_class_can_be_counted(case):
 
 def test_a_class_is_declared_to_have_a_fixed_encoder_if_and_only_if_it_has_one(case):
     images = images_of(case)[:2]
-    detector = trained_a_little(case)
+    detector = copy.deepcopy(trained_a_little(case)).train()
     assert detector.encode(images).requires_grad != bool(detector.fixed_encoder), (
         f"{case}: freeze the encoder, or set fixed_encoder to its parts"
     )
