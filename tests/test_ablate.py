@@ -18,13 +18,9 @@ QUIET = ["run.workers=0", "run.progress=false", "run.device=cpu"]
 
 
 @pytest.fixture(scope="module")
-def folder(demo, tmp_path_factory):
-    """A run of ResProto-FD on tiny data, with its features."""
-    place = tmp_path_factory.mktemp("ablate")
-    words = ["--detector", "resproto_fd_tiny", "--protocol", "demo_cross", "--out", str(place / "runs")]
-    settings = ["train.epochs=1", "model.start_epoch=0", "train.batch_size=8", "run.save_features=true"]
-    assert main(["train", *words, f"data.root={demo}", *settings, *QUIET]) == 0
-    return place / "runs" / "demo_cross" / "resproto_fd_tiny" / "seed0"
+def folder(resproto_run, tmp_path_factory):
+    """A run of ResProto-FD on tiny data, with its features; ablations are written into it."""
+    return shutil.copytree(resproto_run, tmp_path_factory.mktemp("ablate") / "run")
 
 
 def rows_of(folder) -> list[dict]:

@@ -27,25 +27,10 @@ from resproto_fd.training.results import RunResult
 from resproto_fd.training.run import create
 from resproto_fd.training.scores import ScoreTable
 
-LITTLE = ["train.epochs=3", "run.max_steps=3", "train.batch_size=12", "model.start_epoch=0", "protocol.recode=80"]
-
 
 @pytest.fixture(scope="session")
-def trained(demo, made_once):
-    """A run of resproto_fd_tiny that took three steps, with prototypes."""
-
-    def make(folder):
-        words = ["train", "--detector", "resproto_fd_tiny", "--protocol", "demo_cross", "--test_dataset", "Demo-C"]
-        settings = ["run.workers=0", "run.progress=false", "run.device=cpu", f"data.root={demo}", f"run.out={folder}"]
-        assert main([*words, *LITTLE, *settings]) == 0
-
-    (result,) = made_once("runs_of_packages", make).rglob("result.json")
-    return result.parent
-
-
-@pytest.fixture(scope="session")
-def package(trained, made_once):
-    return made_once("package", lambda folder: writing.write(trained, folder))
+def package(resproto_run, made_once):
+    return made_once("package", lambda folder: writing.write(resproto_run, folder))
 
 
 def changed_copy(package, tmp_path, **files):
@@ -71,19 +56,19 @@ def stored(demo, folder):
     return [store.read(path) for path in frames.paths]
 
 
-def test_predict_gives_the_runs_own_scores(demo, trained, package):
-    scores = ScoreTable.load(trained / "scores" / "Demo-C.npz").score
+def test_predict_gives_the_runs_own_scores(demo, resproto_run, package):
+    scores = ScoreTable.load(resproto_run / "scores" / "Demo-C.npz").score
     found = load(package).predict(stored(demo, package))
     assert found.tolist() == scores.tolist()
     assert len(set(scores.tolist())) > 5
 
 
 @pytest.mark.slow
-def test_testing_a_package_gives_the_runs_result_with_its_history(demo, trained, package, tmp_path):
+def test_testing_a_package_gives_the_runs_result_with_its_history(demo, resproto_run, package, tmp_path):
     words = ["--package", str(package), "--out", str(tmp_path), "run.device=cpu", "run.progress=false"]
     assert main(["test", *words, "run.workers=0", f"data.root={demo}"]) == 0
     (path,) = tmp_path.rglob("result.json")
-    own, again = RunResult.load(trained / "result.json"), RunResult.load(path)
+    own, again = RunResult.load(resproto_run / "result.json"), RunResult.load(path)
     assert again.fingerprint == own.fingerprint
     assert again.selected_on == own.selected_on
     assert (again.trained_on, again.overrides) == (own.trained_on, own.overrides)
@@ -92,7 +77,7 @@ def test_testing_a_package_gives_the_runs_result_with_its_history(demo, trained,
     assert (path.parent / "scores" / "Demo-C.npz").is_file()
 
 
-def test_a_package_holds_what_it_lists_and_no_path_of_the_machine(demo, trained, package):
+def test_a_package_holds_what_it_lists_and_no_path_of_the_machine(demo, resproto_run, package):
     names = {path.name for path in package.iterdir()}
     own = {"package.json", "config.yaml", "model.safetensors", "result.json", "README.md"}
     assert names - own in (set(), {"calibration.json"}, {"calibration.json", "calibration_reference.npz"})
@@ -100,35 +85,35 @@ def test_a_package_holds_what_it_lists_and_no_path_of_the_machine(demo, trained,
     for path in package.iterdir():
         content = path.read_bytes()
         assert str(demo).encode() not in content
-        assert str(trained.parents[2]).encode() not in content
+        assert str(resproto_run.parents[2]).encode() not in content
         assert not content.startswith((b"PK", b"\x80"))  # no ZIP, no pickle
     card = (package / "README.md").read_text()
     for text in ("## Intended use", "## Limits", "drawn by code", "## Results", "Demo-C", "Trained on: Demo-A"):
         assert text in card
     name = reading.read_config(package).protocol.name
     assert "_" in name and f"--protocol {name}`" in card  # a backslash would be shown in a span of code
-    test = RunResult.load(trained / "result.json").tests["Demo-C"]
+    test = RunResult.load(resproto_run / "result.json").tests["Demo-C"]
     found = test.intervals["frame_auc"]
     assert f"{test.frame_auc:.4f} ({found.low:.3f} to {found.high:.3f})" in card
 
 
-def test_a_calibration_goes_with_its_run(trained, tmp_path):
+def test_a_calibration_goes_with_its_run(resproto_run, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     for name in ("config.yaml", "result.json", "best.pt", "calibration.json"):
-        (run / name).write_bytes((trained / name).read_bytes())
+        (run / name).write_bytes((resproto_run / name).read_bytes())
     writing.write(run, tmp_path / "out")
-    assert (tmp_path / "out" / "calibration.json").read_bytes() == (trained / "calibration.json").read_bytes()
+    assert (tmp_path / "out" / "calibration.json").read_bytes() == (resproto_run / "calibration.json").read_bytes()
     assert "calibration.json" in contents.check(tmp_path / "out").files
     Calibration.load(run).model_copy(update={"weights": "1" * 64}).save(run)
     writing.write(run, tmp_path / "other")
     assert "calibration.json" not in contents.check(tmp_path / "other").files
 
 
-def test_a_result_of_other_weights_is_not_packaged(trained, tmp_path):
+def test_a_result_of_other_weights_is_not_packaged(resproto_run, tmp_path):
     for name in ("config.yaml", "result.json"):
-        (tmp_path / name).write_bytes((trained / name).read_bytes())
-    state = torch.load(trained / "best.pt", weights_only=True)
+        (tmp_path / name).write_bytes((resproto_run / name).read_bytes())
+    state = torch.load(resproto_run / "best.pt", weights_only=True)
     torch.save(state | {"epoch": 99}, tmp_path / "best.pt")
     with pytest.raises(UserError, match=r"result.json is of other weights than best.pt"):
         writing.write(tmp_path, tmp_path / "package")
@@ -142,10 +127,10 @@ def test_an_export_that_was_killed_blocks_no_later_command_in_the_run(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "keep"]
 
 
-def test_weights_that_only_the_seed_determines_are_those_of_the_run(trained):
+def test_weights_that_only_the_seed_determines_are_those_of_the_run(resproto_run):
     detector = loading.load("detectors", "clip_zero_shot_tiny")
-    config = reading.read_config(trained).model_copy(update={"detector": detector, "seed": 7})
-    nowhere, result = trained / "nowhere", RunResult.load(trained / "result.json")
+    config = reading.read_config(resproto_run).model_copy(update={"detector": detector, "seed": 7})
+    nowhere, result = resproto_run / "nowhere", RunResult.load(resproto_run / "result.json")
     torch.manual_seed(1)
     found = writing._weights(nowhere, config, result)
     seed_everything(7)
@@ -153,8 +138,8 @@ def test_weights_that_only_the_seed_determines_are_those_of_the_run(trained):
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
-def test_no_file_of_the_machine_that_an_augmentation_names_is_named(trained):
-    config = reading.read_config(trained)
+def test_no_file_of_the_machine_that_an_augmentation_names_is_named(resproto_run):
+    config = reading.read_config(resproto_run)
     steps = {"albumentations": [{"X": {"font": "/home/me/a.ttf"}}]}
     train = config.detector.train.model_copy(update={"augment": steps})
     config = config.model_copy(update={"detector": config.detector.model_copy(update={"train": train})})
@@ -232,17 +217,17 @@ def test_pictures_of_another_form_are_refused(package):
     assert loaded.predict([]).shape == (0,)
 
 
-def test_what_cannot_be_exported_is_named(trained, package, tmp_path, capsys):
-    assert main(["export", str(trained), "--out", str(package)]) == 2
+def test_what_cannot_be_exported_is_named(resproto_run, package, tmp_path, capsys):
+    assert main(["export", str(resproto_run), "--out", str(package)]) == 2
     assert "exists already; remove it, or set another --out" in capsys.readouterr().err
     assert main(["export", str(tmp_path)]) == 2
     assert "expected the folder of a run, with config.yaml in it" in capsys.readouterr().err
-    assert main(["export", str(trained), "--push", "no name"]) == 2
+    assert main(["export", str(resproto_run), "--push", "no name"]) == 2
     assert "expected OWNER/NAME" in capsys.readouterr().err
     run = tmp_path / "run"
     run.mkdir()
     for name in ("config.yaml", "result.json"):
-        (run / name).write_bytes((trained / name).read_bytes())
+        (run / name).write_bytes((resproto_run / name).read_bytes())
     assert main(["export", str(run)]) == 2
     assert "best.pt: no such file; export the folder of the run that trained" in capsys.readouterr().err
     assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "result.json"]
@@ -261,12 +246,12 @@ class FakeApi:
         self.calls.append(("upload", options["repo_id"], sorted(options["allow_patterns"])))
 
 
-def test_a_package_is_sent_only_if_it_is_asked_for(trained, tmp_path, monkeypatch, capsys):
+def test_a_package_is_sent_only_if_it_is_asked_for(resproto_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
     FakeApi.calls = []
-    assert main(["export", str(trained), "--out", str(tmp_path / "kept")]) == 0
+    assert main(["export", str(resproto_run), "--out", str(tmp_path / "kept")]) == 0
     assert FakeApi.calls == []
-    assert main(["export", str(trained), "--out", str(tmp_path / "sent"), "--push", "me/mine", "--private"]) == 0
+    assert main(["export", str(resproto_run), "--out", str(tmp_path / "sent"), "--push", "me/mine", "--private"]) == 0
     (made, sent) = FakeApi.calls
     assert made[:2] == ("create", "me/mine")
     assert made[2]["private"]
@@ -307,10 +292,10 @@ def test_a_hubs_package_is_loaded_without_the_repositorys_other_files(package, m
 
 
 @pytest.mark.slow
-def test_graphs_give_the_detectors_scores(trained, tmp_path):
+def test_graphs_give_the_detectors_scores(resproto_run, tmp_path):
     ort = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    assert main(["export", str(trained), "--out", str(tmp_path / "p"), "--onnx", "--torch-export"]) == 0
+    assert main(["export", str(resproto_run), "--out", str(tmp_path / "p"), "--onnx", "--torch-export"]) == 0
     package = load(tmp_path / "p")
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 255, (90, 80, 3), np.uint8) for _ in range(5)]
@@ -324,7 +309,7 @@ def test_graphs_give_the_detectors_scores(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_package_loads_in_a_clean_environment_offline(demo, trained, package, tmp_path):
+def test_a_package_loads_in_a_clean_environment_offline(demo, resproto_run, package, tmp_path):
     """A fresh virtual environment that borrows the libraries, without a network and in an empty folder."""
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -351,5 +336,5 @@ def test_a_package_loads_in_a_clean_environment_offline(demo, trained, package, 
         capture_output=True, text=True, cwd=tmp_path / "empty", env=env,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    scores = ScoreTable.load(trained / "scores" / "Demo-C.npz").score[:8].tolist()
+    scores = ScoreTable.load(resproto_run / "scores" / "Demo-C.npz").score[:8].tolist()
     assert [float.fromhex(word) for word in ran.stdout.split()] == pytest.approx(scores, abs=1e-6)

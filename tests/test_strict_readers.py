@@ -1,11 +1,13 @@
 """The readers of YAML, JSON, CSV and npz: what they refuse, where they say it is, and how little memory it takes."""
 
+import gc
 import json
 import os
 import re
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from resproto_fd.configs.readers.json_reader import LARGEST_MANIFEST, parse_json
 from resproto_fd.configs.readers.npz_reader import Kind, read_npz
 from resproto_fd.configs.readers.text import is_number, read_text
 from resproto_fd.preprocessing.manifest import listed_frames, read_manifest
+from resproto_fd.preprocessing.store.beside_frames import decode_landmarks
 from resproto_fd.training.cli import main
 from resproto_fd.training.scores import MEMBERS
 
@@ -283,6 +286,36 @@ def test_a_manifest_of_the_size_of_dfdc_is_read(tmp_path):
     assert LARGEST_MANIFEST == 4 << 30
     found = read_manifest(path, "DFDC", split="train")
     assert (len(found), sum(len(video.frames) for video in found)) == (100_000, 3_200_000)
+
+
+def in_four_threads_at_once(work):
+    """Results of forty calls, where every step of a thread may give way to another: also inside Python's parser."""
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+
+    def give_way(phase, info):
+        sum(range(30))
+
+    gc.callbacks.append(give_way)
+    try:
+        gc.set_threshold(5)
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(4) as threads:
+            return list(threads.map(work, range(40)))
+    finally:
+        gc.callbacks.remove(give_way)
+        gc.set_threshold(*threshold)
+        sys.setswitchinterval(interval)
+
+
+def test_arrays_are_read_in_many_threads_at_once(tmp_path):
+    np.savez(tmp_path / "a.npz", **{name: np.arange(3) for name in "abcdefghij"})
+    np.save(tmp_path / "points.npy", np.zeros((5, 2)))
+    points, members = (tmp_path / "points.npy").read_bytes(), {name: Kind("i", 1) for name in "abcdefghij"}
+
+    def read(_):
+        return len(read_npz(tmp_path / "a.npz", members)) + len(decode_landmarks(points, "x"))
+
+    assert set(in_four_threads_at_once(read)) == {15}
 
 
 def test_an_npz_of_other_arrays_is_refused_by_name(tmp_path):

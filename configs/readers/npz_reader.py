@@ -1,6 +1,7 @@
 """The reader of npz files: known arrays of known kinds, whose sizes are checked before anything is unpacked."""
 
 import os
+import threading
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ LARGEST = GIB
 MOST_MEMBERS = 1000
 _LARGEST_FILE = 64 * MIB
 """Bytes that a file may have beyond those of its arrays: names and checksums of its members."""
+PARSING = threading.Lock()
+"""Held while NumPy parses a header. Python 3.11 mixes up the depths of two threads that parse at once (SystemError)."""
 _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -105,7 +108,8 @@ def _array(file: IO[bytes], size: int, name: str, kind: Kind) -> np.ndarray:
     read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if read_header is None:
         raise _Fault(f"array {shown(name)} is of version {version}, expected 1.0 or 2.0")
-    shape, by_columns, dtype = read_header(file)
+    with PARSING:
+        shape, by_columns, dtype = read_header(file)
     if dtype.hasobject:
         raise _Fault(f"array {shown(name)} holds pickled objects, which are never read (allow_pickle is off)")
     if dtype.kind not in kind.kinds or dtype.names or len(shape) != kind.dimensions or dtype.itemsize < 1:

@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from resproto_fd.configs.readers.npz_reader import PARSING
 from resproto_fd.preprocessing.store.image_codec import UnreadableFrame
 
 NPY_START = b"\x93NUMPY"
@@ -41,7 +42,8 @@ def decode_landmarks(data: bytes, where: str) -> np.ndarray:
     """
     if data.startswith(NPY_START):
         try:
-            points = np.load(io.BytesIO(data), allow_pickle=False)
+            with PARSING:
+                points = np.load(io.BytesIO(data), allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise UnreadableFrame(f"{where}: not a whole .npy file ({error})") from error
     else:
