@@ -71,6 +71,7 @@ def names(page) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_rows_are_ranked_then_sorted_both_ways(page):
     ranked = names(page)
     assert [name.lower().startswith(start) for name, start in zip(ranked, ("strong", "middle", "<script"))] == [
