@@ -3,6 +3,7 @@
     python benchmarks/fuzz.py --minutes 5                 # each reader in turn, for five minutes in all
     python benchmarks/fuzz.py --minutes 60 --reader json  # one reader
 
+Minutes are of the processor, so that a busy machine tries as many files as a quiet one.
 A file is a whole one of its kind with a few changes, of its bytes or, for JSON and npz, of its values. What breaks a
 reader is printed with its traceback and kept under `--out`; put it into `BROKE` of tests/test_fuzz.py.
 """
@@ -10,6 +11,7 @@ reader is printed with its traceback and kept under `--out`; put it into `BROKE`
 import argparse
 import contextlib
 import copy
+import hashlib
 import io
 import json
 import random
@@ -18,18 +20,24 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
+import torch
+from safetensors.torch import save as safetensors_bytes
 
 from resproto_fd.configs import deepfakebench, loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.readers.json_reader import parse_json
 from resproto_fd.configs.schema import RunConfig
+from resproto_fd.detectors.weights import read_state_dict
 from resproto_fd.preprocessing.arrangers import lists
 from resproto_fd.preprocessing.arrangers.adopt import adopt
 from resproto_fd.preprocessing.faces.job import FORMAT as FACES
@@ -38,19 +46,26 @@ from resproto_fd.preprocessing.faces.media import Media
 from resproto_fd.preprocessing.manifest import listed_frames, read_manifest
 from resproto_fd.preprocessing.side_file import FORMAT as SIDE
 from resproto_fd.preprocessing.side_file import read_captions, read_side
+from resproto_fd.preprocessing.store import beside_frames, image_codec
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
 from resproto_fd.preprocessing.video import Video
+from resproto_fd.trainer import checkpoint
+from resproto_fd.trainer.encoded import Shelf
 from resproto_fd.trainer.frame_list import FrameList
 from resproto_fd.training.board.collecting import collect
 from resproto_fd.training.board.index_page import render
 from resproto_fd.training.board.row_page import render_row
 from resproto_fd.training.board.score_facts import ScoreReader
 from resproto_fd.training.board.table import sections
+from resproto_fd.training.calibration import KINDS, RATES, Calibration
 from resproto_fd.training.commands.submit import read_scores
 from resproto_fd.training.features import load_features, save_features
+from resproto_fd.training.grouping import read_groups
+from resproto_fd.training.packages import contents
 from resproto_fd.training.published import load_published, published_folder
 from resproto_fd.training.results import RunResult, Selection, test_result
 from resproto_fd.training.scores import ScoreTable
+from resproto_fd.training.sweeps.cells import cells_of
 
 LONGEST_MESSAGE = 100_000
 Below = Callable[[int], int]
@@ -81,6 +96,7 @@ ARRAYS = [
     np.zeros((6, 1), int),
 ]  # fmt: skip
 """Put into npz files."""
+PACKED = (contents.CONFIG, contents.WEIGHTS, contents.RESULT)
 
 
 @dataclass(frozen=True)
@@ -169,6 +185,10 @@ def readers() -> dict[str, Reader]:
     manifests = [_bytes(_manifest()), _bytes(_manifest(levels=True))]
     captions = b'{"frame": "D/a/0.png", "facial": "x"}\n{"video": "D/a", "environmental": "y"}'
     scores = b"test_set,frame,score\nD,D/r1/000.png,0.5\nD,D/r1/001.png,nan\n"
+    groups = b'video,identity,note\nD/a,p1,x\nD/b,,"y, z"\n'
+    sweep = b"title: s\nseeds: [0, 1]\nneeds: {cards: 0, cpus: 1}\nsettings: [train.epochs=1]\ncells:\n"
+    sweep += b"  - detectors: [clip_tiny, resnet_tiny]\n    protocols: [demo_cross]\n"
+    shelf_names = np.arange(6, dtype="<u8").reshape(3, 2)
     return {
         "detector": Reader("x.yaml", presets, lambda path: loading.resolve(str(path), "demo_cross")),
         "deepfakebench": Reader("x.yaml", [theirs], _read_deepfakebench),
@@ -188,6 +208,16 @@ def readers() -> dict[str, Reader]:
         "features": Reader("D.npz", [_features_bytes()], lambda path: load_features(path, _table()), "npz"),
         "scores": Reader("D.npz", [_saved(each().save) for each in (_table, _clip_table)], _read_table, "npz"),
         "result": Reader("result.json", [_result_bytes(), _clip_result_bytes()], _read_result, "json"),
+        "sweep": Reader("s.yaml", [sweep], _read_sweep),
+        "groups": Reader("g.csv", [groups], lambda path: read_groups(["identity"], [path])),
+        "calibration": Reader("calibration.json", [_calibration()], _read_calibration, "json"),
+        "package": Reader("package.json", [_package()], _read_package, "json"),
+        "encoded": Reader("e.npz", [_shelf(shelf_names)], partial(_read_shelf, shelf_names), "npz"),
+        "frame": Reader("f", _pictures(), _read_frame),
+        "landmarks": Reader("l.npy", _landmarks(), lambda path: beside_frames.decode_landmarks(path.read_bytes(), "l")),
+        "weights": Reader("w.pth", _weights(), read_state_dict),
+        "safetensors": Reader("w.safetensors", [safetensors_bytes(_tensors())], read_state_dict),
+        "checkpoint": Reader("best.pt", [_checkpoint()], _read_checkpoint),
     }
 
 
@@ -278,6 +308,61 @@ def _clip_result_bytes() -> bytes:
         robustness={"D": {"blur": {"1": test.variants["clip"]}}}, trained_on=["T"],
     )  # fmt: skip
     return _bytes(result.model_dump(mode="json"))
+
+
+def _calibration() -> bytes:
+    estimate = {"value": 0.1, "low": 0.0, "high": 0.3}
+    threshold = {"threshold": 0.5, "false_alarms": estimate, "misses": estimate, "elsewhere": {}}
+    calibrators = {"temperature": {"temperature": [2.0]}, "platt": {"intercept": [0.1], "slope": [1.0]}}
+    calibrators["isotonic"] = {"scores": [0.1, 0.9], "shares": [0.0, 1.0]}
+    level = {"count": 9, "reals": 4, "fakes": 0.5, "before": {"ece": 0.1, "brier": 0.2}, "calibrators": calibrators}
+    level |= {"thresholds": {f"{rate:g}": threshold for rate in RATES}}
+    reference = {"frames": 3, "frame_side": 8, "sharp": 0.1, "far": 0.5, "neighbours": 1, "distances": {"0.5": 0.1}}
+    digests = dict.fromkeys(("weights", "tensors", "settings", "scores"), "0" * 64)
+    about = {"version": 1, "dataset": "D", "split": "val", "levels": {"frame": level, "video": level}}
+    return _bytes({**digests, **about, "reference": reference})
+
+
+def _package() -> bytes:
+    return _bytes({"format": 1, "files": {name: hashlib.sha256(b"").hexdigest() for name in PACKED}})
+
+
+def _shelf(names: np.ndarray) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        Shelf(Path(folder)).put(names, torch.ones(len(names), 4))
+        return next(Path(folder).glob("*.npz")).read_bytes()
+
+
+def _pictures() -> list[bytes]:
+    image = np.arange(12 * 10 * 3, dtype=np.uint8).reshape(12, 10, 3)
+    encoded = [cv2.imencode(kind, image)[1].tobytes() for kind in (".png", ".jpg", ".bmp", ".tiff", ".webp")]
+    progressive = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    return [*encoded, progressive, image_codec.encode_native(image)]
+
+
+def _landmarks() -> list[bytes]:
+    out = io.BytesIO()
+    np.save(out, np.zeros((5, 2)))
+    return [out.getvalue(), np.zeros(beside_frames.LANDMARKS, "<i4").tobytes()]
+
+
+def _tensors() -> dict[str, torch.Tensor]:
+    return {"module.a": torch.zeros(2, 3), "module.b": torch.ones(2, dtype=torch.int64)}
+
+
+def _weights() -> list[bytes]:
+    found = []
+    for zipped in (True, False):
+        out = io.BytesIO()
+        torch.save({"state_dict": _tensors()}, out, _use_new_zipfile_serialization=zipped)
+        found.append(out.getvalue())
+    return found
+
+
+def _checkpoint() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(Path(folder) / "best.pt", {"model": _tensors(), "history": [], "epoch": 1})
+        return (Path(folder) / "best.pt").read_bytes()
 
 
 def _read_deepfakebench(path: Path) -> None:
@@ -374,6 +459,39 @@ def _read_result(path: Path) -> None:
     _render(results, ScoreReader())
 
 
+def _read_sweep(path: Path) -> None:
+    cells_of(loading.load("sweeps", str(path)), path.parent)
+
+
+def _read_calibration(path: Path) -> None:
+    level = Calibration.load(path.parent).levels["video"]
+    for kind in KINDS:
+        level.calibrator(kind)(np.linspace(0, 1, 5))
+
+
+def _read_package(path: Path) -> None:
+    for name in PACKED:
+        (path.parent / name).touch()
+    contents.check(path.parent)
+
+
+def _read_shelf(names: np.ndarray, path: Path) -> None:
+    with contextlib.redirect_stderr(io.StringIO()):  # a damaged file costs a note
+        Shelf(path.parent).take(names)
+
+
+def _read_frame(path: Path) -> None:
+    data = path.read_bytes()
+    for use in (image_codec.decode_frame, image_codec.decode_mask, image_codec.check_value):
+        with contextlib.suppress(UserError):
+            use(data, path.name)
+
+
+def _read_checkpoint(path: Path) -> None:
+    checkpoint.record_in(path)
+    checkpoint.load(path)
+
+
 def _render(results: list[RunResult], reader: ScoreReader) -> None:
     tables = sections(results, reader)
     render(tables, []).encode()
@@ -398,18 +516,20 @@ def breaks(reader: Reader, data: bytes, folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Feeds spoiled files to every reader.")
-    parser.add_argument("--minutes", type=float, default=1.0, help="in all (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=1.0, help="in all, of the processor (default: %(default)s)")
     parser.add_argument("--reader", choices=list(readers()), help="one reader (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("fuzz"), help="where what breaks a reader is kept")
     args = parser.parse_args()
+    cv2.setLogLevel(0)
+    warnings.simplefilter("ignore")
     chosen = {name: each for name, each in readers().items() if args.reader in (None, name)}
     counts, sites = {}, {}
     for name, reader in chosen.items():
-        rng, end = random.Random(f"{args.seed} {name}"), time.monotonic() + args.minutes * 60 / len(chosen)
+        rng, end = random.Random(f"{args.seed} {name}"), time.process_time() + args.minutes * 60 / len(chosen)
         counts[name] = 0
         with tempfile.TemporaryDirectory() as folder:
-            while time.monotonic() < end:
+            while time.process_time() < end:
                 data = spoiled(reader, rng.randrange)
                 counts[name] += 1
                 if fault := breaks(reader, data, Path(folder)):
@@ -421,7 +541,11 @@ def main() -> None:
                         kept.write_bytes(data)
                         print(f"{name}: {fault}kept as {kept}", flush=True)
         print(f"{name}: {counts[name]} files", flush=True)
-    print(json.dumps({"benchmark": "fuzz", "files": counts, "faults": len(sites)}))
+    print(
+        json.dumps(
+            {"benchmark": "fuzz", "files": counts, "minutes_each": args.minutes / len(chosen), "faults": len(sites)}
+        )
+    )
     sys.exit(bool(sites))
 
 

@@ -443,9 +443,12 @@ def npy(array, **options):
     ("data", "message"),
     [
         (bytes(100), "expected 648 or 1296 bytes .*got 100"),
-        (npy(POINTS)[:-9], "not a whole .npy"),
+        (npy(POINTS)[:-9], "'landmarks': its data are not as long as its shape"),
+        (npy(POINTS).replace(b"(81, 2)", b"(9**9,)", 1), "cannot be read .ValueError"),
+        (npy(POINTS).replace(b"(81, 2), }", b"(81, 10**9", 1), "cannot be read .TokenError"),
+        (npy(POINTS).replace(b"(81, 2), }    ", b"(81, 200000000000)}", 1)[:-5], "not as long as its shape"),
         (npy(POINTS.T), r"expected numbers \[K, 2\], got int64 \[2, 81\]"),
-        (npy(np.array([{}], dtype=object), allow_pickle=True), "not a whole .npy"),
+        (npy(np.array([{}], dtype=object), allow_pickle=True), "holds pickled objects"),
     ],
 )
 def test_landmarks_of_another_form_are_refused(tmp_path, data, message):

@@ -49,6 +49,10 @@ BROKE = [
         b'{"id": "a", "id": "b"}', b"[" * 100_000,
     )),
     *(("faces", text) for text in (b"[1]", b"3", b"{}", b"[" * 100_000, b'{"format": "resproto faces 1"}', b"\xe9")),
+    *(("sweep", b"title: s\ncells: [{detectors: [" + text + b"], protocols: [demo_cross]}]") for text in (
+        b"a/" + b"9" * 5000, b"9" * 5000 + b".yaml", b'"a/\\0"',
+    )),
+    ("landmarks", b"\x93NUMPY\x01\x00\x08\x00{'a': (1"),
     *(("lists", text) for text in (
         b'{"v.mp4": {"label": ["FAKE"]}}', b"a 1 1 " + b"9" * 5000, b"filename,label\nv,1\nv,0\n",
     )),

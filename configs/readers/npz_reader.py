@@ -1,10 +1,13 @@
 """The reader of npz files: known arrays of known kinds, whose sizes are checked before anything is unpacked."""
 
+import io
 import os
 import threading
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
@@ -19,7 +22,7 @@ LARGEST = GIB
 MOST_MEMBERS = 1000
 _LARGEST_FILE = 64 * MIB
 """Bytes that a file may have beyond those of its arrays: names and checksums of its members."""
-PARSING = threading.Lock()
+_PARSING = threading.Lock()
 """Held while NumPy parses a header. Python 3.11 mixes up the depths of two threads that parse at once (SystemError)."""
 _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -55,17 +58,40 @@ def read_npz(
         UnreadableFile: It is no npz file, is damaged or too large, lacks an array or has one that is not known, twice,
             or of another kind. Arrays are named.
     """
+    with _named(path, remedy), open(path, "rb") as opened, zipfile.ZipFile(opened) as archive:
+        size = os.fstat(opened.fileno()).st_size
+        return _arrays(archive, size, members, largest)
+
+
+def parse_npy(data: bytes, where: str, name: str, kind: Kind, remedy: str = "make it again") -> np.ndarray:
+    """The array of an npy file's bytes; pickled objects are never read, and nothing beyond the bytes is reserved.
+
+    Args:
+        data: The bytes.
+        where: Where they stand, for messages.
+        name: What the array is called there.
+        kind: What the array must be.
+        remedy: What to do if they cannot be read.
+
+    Raises:
+        UnreadableFile: They are no npy file, are damaged, or hold an array of another kind.
+    """
+    with _named(where, remedy):
+        return _array(io.BytesIO(data), len(data), name, kind)
+
+
+@contextmanager
+def _named(path: str | os.PathLike, remedy: str) -> Iterator[None]:
+    """Names the file in what NumPy, zipfile and the checks here raise."""
     try:
-        with open(path, "rb") as opened, zipfile.ZipFile(opened) as archive:
-            size = os.fstat(opened.fileno()).st_size
-            return _arrays(archive, size, members, largest)
+        yield
     except FileNotFoundError:
         raise MissingFile(f"{path}: cannot be read: no such file") from None
     except _Fault as fault:
         raise UnreadableFile(f"{path}: {fault}; {remedy}") from None
     except (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, ArithmeticError) as error:
         raise UnreadableFile(f"{path}: cannot be read ({_reason(error)}); {remedy}") from error
-    except (RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+    except (RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
         raise UnreadableFile(f"{path}: cannot be read ({_reason(error)}); {remedy}") from error
 
 
@@ -108,7 +134,7 @@ def _array(file: IO[bytes], size: int, name: str, kind: Kind) -> np.ndarray:
     read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if read_header is None:
         raise _Fault(f"array {shown(name)} is of version {version}, expected 1.0 or 2.0")
-    with PARSING:
+    with _PARSING:
         shape, by_columns, dtype = read_header(file)
     if dtype.hasobject:
         raise _Fault(f"array {shown(name)} holds pickled objects, which are never read (allow_pickle is off)")

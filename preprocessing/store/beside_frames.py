@@ -1,11 +1,11 @@
 """Forgery mask and facial landmarks of a frame, which DeepfakeBench stores beside it."""
 
-import io
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from resproto_fd.configs.readers.npz_reader import PARSING
+from resproto_fd.configs.errors import UnreadableFile
+from resproto_fd.configs.readers.npz_reader import Kind, parse_npy
 from resproto_fd.preprocessing.store.image_codec import UnreadableFrame
 
 NPY_START = b"\x93NUMPY"
@@ -42,10 +42,9 @@ def decode_landmarks(data: bytes, where: str) -> np.ndarray:
     """
     if data.startswith(NPY_START):
         try:
-            with PARSING:
-                points = np.load(io.BytesIO(data), allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise UnreadableFrame(f"{where}: not a whole .npy file ({error})") from error
+            points = parse_npy(data, where, "landmarks", Kind("iuf", 2), "store it again")
+        except UnreadableFile as error:
+            raise UnreadableFrame(str(error)) from error
     else:
         kinds = {np.dtype(kind).itemsize * LANDMARKS[0] * LANDMARKS[1]: kind for kind in ("<i4", "<i8")}
         if len(data) not in kinds:

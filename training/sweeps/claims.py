@@ -21,6 +21,7 @@ from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import make_folder, write_text
+from resproto_fd.configs.readers.json_reader import read_json
 
 BEAT_EVERY = 10.0
 """Seconds between two beats of an owner."""
@@ -116,8 +117,8 @@ class Claims:
         """Whether an owner lives. One on another machine counts as alive until its counter stood still for long."""
         if owner == self.owner:
             return True
-        with suppress(OSError, ValueError, LookupError, TypeError):  # also of a damaged file
-            process = json.loads((self.folder / "owners" / f"{owner}.json").read_text())
+        with suppress(OSError, ValueError, LookupError, TypeError, UserError):  # also of a damaged file
+            process = read_json(self.folder / "owners" / f"{owner}.json")
             if process["machine"] == _machine():
                 return _started(process["pid"]) == process["started"]
         try:

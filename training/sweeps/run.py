@@ -12,6 +12,7 @@ from pathlib import Path
 from resproto_fd.configs import stop_signals
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import write_text
+from resproto_fd.configs.readers.json_reader import read_json
 from resproto_fd.configs.schema import TrainConfig
 from resproto_fd.configs.sweep_schema import SweepConfig
 from resproto_fd.detectors.registry import detector_class
@@ -192,12 +193,12 @@ def memory_key(cell: Cell) -> str:
 def measured_peak(folder: Path) -> float | None:
     """GiB that a run took of a card, from its result; None if it is not told, or its batches were split."""
     try:
-        result = json.loads((folder / "result.json").read_text())
+        result = read_json(folder / "result.json")
         if result["config"]["run"].get("split_batch", 1) > 1:
             return None
         peak = float(result["timing"]["card_peak_gib"])
         return peak if 0 < peak < inf else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -228,8 +229,8 @@ def _is_done(runs: Path, cell: Cell) -> bool:
 def _why_failed(runs: Path, cell: Cell) -> str | None:
     """Why a sweep gave a cell up; None if none did."""
     try:
-        return str(json.loads(cell.failed_file(runs).read_text())["text"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return str(read_json(cell.failed_file(runs), file_names=True)["text"])
+    except (UserError, KeyError, TypeError):
         return "it failed; its record cannot be read" if cell.failed_file(runs).is_file() else None
 
 
