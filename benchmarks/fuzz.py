@@ -521,7 +521,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("fuzz"), help="where what breaks a reader is kept")
     args = parser.parse_args()
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     warnings.simplefilter("ignore")
     chosen = {name: each for name, each in readers().items() if args.reader in (None, name)}
     counts, sites = {}, {}
