@@ -14,19 +14,23 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike, durable: bool = True) -> Iterator[IO[bytes]]:
+def atomic_file(
+    path: str | os.PathLike, durable: bool = True, scratch: str | os.PathLike | None = None
+) -> Iterator[IO[bytes]]:
     """Opens a binary file for writing; it gets its name only when it is complete.
 
     Args:
         path: The file; folders above it are made.
         durable: Flush the file to the disk before it takes its name, so that it also survives a crash of the machine.
             False is faster, for the many small files that can be made again.
+        scratch: Folder of the same file system in which the file lies until it is complete, so that a killed process
+            leaves nothing elsewhere. None: the file's own.
 
     Raises:
         UserError: No space is left, or the folder cannot be written; an earlier file at `path` is unchanged.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = Path(scratch or path.parent, f".{path.name}.{os.getpid()}.part")
     make_folder(path.parent)
     try:
         with open(temporary, "wb") as file:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import json
 import operator
 import os
@@ -38,13 +39,13 @@ NUMBERS = list(range(8))
 
 
 def files(out):
-    """What must not depend on how the work was divided: {path: bytes}."""
+    """What must not depend on how the work was divided: {path: digest}."""
     records, found = Path(out) / ".faces" / "records", {}
     for path in sorted(Path(out).rglob("*")):
         inside = path.relative_to(out)
         state = inside.parts[0] == ".faces" and not path.is_relative_to(records)
         if path.is_file() and not state and not path.name.startswith("faces_report"):
-            found[str(inside)] = path.read_bytes()
+            found[str(inside)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 

@@ -176,6 +176,8 @@ def test_what_is_not_whole_is_done_anew_to_the_same_bytes(data, tmp_path, harm):
     else:
         (out / ".faces" / "tmp" / "77" / "frames").mkdir(parents=True)
         (out / ".faces" / "tmp" / "77" / "frames" / "000.png").write_bytes(b"half")
+        (out / ".faces_report.json.77.part").write_text("{")
+        (record.parent / ".001.json.77.part").write_text("{")  # an earlier version left it
     faces.extract_faces([data], out, **PLAIN)
     assert files(out) == whole
 
@@ -183,14 +185,19 @@ def test_what_is_not_whole_is_done_anew_to_the_same_bytes(data, tmp_path, harm):
 DYING_RUN = """
 import os, signal, sys
 from resproto_fd.preprocessing.faces import extract as faces, job as face_job
-write, left = face_job._write, [int(sys.argv[3])]
+write, replace, left, records_left = face_job._write, os.replace, [int(sys.argv[3])], [int(sys.argv[4])]
 def dying(path, data):
     left[0] -= 1
     if not left[0]:
         write(path, data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, data)
-face_job._write = dying
+def dying_before_a_record_has_its_name(old, new):
+    records_left[0] -= "records" in str(new)
+    if not records_left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(old, new)
+face_job._write, os.replace = dying, dying_before_a_record_has_its_name
 faces.extract_faces([sys.argv[1]], sys.argv[2], detector="none", size=32, frames=4, processes=0, progress=False)
 """
 
@@ -199,8 +206,8 @@ faces.extract_faces([sys.argv[1]], sys.argv[2], detector="none", size=32, frames
 def test_a_run_killed_again_and_again_goes_on_to_the_same_bytes(data, tmp_path):
     faces.extract_faces([data], tmp_path / "whole", **PLAIN)
     out = tmp_path / "out"
-    for write in (1, 6, 3):  # each video has four
-        run = subprocess.run([sys.executable, "-c", DYING_RUN, str(data), str(out), str(write)])
+    for write, record in ((1, 0), (0, 1), (6, 0), (0, 2), (3, 0)):  # each video has four frames and two records
+        run = subprocess.run([sys.executable, "-c", DYING_RUN, *map(str, (data, out, write, record))])
         assert run.returncode == -signal.SIGKILL
     faces.extract_faces([data], out, **PLAIN)
     assert files(out) == files(tmp_path / "whole")

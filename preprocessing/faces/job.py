@@ -186,7 +186,7 @@ def publish(out: Path, source: Source, temporary: Path, record: dict) -> None:
     made = len(os.listdir(temporary / "frames")) if record["kept"] else 0
     if made != len(record["kept"]):
         raise CannotWrite(f"{temporary}: another run removed it; wait until that one has ended, and run this one again")
-    _write_record(path, {**record, "status": "publishing"})
+    _write_record(path, {**record, "status": "publishing"}, temporary)
     for kind in KINDS:
         place = out / source.place(kind)
         try:
@@ -195,7 +195,7 @@ def publish(out: Path, source: Source, temporary: Path, record: dict) -> None:
             _replace_folder(place, temporary / kind, temporary / f"old {kind}")
         except OSError as error:
             raise _cannot_write(place, error) from error
-    _write_record(path, record)
+    _write_record(path, record, temporary)
 
 
 def _replace_folder(place: Path, new: Path, old: Path) -> None:
@@ -367,9 +367,11 @@ def frame_numbers(source: Source) -> Callable[[int], int]:
     return int
 
 
-def _write_record(path: Path, record: dict) -> None:
+def _write_record(path: Path, record: dict, scratch: Path) -> None:
     try:
-        with atomic_file(path, durable=False) as file:  # two records a source; a lost one is made again
+        with atomic_file(
+            path, durable=False, scratch=scratch
+        ) as file:  # two records a source; a lost one is made again
             file.write((json.dumps(record) + "\n").encode())
     except UserError as error:
         if getattr(error.__cause__, "errno", None) in NAME_REFUSED:

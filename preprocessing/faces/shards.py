@@ -171,6 +171,8 @@ def sole_run(out: Path, share: Share | None = None) -> Iterator[None]:
     with held(whole, taken), ExitStack() as stack:
         for path in sorted(whole.parent.glob("lock-*")):
             stack.enter_context(held(path, taken.replace("another run", f"another run ({path.name[5:]})")))
+        for unfinished in [*out.glob(".faces_report.*.part"), *whole.parent.glob("**/.*.part")]:  # of a killed process
+            unfinished.unlink(missing_ok=True)
         yield
 
 
