@@ -3,7 +3,7 @@
     python benchmarks/fuzz.py --minutes 5                 # each reader in turn, for five minutes in all
     python benchmarks/fuzz.py --minutes 60 --reader json  # one reader
 
-Minutes are of the processor, so that a busy machine tries as many files as a quiet one.
+Minutes are processor time, so that a busy machine tries as many files as a quiet one.
 A file is a whole one of its kind with a few changes, of its bytes or, for JSON and npz, of its values. What breaks a
 reader is printed with its traceback and kept under `--out`; put it into `BROKE` of tests/test_fuzz.py.
 """

@@ -1,4 +1,4 @@
-"""1,700 hostile files through the readers and commands, each in a process that may take 2 GiB.
+"""2,100 hostile files through the readers and commands, each in a process that may take 2 GiB.
 
     python benchmarks/hostile.py                       # all, some minutes on two cores
     python benchmarks/hostile.py --share 0.02 --out d  # a few of each kind; what breaks is kept in d
@@ -120,7 +120,7 @@ class Whole:
 
 
 def kinds(whole: Whole) -> list[Kind]:
-    """All kinds; 1,700 files."""
+    """All kinds; 2,100 files."""
     found = [Kind(f"{name}, spoiled", 40, _spoiled(reader)) for name, reader in fuzz.readers().items()]
     found += [Kind(name, 2 if "zeros" in name else 4, _bomb(*each)) for name, each in bombs().items()]
     found += [

@@ -151,7 +151,7 @@ def find(kind: str, name: str) -> Path:
     """
     if name.endswith((".yaml", ".yml")) or os.sep in name:
         path = Path(name)
-        if os.path.isfile(path):  # a name that is too long for the system is none of a file
+        if os.path.isfile(path):  # a name that is too long for the system names no file
             return path
         hint = f"; '{path.stem}' is a known name: use it without a path and .yaml" if path.stem in names(kind) else ""
         raise UserError(f"{name}: no such file{hint}")

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import shutil
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import pytest  # noqa: E402
 from patience import PATIENCE  # noqa: E402
 
 MEMORY = Path("/dev/shm")
-ROOM = 4 << 30
+ROOM = 2 << 30
+"""Bytes that must be free in memory for each test process."""
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -28,13 +30,23 @@ if hasattr(os, "register_at_fork"):
 
 def pytest_configure(config):
     """Keeps the default tier's 40,000 small files in memory where there is room; a disk takes a fifth of its time."""
-    if not config.option.markexpr and MEMORY.is_dir() and _has_room(os.statvfs(MEMORY)):
+    if not config.option.markexpr and _can_hold(MEMORY, ROOM * max(1, config.getoption("numprocesses", None) or 1)):
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
-def _has_room(place) -> bool:
-    """Whether a tier's files fit; tests also run programs that they write."""
-    return place.f_bavail * place.f_frsize > ROOM and not place.f_flag & os.ST_NOEXEC
+def _can_hold(folder: Path, size: int) -> bool:
+    """Whether files of so many bytes fit into a folder in memory; tests also run programs that they write there."""
+    try:
+        place = os.statvfs(folder)
+        found = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = [place.f_bavail * place.f_frsize, int(found["MemAvailable"].split()[0]) << 10]
+    except (OSError, AttributeError, LookupError):  # another system
+        return False
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):  # of a container, by either version of cgroups
+        with suppress(OSError, ValueError):  # there is none, or it is "max"
+            free.append(int(Path("/sys/fs/cgroup", limit).read_text()) // 2)
+    usable = os.access(folder, os.W_OK | os.X_OK) and not place.f_flag & (os.ST_NOEXEC | os.ST_RDONLY)
+    return usable and min(free) > size
 
 
 @pytest.fixture(autouse=True)

@@ -308,6 +308,7 @@ def in_four_threads_at_once(work):
 
 
 def test_arrays_are_read_in_many_threads_at_once(tmp_path):
+    """Python 3.11 raises SystemError when two threads parse at once; later ones do not."""
     np.savez(tmp_path / "a.npz", **{name: np.arange(3) for name in "abcdefghij"})
     np.save(tmp_path / "points.npy", np.zeros((5, 2)))
     points, members = (tmp_path / "points.npy").read_bytes(), {name: Kind("i", 1) for name in "abcdefghij"}

@@ -15,7 +15,8 @@ from resproto_fd.training.results import Selection
 from resproto_fd.training.settings import folder_of
 from resproto_fd.training.sweeps.cells import cells_of, state
 from resproto_fd.training.sweeps.plan import plan_of
-from resproto_fd.training.sweeps.run import _why_failed, measured_peak
+from resproto_fd.training.sweeps.run import _record, _why_failed, measured_peak
+from resproto_fd.training.sweeps.scheduler import Job
 
 SHIPPED = ("deepfakebench", "demo", "resproto_tables", "seeds_methods")
 
@@ -195,15 +196,25 @@ def test_the_state_of_a_cell_is_read_from_its_files(tmp_path):
     assert state(cell, tmp_path) == "done"
 
 
-@pytest.mark.parametrize("record", ["", "[]", "[" * 100_000, '{"text": 9' + "9" * 5000 + "}", "\ud800"])
+@pytest.mark.parametrize(
+    "record",
+    ["", "[]", "[" * 100_000, '{"text": 9' + "9" * 5000 + "}", "\ud800"],
+    ids=["empty", "list", "nested", "number", "surrogate"],
+)
 def test_a_damaged_record_says_that_it_cannot_be_read(tmp_path, record):
     (cell,) = cells_of(sweep())
     file = cell.failed_file(tmp_path)
     file.parent.mkdir(parents=True)
-    file.write_text(record, errors="surrogatepass")
+    file.write_text(record, "utf-8", "surrogatepass")
     assert _why_failed(tmp_path, cell) == "it failed; its record cannot be read"
-    (file.parent / "result.json").write_text(record, errors="surrogatepass")
+    (file.parent / "result.json").write_text(record, "utf-8", "surrogatepass")
     assert measured_peak(file.parent) is None
+
+
+def test_why_a_cell_failed_is_read_back_whatever_its_log_holds(tmp_path):
+    (cell,) = cells_of(sweep())
+    _record(tmp_path, Job(cell, state="failed", text="a\0b \ufffd \x1b[0m é"))
+    assert _why_failed(tmp_path, cell) == "a\ufffdb \ufffd \x1b[0m é"
 
 
 def test_a_cell_that_was_killed_before_its_calibration_is_begun_and_not_done(tmp_path):

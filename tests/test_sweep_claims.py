@@ -151,7 +151,11 @@ def test_a_file_system_without_hard_links_is_named_and_not_waited_for(tmp_path, 
     assert not list(tmp_path.glob(".a.*"))
 
 
-@pytest.mark.parametrize("about", ["[]", "{}", "3", "not JSON", "[" * 100_000, "9" * 5000])
+@pytest.mark.parametrize(
+    "about",
+    ["[]", "{}", "3", "not JSON", "[" * 100_000, "9" * 5000],
+    ids=["list", "object", "short", "text", "nested", "number"],
+)
 def test_damaged_files_of_an_owner_are_those_of_a_dead_one(tmp_path, about):
     clock = Clock()
     with claims(tmp_path, clock) as heir:

@@ -22,9 +22,19 @@ LARGEST = GIB
 MOST_MEMBERS = 1000
 _LARGEST_FILE = 64 * MIB
 """Bytes that a file may have beyond those of its arrays: names and checksums of its members."""
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _PARSING = threading.Lock()
 """Held while NumPy parses a header. Python 3.11 mixes up the depths of two threads that parse at once (SystemError)."""
-_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def _start_afresh_in_child() -> None:
+    """Makes the lock anew: a thread that the child does not have may hold it."""
+    global _PARSING
+    _PARSING = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh_in_child)
 
 
 @dataclass(frozen=True)

@@ -369,9 +369,8 @@ def frame_numbers(source: Source) -> Callable[[int], int]:
 
 def _write_record(path: Path, record: dict, scratch: Path) -> None:
     try:
-        with atomic_file(
-            path, durable=False, scratch=scratch
-        ) as file:  # two records a source; a lost one is made again
+        # Not durable: there are two records a source, and a lost one is made again.
+        with atomic_file(path, durable=False, scratch=scratch) as file:
             file.write((json.dumps(record) + "\n").encode())
     except UserError as error:
         if getattr(error.__cause__, "errno", None) in NAME_REFUSED:

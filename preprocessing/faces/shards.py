@@ -17,8 +17,8 @@ import platform
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -166,14 +166,24 @@ def sole_run(out: Path, share: Share | None = None) -> Iterator[None]:
             pass
         taken = f"{out}: another run of shard {share} is at work in this folder; wait for it, or set another --out"
         with held(share.lock(out), taken):
+            record = share.record(out)
+            _remove_unfinished(record.parent.glob(f".{record.name}.*.part"))
             yield
         return
     with held(whole, taken), ExitStack() as stack:
         for path in sorted(whole.parent.glob("lock-*")):
             stack.enter_context(held(path, taken.replace("another run", f"another run ({path.name[5:]})")))
-        for unfinished in [*out.glob(".faces_report.*.part"), *whole.parent.glob("**/.*.part")]:  # of a killed process
-            unfinished.unlink(missing_ok=True)
+        _remove_unfinished(out.glob(".faces_report.*.part"))
+        for kind in ("records", "shards"):
+            _remove_unfinished((whole.parent / kind).rglob(".*.json.*.part"))
         yield
+
+
+def _remove_unfinished(found: Iterable[Path]) -> None:
+    """Removes files that a killed process had not finished. One that cannot be removed does no harm."""
+    for path in list(found):
+        with suppress(OSError):  # among them: it is a folder of the user's, named so
+            path.unlink()
 
 
 @dataclass(frozen=True)

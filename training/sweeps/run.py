@@ -239,7 +239,8 @@ def _record(runs: Path, job: Job) -> None:
     file = job.cell.failed_file(runs)
     if job.state == "failed" and not file.is_file():
         about = {"run": job.cell.folder, "attempts": job.attempts, "log": f"{SIDE}/{job.cell.digest}/log.txt"}
-        write_text(file, json.dumps(about | {"text": job.text}, indent=1) + "\n")
+        text = job.text.replace("\0", "\N{REPLACEMENT CHARACTER}")  # of a log; our own reader refuses NUL
+        write_text(file, json.dumps(about | {"text": text}, indent=1) + "\n")
     elif job.state == "done":
         with suppress(OSError):
             file.unlink(missing_ok=True)
