@@ -534,7 +534,7 @@ class DataConfig(Strict):
 
 
 class RunSettings(Strict):
-    """How this machine runs it; apart from rounding, nothing here changes what is learnt.
+    """How this machine runs it. Apart from rounding, only `max_steps` and `shuffle_labels` change what is learnt.
 
     Attributes:
         out: Folder of runs.

@@ -277,11 +277,11 @@ def _epilog() -> str:
     lists = {name: description for name, description in DESCRIPTIONS.items() if "DF40" not in description.folders}
     lines = ["DATASET is one of:"]
     for name, description in lists.items():
-        state = "tried on a tree of it" if description.verified else "from its documentation"
+        state = "tried on a tree of it" if description.verified else "not tried"
         lines.append(f"  {name:20} folders {' or '.join(description.folders)}; {state}")
     lines += [
         "  DF40                 all its lists for which the tree has frames, or one list by its name:",
-        "                       METHOD_ff, METHOD_cdf, FSAll_ff, FRAll_cdf, EFSAll_ff, heygen, ...; from documentation",
+        "                       METHOD_ff, METHOD_cdf, FSAll_ff, FRAll_cdf, EFSAll_ff, heygen, ...; not tried",
         "  folders              a folder for each class below --root: SPLIT/CLASS, CLASS/SPLIT or CLASS;",
         "                       SPLIT/METHOD/CLASS; or as --pattern says",
         "  csv                  videos or pictures that a table lists (--csv)",

@@ -989,7 +989,7 @@ def test_help_says_for_every_data_set_whether_it_was_tried(capsys):
     for name, description in DESCRIPTIONS.items():
         if "DF40" not in description.folders:
             line = next(line for line in shown.splitlines() if line.strip().startswith(f"{name} "))
-            assert line.endswith("tried on a tree of it" if description.verified else "from its documentation")
+            assert line.endswith("tried on a tree of it" if description.verified else "not tried")
 
 
 def test_lists_are_read_with_dos_line_ends_and_a_mark_at_the_start(tmp_path):

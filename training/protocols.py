@@ -67,7 +67,7 @@ def resolve(
     Args:
         protocol: The protocol.
         data: Where this machine keeps the data.
-        tests_only: Training and selection sets may be absent.
+        tests_only: Training and selection sets may be absent; a note says so, since the fingerprint is then another.
         lists_only: The frames themselves may be absent; no store is opened.
 
     Raises:
@@ -97,6 +97,7 @@ def resolve(
         train, selection = (frames and frames.without(reader.missing) for frames in (train, selection))
         tests = {name: frames.without(reader.missing) for name, frames in tests.items()}
     fingerprint = _fingerprint(protocol, train, selection, tests)
+    reader.note_absent()
     shared = {} if selection is None else _shared_frames(selection, tests)
     if not tests_only:  # else the tested weights were chosen elsewhere
         reader.notes += oracle_notes(shared)
@@ -211,6 +212,7 @@ class _Reader:
         self.sides: dict[str, Path] = {}
         self.missing: set[str] = set()
         self.notes: list[str] = []
+        self.absent: dict[Path, None] = {}
 
     def frames(
         self, names: list[str], splits: list[str], per_video: int | None, optional: bool = False
@@ -222,6 +224,7 @@ class _Reader:
             path = self.folders["json"] / config.json_file
             if not path.is_file():
                 if optional:
+                    self.absent[path] = None
                     return None
                 known = ", ".join(sorted(p.stem for p in self.folders["json"].glob("*.json"))) or "none"
                 raise UserError(f"data set '{name}': no manifest {path}; manifests there: {known}")
@@ -235,6 +238,14 @@ class _Reader:
             if not self.lists_only:
                 self.stores.setdefault(name, open_store(self._store_path(name, config)))
         return FrameList.of(_one_owner(videos.values()), per_video)
+
+    def note_absent(self) -> None:
+        """Notes what it means that manifests of training or selection sets are not on this machine."""
+        if self.absent:
+            self.notes.append(
+                f"no manifest {' and '.join(map(str, self.absent))}. The fingerprint covers its frames, so it is "
+                "another one, and the result stands in a table of its own. Add the manifest to join the others"
+            )
 
     def without_tested(self, train: FrameList, tests: dict[str, FrameList]) -> FrameList:
         """Training frames without those of videos that are tested; their number is noted."""

@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     score, file = imported(args.callable)
     name = args.callable if file is None else f"{file.name}:{args.callable.rpartition(':')[2]}"  # no folder of yours
     resolved = protocols.resolve(config.protocol, config.data, tests_only=True)
+    for note in resolved.notes:
+        print(f"note: {note}", file=sys.stderr)
     given, bad = {}, {}
     for test_set, frames in resolved.tests.items():
         given[test_set], bad[test_set] = _scored(score, args.callable, frames, resolved.stores, config)

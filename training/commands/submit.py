@@ -82,12 +82,8 @@ def run(args: argparse.Namespace) -> int:
     from resproto_fd.training import protocols
 
     resolved = protocols.resolve(protocol, data, tests_only=True, lists_only=True)
-    if protocol.train and resolved.train is None:
-        print(
-            f"note: the manifests of {', '.join(protocol.train)} are not all here. The fingerprint is then another "
-            "one, and the board shows the submission in a table of its own. Add the manifests to join the others.",
-            file=sys.stderr,
-        )
+    for note in resolved.notes:
+        print(f"note: {note}", file=sys.stderr)
     if args.template:
         rows = sum(len(frames) for frames in resolved.tests.values())
         write_template(Path(args.template), resolved.tests)
