@@ -196,7 +196,8 @@ class Bench:
         unread = table.skipped - self._lacking(job)
         if unread > 0 and not skip:
             return [f"{unread} unreadable frames were left out"]
-        files = provenance.identity_of(job.frames, stores)
+        # What could not be read then may be readable now, of the same files.
+        files = None if unread > 0 else provenance.identity_of(job.frames, stores)
 
         def checksums() -> np.ndarray:
             return provenance.stored_checksums(job.frames, stores, run.workers, run.progress)

@@ -11,6 +11,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import sha256_of
 from resproto_fd.configs.schema import NORMALISATIONS, DetectorConfig
 from resproto_fd.detectors.base import Detector
 from resproto_fd.detectors.registry import defaults_of
@@ -43,6 +45,7 @@ _WORDS = {
     "corruption": "the corruption",
     "scoring": "the version of the scoring code",
 }
+_OF_SETTINGS = (".yaml", ".yml", ".json", ".jsonl", ".csv", ".txt")
 _LIBRARIES = ("builtins", "torch", "torchvision", "timm", "typing", "abc")
 _OF_LISTS = ("frames", "labels", "methods", "people")
 
@@ -72,9 +75,21 @@ def _settings_of(config: DetectorConfig) -> dict[str, Any]:
         shown |= {key: getattr(given, key) for key in ("frames", "stride", "clips", "short")}
     return {
         "class": config.detector,
-        "model": json.loads(json.dumps(model, default=str)),
+        "model": _with_contents(json.loads(json.dumps(model, default=str))),
         "input": shown,
     }
+
+
+def _with_contents(value: Any) -> Any:
+    """Keywords in which the path of a file of settings has the hash of its content beside it."""
+    if isinstance(value, dict):
+        return {key: _with_contents(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_contents(each) for each in value]
+    if isinstance(value, str) and value.endswith(_OF_SETTINGS):
+        with suppress(OSError, ValueError):  # it is no file, or a name that no file can have
+            return f"{value} (SHA-256 {sha256_of(value)[:12]})"
+    return value
 
 
 def input_part(config: DetectorConfig) -> dict[str, Any]:
@@ -312,7 +327,10 @@ def _of_pixels(table: ScoreTable, frames: FrameList, now: np.ndarray) -> list[st
     other = np.flatnonzero(before != now)
     if not len(other):
         return []
-    return [f"frames of {len(other)} keys hold other pixels ({', '.join(frames.paths[i] for i in other[:NAMED])})"]
+    names = ", ".join(frames.paths[i] for i in other[:NAMED])
+    if (before[other] < 0).all():
+        return [f"{len(other)} frames that could not be read can be read now ({names})"]
+    return [f"frames of {len(other)} keys hold other pixels ({names})"]
 
 
 def _some(keys: Sequence[tuple[str, int]]) -> str:
