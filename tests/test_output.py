@@ -94,3 +94,21 @@ def test_a_system_error_without_a_file_is_not_hidden(monkeypatch):
         main(["list"])
     monkeypatch.setattr("resproto_fd.training.commands.listing.run", lambda args: Path("/no/such").read_text())
     assert main(["list"]) == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_stop_no_command_and_give_no_file_their_place(demo, tmp_path, closed):
+    manifest, found = demo / "dataset_json" / "Demo-A.json", tmp_path / "found"
+    words = ["check", str(manifest), "--store", str(demo / "lmdb" / "Demo-A_lmdb"), "--html", str(tmp_path / "a.html")]
+    program = f"""
+import os, sys
+from resproto_fd.training.cli import main
+status = main({words!r})
+with open({str(found)!r}, "w") as file:
+    print(status, file.fileno() > 2, os.get_inheritable(2), sys.stderr.write("x"), file=file)
+"""
+    told = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, program])
+    assert told.returncode == 0
+    assert found.read_text().split() == ["0", "True", "True", "1"]
+    assert (tmp_path / "a.html").is_file()

@@ -59,6 +59,7 @@ LONGEST_MESSAGE = 20_000
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; returns its exit status: 0 done, 2 an error the user can mend, 75 stopped and resumable."""
+    _open_closed_streams()
     _leave_current_folder()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale without a letter is no reason to stop
@@ -79,6 +80,22 @@ def _main(argv: list[str]) -> int:
         return 141
     except OSError as error:
         return _of_system(error)
+
+
+def _open_closed_streams() -> None:
+    """Opens the null device in the place of a standard stream that was closed before this process began (`2>&-`).
+
+    Else the first file that is opened gets the number of that stream, and what libraries write there gets into the
+    file. Python has None for such a stream, which progress bars do not take.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free: this one
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
 
 
 def _leave_current_folder() -> None:
