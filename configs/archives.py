@@ -3,6 +3,8 @@
 import os
 import zipfile
 
+from resproto_fd.configs.readers.text import kind_instead
+
 MOST_GROWTH, SMALL = 4, 16 << 20
 """An archive may unpack to this many times its size, and `SMALL` bytes more. Packed weights hardly shrink."""
 BLOCK = 1 << 20
@@ -18,9 +20,11 @@ def check_archive(path: str | os.PathLike) -> None:
     `torch.load` trusts the file: a flipped bit is another weight, and a few kilobytes may unpack to gigabytes.
 
     Raises:
-        DamagedArchive: It is no ZIP file, cut short, damaged, or unpacks to far more than its size.
+        DamagedArchive: It is no file, no ZIP archive, cut short, damaged, or unpacks to far more than its size.
         OSError: It cannot be read.
     """
+    if found := kind_instead(path):
+        raise DamagedArchive(f"expected a file, got {found}")
     try:
         with zipfile.ZipFile(path) as archive:
             _check_members(archive, os.path.getsize(path))

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UnreadableFile, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -99,9 +99,18 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        UnreadableFile: The system refused to read some of them.
+        OSError: The file cannot be opened.
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        try:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        except OSError as error:  # it does not name the file
+            reason = f"cannot be read to its end ({error.strerror or error})"
+            raise UnreadableFile(f"{path}: {reason}; check the disk, or copy or make it again") from error
     return digest.hexdigest()

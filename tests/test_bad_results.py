@@ -12,9 +12,11 @@ import pytest
 from tiny import quick_and_slow
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import sha256_of
 from resproto_fd.training.board.building import build
 from resproto_fd.training.board.collecting import collect
 from resproto_fd.training.cli import main
+from resproto_fd.training.lineage import run_that_made
 from resproto_fd.training.results import Metrics, RunResult, Selection, test_result
 from resproto_fd.training.scores import ScoreTable
 
@@ -104,6 +106,37 @@ def test_a_score_table_of_wrong_arrays_costs_its_row(runs, what):
         whole = dict(file)
     np.savez(path, **(whole | arrays))
     is_left_out(runs, "A.npz")
+
+
+def in_its_place(make):
+    """Puts something that is no file in a file's place."""
+    return lambda path: (path.unlink(), make(path))
+
+
+NO_FILES = {"pipe": in_its_place(os.mkfifo), "folder": in_its_place(os.mkdir)}
+
+
+@pytest.mark.parametrize("name", ["result.json", "scores/A.npz"])
+@pytest.mark.parametrize("spoil", NO_FILES.values(), ids=NO_FILES.keys())
+def test_what_is_no_file_costs_its_row(runs, name, spoil):
+    spoil(runs / "bad" / name)
+    if name == "result.json":
+        is_left_out(runs, "expected a file, got a")
+    else:
+        results, problems = collect([runs])
+        assert len(results) == 2 and not problems  # as where the table is missing
+        with pytest.raises(UserError, match="expected a file, got a"):
+            ScoreTable.load(runs / "bad" / name)
+
+
+@pytest.mark.parametrize("spoil", [*NO_FILES.values(), in_its_place(lambda path: path.symlink_to("gone"))])
+def test_a_run_is_known_by_its_weights_whatever_lies_among_the_results(runs, tmp_path, spoil):
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"tensors")
+    result = RunResult.load(runs / "good" / "result.json")
+    result.model_copy(update={"checkpoint_sha256": sha256_of(weights)}).save(runs / "good" / "result.json")
+    spoil(runs / "bad" / "result.json")
+    assert run_that_made(weights, runs).folder == runs / "good"
 
 
 def bomb(path):

@@ -1,10 +1,11 @@
 """Files are whole or not there."""
 
 import errno
+import sys
 
 import pytest
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UnreadableFile, UserError
 from resproto_fd.configs.files import atomic_file, sha256_of, write_text
 from resproto_fd.configs.locks import SoleLock
 
@@ -55,6 +56,12 @@ def test_a_folder_that_cannot_be_made_is_an_error_to_mend(tmp_path):
 def test_the_digest_is_the_known_value(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file of Linux whose beginning is not readable")
+def test_a_file_that_cannot_be_read_to_its_end_is_named():
+    with pytest.raises(UnreadableFile, match=r"^/proc/self/mem: cannot be read to its end \(Input/output error\)"):
+        sha256_of("/proc/self/mem")
 
 
 def test_one_holder_at_a_time_has_a_lock(tmp_path):

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from resproto_fd.configs.archives import DamagedArchive, check_archive
 from resproto_fd.configs.errors import LONGEST_SHOWN, MissingFile, UnreadableFile, shown
 from resproto_fd.configs.loading import load_yaml, parse_overrides, parse_yaml, resolve
 from resproto_fd.configs.readers.csv_reader import read_csv
@@ -21,6 +23,7 @@ from resproto_fd.configs.readers.text import is_number, read_text
 from resproto_fd.preprocessing.manifest import listed_frames, read_manifest
 from resproto_fd.preprocessing.store.beside_frames import decode_landmarks
 from resproto_fd.training.cli import main
+from resproto_fd.training.commands import predict
 from resproto_fd.training.scores import MEMBERS
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -142,6 +145,40 @@ def test_what_is_no_readable_file_is_named(tmp_path):
     with pytest.raises(UnreadableFile, match="at most 5 bytes"):
         (tmp_path / "long").write_text("x" * 6)
         read_text(tmp_path / "long", 5)
+
+
+NO_FILES = {
+    "a folder": os.mkdir,
+    "a pipe": os.mkfifo,
+    "a socket": lambda path: socket.socket(socket.AF_UNIX).bind(path),
+    "a device": lambda path: os.symlink("/dev/zero", path),
+}
+
+
+@pytest.mark.parametrize("what", NO_FILES)
+def test_what_is_no_regular_file_is_refused_before_it_is_opened(tmp_path, monkeypatch, what):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    NO_FILES[what]("x")
+    npz = lambda path: read_npz(path, {})  # noqa: E731
+    for read in (lambda path: read_text(path, 99), read_json, lambda path: list(read_json_lines(path)), load_yaml, npz):
+        with pytest.raises(UnreadableFile, match=f"^x: cannot be read: expected a file, got {what}; "):
+            read("x")
+    with pytest.raises(DamagedArchive, match=f"expected a file, got {what}"):
+        check_archive("x")
+
+
+def test_links_to_files_and_lists_from_pipes_are_read(tmp_path):
+    (tmp_path / "file").write_text('{"a": 1}')
+    (tmp_path / "link").symlink_to("file")
+    assert read_json(tmp_path / "link") == {"a": 1}
+    for words in (["@/dev/fd/{}"], []), ([], ["/dev/fd/{}"]):
+        ends = os.pipe()
+        os.write(ends[1], b"a.png\n")
+        os.close(ends[1])
+        files, lists = ([word.format(ends[0]) for word in each] for each in words)
+        with predict._places(files, lists) as places:
+            assert places == ["a.png"]
+        os.close(ends[0])
 
 
 @pytest.mark.parametrize("text, message", [

@@ -6,6 +6,7 @@ and the record in the file itself (`WeightsRecord`), so that a copy on another m
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Annotated, Any
 from pydantic import Field, JsonValue, ValidationError
 
 from resproto_fd.configs import loading
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UnreadableFile, UserError
 from resproto_fd.configs.files import sha256_of
+from resproto_fd.configs.readers.json_reader import LARGEST
+from resproto_fd.configs.readers.text import read_bytes
 from resproto_fd.configs.schema import DetectorConfig, ProtocolConfig, RunConfig, RunSettings, TrainConfig
 from resproto_fd.detectors.weights import read_state_dict, tensors_sha256
 from resproto_fd.trainer import checkpoint
@@ -182,7 +185,7 @@ def run_that_made(weights: Path, runs: str | Path | None = None) -> RunResult | 
         known = RunResult.load(beside)
         if _made(known, sha) or (known.tensors_sha256 and _made(known, _tensors_in(weights) or "")):
             return known
-    files = {path: path.read_text(encoding="utf-8", errors="replace") for path in _result_files(runs)}
+    files = _result_files(runs)
     if known := _first_that_made(files, sha):
         return known
     if not any('"tensors_sha256": "' in content for content in files.values()):
@@ -191,8 +194,13 @@ def run_that_made(weights: Path, runs: str | Path | None = None) -> RunResult | 
     return _first_that_made(files, tensors) if tensors else None
 
 
-def _result_files(runs: str | Path | None) -> list[Path]:
-    return sorted(Path(runs).rglob("result.json")) if runs is not None else []
+def _result_files(runs: str | Path | None) -> dict[Path, str]:
+    """The texts of all result files in a folder of runs; what cannot be read is left out."""
+    found: dict[Path, str] = {}
+    for path in sorted(Path(runs).rglob("result.json")) if runs is not None else ():
+        with suppress(UnreadableFile):
+            found[path] = read_bytes(path, LARGEST).decode(errors="replace")
+    return found
 
 
 def _first_that_made(files: dict[Path, str], sha: str) -> RunResult | None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from resproto_fd.configs.errors import MissingFile, UnreadableFile, shown
-from resproto_fd.configs.readers.text import GIB, MIB, in_units
+from resproto_fd.configs.readers.text import GIB, MIB, in_units, kind_instead
 
 LARGEST = GIB
 """Bytes of a file's arrays. A score table of 3 million frames and 100,000 videos has some 0.1 GiB."""
@@ -68,9 +68,12 @@ def read_npz(
         UnreadableFile: It is no npz file, is damaged or too large, lacks an array or has one that is not known, twice,
             or of another kind. Arrays are named.
     """
-    with _named(path, remedy), open(path, "rb") as opened, zipfile.ZipFile(opened) as archive:
-        size = os.fstat(opened.fileno()).st_size
-        return _arrays(archive, size, members, largest)
+    with _named(path, remedy):
+        if found := kind_instead(path):
+            raise _Fault(f"cannot be read: expected a file, got {found}")
+        with open(path, "rb") as opened, zipfile.ZipFile(opened) as archive:
+            size = os.fstat(opened.fileno()).st_size
+            return _arrays(archive, size, members, largest)
 
 
 def parse_npy(data: bytes, where: str, name: str, kind: Kind, remedy: str = "make it again") -> np.ndarray:

@@ -3,6 +3,7 @@
 import codecs
 import os
 import re
+import stat
 
 from resproto_fd.configs.errors import MissingFile, UnreadableFile, shown
 
@@ -12,19 +13,45 @@ LARGEST_NUMBER = 2**63 - 1
 """Integers of files and settings fit 64 bits."""
 
 
-def read_bytes(path: str | os.PathLike, limit: int, remedy: str = REMEDY) -> bytes:
+def kind_instead(path: str | os.PathLike) -> str | None:
+    """What stands in a file's place; None if it is a regular file, or a link to one.
+
+    It is asked before a stored file is opened: to open a pipe that nobody writes to takes for ever.
+
+    Raises:
+        OSError: There is nothing, or the system does not tell.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode):
+        return None
+    return next((name for is_one, name in _KINDS if is_one(mode)), "something else")
+
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def read_bytes(path: str | os.PathLike, limit: int, remedy: str = REMEDY, pipes: bool = False) -> bytes:
     """The bytes of a file.
 
     Args:
         path: The file.
         limit: Most bytes that it may have; no more are read.
         remedy: What to do about a file that cannot be read.
+        pipes: Whether it may be a pipe or a device, as of a list that a user typed as `<(...)`.
 
     Raises:
         MissingFile: There is none.
-        UnreadableFile: It is longer, or cannot be read.
+        UnreadableFile: It is longer, is no regular file, or cannot be read.
     """
     try:
+        if not pipes and (found := kind_instead(path)):
+            raise UnreadableFile(f"{shown_path(path)}: cannot be read: expected a file, got {found}; {remedy}")
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             parts = [file.read(size) if size <= limit else b""]
@@ -42,9 +69,9 @@ def read_bytes(path: str | os.PathLike, limit: int, remedy: str = REMEDY) -> byt
     return data
 
 
-def read_text(path: str | os.PathLike, limit: int, remedy: str = REMEDY) -> str:
+def read_text(path: str | os.PathLike, limit: int, remedy: str = REMEDY, pipes: bool = False) -> str:
     """The text of a file, see `read_bytes` and `decoded`."""
-    return decoded(read_bytes(path, limit, remedy), str(path), remedy)
+    return decoded(read_bytes(path, limit, remedy, pipes), str(path), remedy)
 
 
 def decoded(data: bytes, where: str, remedy: str = REMEDY) -> str:

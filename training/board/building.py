@@ -87,7 +87,7 @@ def build(
     for name, text in files.items():
         with atomic_file(out_dir / name) as file:
             file.write(text.encode())
-    for stale in sorted((out_dir / ROWS).glob("*.html")):
+    for stale in filter(Path.is_file, sorted((out_dir / ROWS).glob("*.html"))):
         if f"{ROWS}/{stale.name}" not in files and _MADE in stale.read_text(encoding="utf-8", errors="replace")[:1000]:
             stale.unlink()
     papers = [] if paper is None else paper_table(paper, tables).write(out_dir)

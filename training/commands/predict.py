@@ -154,11 +154,11 @@ def _places(files: Sequence[str], lists: Sequence[str]) -> Iterator[list[str]]:
             if word == STANDARD_INPUT:
                 found += _standard_input(Path(folder) / "standard input")
             elif word.startswith("@"):
-                found += _listed(read_text(word[1:], LARGEST_LIST))
+                found += _listed(read_text(word[1:], LARGEST_LIST, pipes=True))
             else:
                 found.append(word)
         for name in lists:
-            found += _listed(read_text(name, LARGEST_LIST))
+            found += _listed(read_text(name, LARGEST_LIST, pipes=True))
         if not found:
             raise UserError("expected files, folders, @LIST or -, got nothing to look at")
         yield found
