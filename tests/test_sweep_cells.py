@@ -1,6 +1,7 @@
 """Cells of sweeps: the run folder and the specification that each stands for, and what its files tell of it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ from resproto_fd.detectors.registry import detector_class
 from resproto_fd.training.calibration import FAILED
 from resproto_fd.training.results import Selection
 from resproto_fd.training.settings import folder_of
-from resproto_fd.training.sweeps.cells import cells_of, state
-from resproto_fd.training.sweeps.plan import plan_of
-from resproto_fd.training.sweeps.run import _record, _why_failed, measured_peak
+from resproto_fd.training.sweeps.cells import cells_of, fault_in, state
+from resproto_fd.training.sweeps.plan import plan_of, text_of
+from resproto_fd.training.sweeps.run import _record, _why_failed, measured_peak, run_sweep
 from resproto_fd.training.sweeps.scheduler import Job
 
 SHIPPED = ("deepfakebench", "demo", "resproto_tables", "seeds_methods")
@@ -303,13 +304,29 @@ def test_a_result_of_an_older_version_and_one_with_other_words_count(tmp_path):
     assert state(cell, tmp_path) == "done"
 
 
-def test_a_damaged_result_is_an_error_unless_training_can_write_it_anew(tmp_path):
+def test_a_damaged_result_is_a_failure_of_its_cell_unless_training_can_write_it_anew(tmp_path):
     (cell,) = cells_of(sweep())
     put_result(cell, tmp_path).write_text('{"half')
-    with pytest.raises(UserError, match=r"result.json: not a readable result file"):
-        state(cell, tmp_path)
+    assert state(cell, tmp_path) == "failed"
+    assert re.search(r"result.json: not a readable result file: .*; or remove it, and", fault_in(cell, tmp_path))
     put_checkpoint(cell, tmp_path)
-    assert state(cell, tmp_path) == "broken"
+    assert (state(cell, tmp_path), fault_in(cell, tmp_path)) == ("broken", None)
+    (Path(tmp_path, cell.folder) / "config.yaml").write_text("a: [")
+    assert state(cell, tmp_path) == "failed"
+    assert "config.yaml: not readable as YAML" in fault_in(cell, tmp_path)
+
+
+def test_a_damaged_file_of_a_cell_costs_that_cell_alone(tmp_path, capsys):
+    config = sweep(seeds=[0, 1])
+    done, bad = cells_of(config)
+    put_result(done, tmp_path)
+    put_result(bad, tmp_path).write_text('{"half')
+    plan = plan_of(config, [done, bad], tmp_path)
+    assert [row.state for row in plan.rows] == ["done", "failed"]
+    assert plan.status() == 1
+    assert re.search(f"failed: {bad.folder}: .*result.json: not a readable result file", text_of(plan, tmp_path))
+    assert run_sweep(config, [done, bad], tmp_path) == 1  # nothing is to do, so that no engine is needed
+    assert re.search(f"failed: {bad.folder}: .*result.json: not a readable result file", capsys.readouterr().err)
 
 
 def test_keywords_that_training_frames_fill_are_no_difference(tmp_path):

@@ -148,12 +148,34 @@ def state(cell: Cell, runs: str | Path) -> State:
     """What the files say of a cell.
 
     Returns:
-        "done" if its result is there, and its calibration if it can have one; "failed" if a sweep gave it up;
-        "broken" if it can go on from a checkpoint, also if only its calibration is missing; else "to do".
+        "done" if its result is there, and its calibration if it can have one; "failed" if a sweep gave it up, or a file
+        of it cannot be read, see `fault_in`; "broken" if it can go on from a checkpoint, also if only its calibration
+        is missing; else "to do".
 
     Raises:
-        UserError: Its folder holds a run of another specification, or a result that cannot be read.
+        UserError: Its folder holds a run of another specification.
     """
+    try:
+        return _state(cell, runs)
+    except UnreadableFile:
+        return "failed"
+
+
+def fault_in(cell: Cell, runs: str | Path) -> str | None:
+    """Which file of a cell's folder cannot be read, and why; None if all that `state` needs can.
+
+    Raises:
+        UserError: Its folder holds a run of another specification.
+    """
+    try:
+        _state(cell, runs)
+    except UnreadableFile as error:
+        return f"{error}; or remove it, and the sweep makes it anew"
+    return None
+
+
+def _state(cell: Cell, runs: str | Path) -> State:
+    """See `state`; UnreadableFile is raised."""
     folder = Path(runs, cell.folder)
     has_checkpoint = bool(checkpoint.stored(folder / "checkpoints"))
     if (result := folder / "result.json").is_file():

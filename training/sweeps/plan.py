@@ -19,7 +19,7 @@ from resproto_fd.configs.sweep_schema import SweepConfig
 from resproto_fd.trainer.clip_list import clips_of_video
 from resproto_fd.training.protocols import dataset_config
 from resproto_fd.training.results import RunResult
-from resproto_fd.training.sweeps.cells import Cell, State, state
+from resproto_fd.training.sweeps.cells import Cell, State, fault_in, state
 
 STATES: tuple[State, ...] = ("done", "broken", "to do", "failed")
 LISTED = 20
@@ -133,7 +133,7 @@ def text_of(plan: Plan, runs: str | Path, elsewhere: Iterable[str] = ()) -> str:
         lines.append(f"{running:5} of these are at work now")
     lines += ["", *_cost(plan)]
     for row in [row for row in plan.rows if row.state == "failed"][:LISTED]:
-        lines.append(f"failed: {row.cell.folder}: {row.cell.failed_file(runs)}")
+        lines.append(f"failed: {row.cell.folder}: {fault_in(row.cell, runs) or row.cell.failed_file(runs)}")
     return "\n".join(lines)
 
 

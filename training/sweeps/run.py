@@ -99,7 +99,7 @@ def _job(cell: Cell, runs: Path, retry: bool) -> Job:
     if found == "done":
         return Job(cell, "done")
     if found == "failed" and not retry:
-        return Job(cell, "failed", _why_failed(runs, cell) or "")
+        return Job(cell, "failed", of_cells.fault_in(cell, runs) or _why_failed(runs, cell) or "")
     return Job(cell)
 
 
