@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -233,6 +234,27 @@ def test_training_calibrates_with_the_keywords_that_its_data_filled(run, monkeyp
     monkeypatch.setattr(calibrating, "calibrate", lambda config, *_: given.append(config.detector.model))
     train._calibrate(config, tmp_path)
     assert given == [filled.model] and "epochs" not in config.detector.model
+
+
+def test_kept_scores_are_calibrated_on_only_if_their_labels_are_still_those_of_the_data(run, demo, tmp_path, capsys):
+    mine, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(run, mine)
+    shutil.copytree(demo / "dataset_json", data / "dataset_json")
+    (data / "lmdb").symlink_to(demo / "lmdb")
+    words = ["calibrate", str(mine), "--device", "cpu", f"data.root={data}", "run.progress=false"]
+    scores = mine / "scores_selection" / "Demo-A.npz"
+    before = scores.read_bytes()
+    assert main(words) == 0 and scores.read_bytes() == before
+    assert "scored again" not in capsys.readouterr().err
+    manifest = data / "dataset_json" / "Demo-A.json"
+    content = json.loads(manifest.read_text())
+    video = next(iter(content["Demo-A"]["Demo_real"]["val"].values()))
+    video["label"] = "Demo_swap"
+    manifest.write_text(json.dumps(content))
+    assert main(words) == 0
+    assert "scored again, since labels of" in capsys.readouterr().err
+    fakes = [Calibration.load(folder).levels["video"].fakes for folder in (run, mine)]
+    assert fakes[0] < fakes[1]
 
 
 def test_calibrate_without_scores_or_data_says_what_to_set(run, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,9 @@ SAME = 1e-4
 def calibrate(config: RunConfig, folder: Path, device: str = "auto") -> Calibration:
     """Fits the calibration of a run on the split that its checkpoint was selected on, and keeps it in the run's folder.
 
-    The run's kept scores of that split are used. The split is scored again if there are none of these weights. The
-    reference needs the split's frames; without them there is none, and a note says so.
+    The run's kept scores of that split are used. The split is scored again if there are none of these weights, settings
+    and frames with their labels. Without the split's frames the kept scores are taken as they are, there is no
+    reference, and a note says so.
 
     Args:
         config: The run's configuration; its data may lie elsewhere by now.
@@ -61,13 +63,17 @@ def calibrate(config: RunConfig, folder: Path, device: str = "auto") -> Calibrat
     with exclusive(folder, judge.world):
         table, frames, bench = _kept_scores(judge), None, None
         try:
-            bench = _bench(judge)
+            bench = _bench(judge, table)
             frames = bench.selection
         except UserError as error:
             if table is None:
                 raise UserError(f"{folder}: no kept scores of {chosen.dataset} {chosen.split}, and {error}") from error
-            print(f"note: no reference of what frames look like is made, since {error}", file=sys.stderr)
-        if table is None:
+            print(
+                f"note: no reference of what frames look like is made, and the kept scores are not compared with the "
+                f"frames, since {error}",
+                file=sys.stderr,
+            )
+        if bench is not None:
             table = bench.selection_table(judge.detector, judge.weights)
         reference, features = _reference(judge, bench, frames) if frames is not None else (None, None)
         made = Calibration(
@@ -204,10 +210,15 @@ def _looked_at_tests(result: RunResult | None, chosen: Selection) -> bool:
     return bool(known and known.oracle and (known.dataset, known.split) == (chosen.dataset, chosen.split))
 
 
-def _bench(judge: Judge) -> Bench:
-    """A bench with the selection split alone: neither training nor test sets need be on this machine."""
+def _bench(judge: Judge, kept: ScoreTable | None) -> Bench:
+    """A bench with the selection split alone: neither training nor test sets need be on this machine.
+
+    The people of kept scores are taken from these: they were those of the test sets.
+    """
     alone = judge.config.protocol.model_copy(update={"train": [], "test": [], "corruptions": {}})
     resolved = protocols.resolve(alone, judge.config.data)
+    if kept is not None:
+        resolved = replace(resolved, people=kept.people())
     return Bench(judge.config, resolved, judge.world, judge.folder)
 
 
