@@ -13,6 +13,7 @@ from tiny import quick_and_slow
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import sha256_of
+from resproto_fd.preprocessing.side_file import SideRecord, write_side
 from resproto_fd.training.board.building import build
 from resproto_fd.training.board.collecting import collect
 from resproto_fd.training.cli import main
@@ -208,6 +209,41 @@ def test_a_bad_result_is_named_on_the_page_and_by_the_command(runs, tmp_path, ca
     assert "left out: " in capsys.readouterr().err
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "bad/result.json" in page and "A.npz" in page
+
+
+def test_groups_are_made_where_a_result_that_tells_of_side_files_is_damaged(runs, tmp_path, capsys):
+    folder = tmp_path / "data" / "dataset_json"
+    folder.mkdir(parents=True)
+    common = {"splits": ("test",), "label_name": "x", "method": "swap", "forgery_type": "x", "facts": {"gender": "f"}}
+    names = ScoreTable.load(runs / "good" / "scores" / "A.npz").videos.tolist()
+    records = [SideRecord(id=name, label=i % 2, **common) for i, name in enumerate(names)]
+    write_side(folder / "D.side.jsonl", {"dataset": "D"}, records)
+    path = runs / "good" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"config": {"data": {"root": str(tmp_path / "data")}}}))
+    (runs / "bad" / "result.json").write_text("{")
+    assert main(["evaluate", str(runs), "--groups", "gender"]) == 0
+    out = capsys.readouterr().out
+    assert "groups by gender" in out and "left out: " in out and "bad/result.json" in out
+    path.write_text("{")
+    assert main(["evaluate", str(runs), "--groups", "gender"]) == 2
+    assert "good/result.json" in capsys.readouterr().err
+
+
+def test_a_test_set_whose_labels_are_in_dispute_costs_its_comparison_alone(runs, capsys):
+    path = runs / "bad" / "scores" / "A.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    label = arrays["video_label"].copy()
+    label[:2] = label[1::-1]
+    method = np.where(label == 1, "swap", "real")
+    np.savez(path, **(arrays | {"video_label": label, "video_method": method}))
+    assert main(["evaluate", str(runs)]) == 0
+    out = capsys.readouterr().out
+    assert "  B: best " in out and "  A: left out: " in out and "disagree about A/0" in out
+    for folder in ("good", "bad"):
+        (runs / folder / "scores" / "B.npz").unlink()
+    assert main(["evaluate", str(runs)]) == 2
+    assert "A: " in (err := capsys.readouterr().err) and "disagree about A/0" in err
 
 
 def test_a_board_of_bad_results_alone_is_refused(runs, tmp_path):

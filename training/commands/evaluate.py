@@ -95,7 +95,10 @@ def group_columns(args: argparse.Namespace) -> list[str]:
 
 
 def read_columns(args: argparse.Namespace) -> dict[str, dict[str, str]]:
-    """Each video's value of every column that --groups names; see `grouping.read_groups`."""
+    """Each video's value of every column that --groups names; see `grouping.read_groups`.
+
+    Without --side the results tell where side files are. One that cannot be read is left out and named.
+    """
     from resproto_fd.training.grouping import read_groups, side_folders
     from resproto_fd.training.results import RunResult
 
@@ -103,10 +106,9 @@ def read_columns(args: argparse.Namespace) -> dict[str, dict[str, str]]:
         return {}
     paths = args.side
     if not paths:
-        files = [
-            file for path in map(Path, args.runs) for file in ([path] if path.is_file() else path.rglob("result.json"))
-        ]
-        paths = side_folders(RunResult.load(file).config for file in sorted(files))
+        files = sorted({file for path in map(Path, args.runs) for file in path.rglob("result.json")})
+        results = readable({str(file): file for file in files}, RunResult.load) if files else {}
+        paths = side_folders(result.config for result in results.values())
     return read_groups(columns, paths)
 
 
@@ -207,26 +209,21 @@ def _deepfakebench(table) -> str:
 def _comparison(tables: dict[str, dict], args: argparse.Namespace) -> str:
     """Compares every pair of runs on every common test set, with Holm's correction over the whole table.
 
-    Where a run scored clips, all are compared by videos.
-    """
-    from resproto_fd.training.measures.comparisons import compare_tables, correct_together
+    Where a run scored clips, all are compared by videos. A test set that cannot be compared is named with its reason.
 
+    Raises:
+        UserError: No test set can be compared.
+    """
     common = set.intersection(*(set(by_set) for by_set in tables.values()))
     if not common:
         return "these runs have no test set in common and cannot be compared"
     by_clips = sorted(name for name, by_set in tables.items() if any(by_set[each].clips is not None for each in common))
     level = "video" if by_clips else args.level
-    found = correct_together(
-        {
-            test_set: compare_tables(
-                {name: by_set[test_set] for name, by_set in tables.items()},
-                level=level,
-                clusters=args.clusters,
-                aggregation=args.video,
-            )
-            for test_set in sorted(common)
-        }
+    found, faults = _compared(
+        {each: {name: tables[name][each] for name in tables} for each in sorted(common)}, level, args
     )
+    if not found:
+        raise UserError("\n".join(f"{test_set}: {fault}" for test_set, fault in faults.items()))
     lines = [f"Differences of {level} AUC, paired on the same {level}s, Holm's correction over all of them:"]
     if level != args.level:
         lines.append(f"  (by videos, as {', '.join(by_clips)} scored clips)")
@@ -241,4 +238,18 @@ def _comparison(tables: dict[str, dict], args: argparse.Namespace) -> str:
                 f"    {row.first} - {row.second}: {row.difference:+.4f} ({limits}), "
                 f"p {row.p:.3g}, corrected {row.p_holm:.3g}"
             )
+    lines += [f"  {test_set}: left out: {fault}" for test_set, fault in faults.items()]
     return "\n".join(lines)
+
+
+def _compared(by_set: dict[str, dict], level: str, args: argparse.Namespace) -> tuple[dict, dict[str, str]]:
+    """The comparison of each test set's tables, corrected together; and why those that are left out have none."""
+    from resproto_fd.training.measures.comparisons import compare_tables, correct_together
+
+    found, faults = {}, {}
+    for test_set, tables in by_set.items():
+        try:
+            found[test_set] = compare_tables(tables, level=level, clusters=args.clusters, aggregation=args.video)
+        except UserError as error:
+            faults[test_set] = str(error)
+    return correct_together(found), faults
