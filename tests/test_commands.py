@@ -551,6 +551,19 @@ def test_frames_that_the_store_lacks_are_counted_and_named_before_training(own_d
     assert sum(test.skipped for test in whole.tests.values()) <= 2
 
 
+def test_a_set_of_which_the_store_has_no_frame_is_named(own_demo, tmp_path, capsys):
+    words = ["--callable", "os:getcwd", "--name", "x", "--protocol", "demo_cross", "data.on_bad_frame=skip"]
+    words += ["--out", str(tmp_path), f"data.root={own_demo}"]
+    for path in (own_demo / "rgb" / "Demo-B").rglob("*.png"):
+        path.write_bytes(b"")
+    status = main(["test", *words, "--test_dataset", "Demo-B"])
+    fails(capsys, status, "data set 'Demo-B': expected frames that can be read, got none of")
+    shutil.rmtree(own_demo / "rgb" / "Demo-B")
+    fails(capsys, main(["test", *words]), "data set 'Demo-B', test: expected frames in the store, got none of")
+    shutil.rmtree(own_demo / "rgb" / "Demo-A")
+    fails(capsys, train(own_demo, tmp_path, "data.on_bad_frame=skip"), "the training sets: expected frames in the")
+
+
 @pytest.mark.slow
 def test_a_truncated_test_frame_stops_the_test_or_is_counted(own_demo, tmp_path, capsys):
     path = sorted((own_demo / "rgb" / "Demo-B").rglob("*.png"))[0]

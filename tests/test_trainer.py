@@ -680,6 +680,19 @@ def test_unreadable_training_frames_can_be_replaced_and_are_counted(tmp_path, ca
     assert "is broken" in capsys.readouterr().out
 
 
+def test_frames_of_which_none_can_be_read_are_an_error_that_names_one(tmp_path):
+    config = made_config()
+    frames = made_dataset(config).frames
+    data = made_dataset(config, store=MadeStore(frames.paths), replace_bad=True)
+    with pytest.raises(UserError, match=r"expected training frames that can be read, got none.* is broken"):
+        make_trainer(tmp_path, config, data=data).fit()
+    normaliser = Normaliser([0.5] * 3, [0.5] * 3, torch.device("cpu"), torch.float32, False)
+    world, options = World(0, 1, torch.device("cpu")), ScoringOptions(4, skip_bad=True, progress=False)
+    told = f"data set '{frames.videos[0].dataset}': expected frames that can be read, got none of {len(frames)}"
+    with pytest.raises(UserError, match=told):
+        score_frames(TinyDetector(), data, normaliser, world, options)
+
+
 class _DeadlyStore(MadeStore):
     def read(self, path):
         if path in self.broken:

@@ -77,7 +77,7 @@ def score_frames(
 
     Raises:
         UserError: A frame cannot be read and `options.skip_bad` is off; or a score is not a finite number. The message
-            names the frame. Or the detector's code fails; see `faults_of`.
+            names the frame. Or no frame can be read. Or the detector's code fails; see `faults_of`.
         Interrupted, KeyboardInterrupt: A stop signal came. Only scores are lost, which can be computed again.
     """
     was_training = detector.training
@@ -143,6 +143,12 @@ def _concatenate(parts: list) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndar
 
 
 def _refuse_unusable(result: Scored, dataset: FrameDataset) -> None:
+    if result.skipped and not len(result.index):
+        first = result.skipped[0]
+        raise UserError(
+            f"data set '{dataset.frames.videos[0].dataset}': expected frames that can be read, got none of "
+            f"{len(result.skipped)}; the first: {first.message}"
+        )
     bad = np.flatnonzero(~np.isfinite(result.scores))
     if bad.size:
         frames = dataset.frames

@@ -281,6 +281,11 @@ class Trainer:
 
     def _readable(self, batch: dict) -> dict:
         """Returns the batch. An unreadable frame ends the run, or is counted if the data set replaced it."""
+        if self.data.replace_bad and "image" not in batch:
+            raise UserError(
+                f"training stops at step {self.progress.step}: expected training frames that can be read, got none "
+                f"that could replace others; the first: {batch['bad'][0].message}"
+            )
         for bad in batch["bad"]:
             if not self.data.replace_bad:
                 raise UserError(

@@ -72,7 +72,7 @@ def resolve(
 
     Raises:
         UserError: A data set, folder, split or label is unknown or missing; or a store lacks frames that its manifest
-            names, and data.on_bad_frame is not `skip`: they are counted, and the first are named.
+            names, and data.on_bad_frame is not `skip`: they are counted, and the first are named. Or it has none.
     """
     for name, severities in protocol.corruptions.items():
         for severity in severities:
@@ -94,8 +94,9 @@ def resolve(
         train = _thinned(train, protocol.share)
     left_out = reader.check_frames([frames for frames in (train, selection, *tests.values()) if frames])
     if left_out:
-        train, selection = (frames and frames.without(reader.missing) for frames in (train, selection))
-        tests = {name: frames.without(reader.missing) for name, frames in tests.items()}
+        train = reader.stored(train, "the training sets", optional=tests_only)
+        selection = reader.stored(selection, f"data set '{chosen.dataset}', {chosen.split}", optional=tests_only)
+        tests = {name: reader.stored(frames, f"data set '{name}', test") for name, frames in tests.items()}
     fingerprint = _fingerprint(protocol, train, selection, tests)
     reader.note_absent()
     shared = {} if selection is None else _shared_frames(selection, tests)
@@ -298,6 +299,20 @@ class _Reader:
         if messages and self.data.on_bad_frame == "stop":
             raise UserError("\n".join([*messages, "complete the store, or leave them out: data.on_bad_frame=skip"]))
         return counts
+
+    def stored(self, frames: FrameList | None, what: str, optional: bool = False) -> FrameList | None:
+        """A list without the frames that stores lack; None if there is no list, or none is left and it is optional.
+
+        Raises:
+            UserError: No frame is left.
+        """
+        kept = frames and frames.without(self.missing)
+        if kept is None or len(kept):
+            return kept
+        if optional:
+            self.notes.append(f"{what}: the store has none of the {len(frames)} frames, which are left out")
+            return None
+        raise UserError(f"{what}: expected frames in the store, got none of {len(frames)}; complete the store")
 
 
 def _one_owner(shared: Iterable[list[Video]]) -> list[Video]:

@@ -159,7 +159,7 @@ def _scored(score: Score, target: str, frames, stores, config: RunConfig) -> tup
     """The function's answers for the readable frames of a list, and the paths of the unreadable ones.
 
     Raises:
-        UserError: See `answers`; or a frame cannot be read, and data.on_bad_frame is not `skip`.
+        UserError: See `answers`; or a frame cannot be read and data.on_bad_frame is not `skip`, or none can.
     """
     from tqdm import tqdm
 
@@ -183,6 +183,11 @@ def _scored(score: Score, target: str, frames, stores, config: RunConfig) -> tup
             if pictures:
                 found += answers(score, target, pictures, readable).tolist()
             bar.update(len(names))
+    if bad and not found:
+        raise UserError(
+            f"data set '{frames.videos[0].dataset}': expected frames that can be read, got none of {len(bad)}; "
+            "copy or make them again"
+        )
     if bad:
         print(f"note: {len(bad)} unreadable frames are left out", file=sys.stderr)
     return found, bad
