@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from resproto_fd.configs.argument_types import seed_type
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.loading import names
 from resproto_fd.preprocessing.arrangers import (
@@ -117,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="share of train that becomes val, if no val is published (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of both draws (default: %(default)s)")
+    parser.add_argument("--seed", type=seed_type(), default=0, help="seed of both draws (default: %(default)s)")
     parser.add_argument(
         "--compression",
         nargs="+",

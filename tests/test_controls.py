@@ -78,6 +78,12 @@ def test_file_statistics_are_a_control_under_the_protocol(demo, tmp_path, capsys
     assert "command line: control takes data.* settings alone, not train" in capsys.readouterr().err
 
 
+def test_a_control_under_a_protocol_for_tests_alone_is_refused_before_data_are_read(tmp_path, capsys):
+    (tmp_path / "p.yaml").write_text("title: T\ntrain: []\ntest: [Demo-B]\nselection: {rule: last}\n")
+    assert main(["control", "--protocol", str(tmp_path / "p.yaml"), "--out", str(tmp_path / "runs")]) == 2
+    assert "protocol p is for tests alone (train: [])" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_an_equal_finished_control_is_taken_over_and_another_is_an_error(demo, tmp_path, capsys):
     words = ["control", "--protocol", "demo_cross", "--out", str(tmp_path / "runs"), f"data.root={demo}"]

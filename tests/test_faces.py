@@ -138,6 +138,12 @@ def test_a_record_tells_what_was_found(data, tmp_path):
     assert record["wanted"] == [0, 3, 7, 11] == [face["frame"] for face in record["kept"]]
 
 
+def test_a_negative_number_of_processes_is_refused(data, tmp_path, capsys):
+    assert main(["faces", str(data), "--out", str(tmp_path / "out"), "--processes", "-1"]) == 2
+    assert "--processes: expected 0 or more, got -1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_and_none_give_the_same_bytes(data, tmp_path):
     for processes in (0, 1, 2):

@@ -214,7 +214,15 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(
-    "words", [["--upload", "0"], ["--queue", "-1"], ["--seconds", "nan"], ["--host", "no such"], ["--port", "70000"]]
+    "words",
+    [
+        ["--upload", "0"],
+        ["--upload", "1" + "0" * 400],
+        ["--queue", "-1"],
+        ["--seconds", "nan"],
+        ["--host", "no such"],
+        ["--port", "70000"],
+    ],
 )
 def test_limits_and_addresses_that_cannot_be_are_refused_before_a_run_is_loaded(words, capsys):
     assert main(["serve", "run", *words]) == 2

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from resproto_fd.configs import loading
 from resproto_fd.configs.locks import held
+from resproto_fd.configs.schema import DataConfig
 from resproto_fd.preprocessing.side_file import SideRecord, write_side
-from resproto_fd.training import cli
+from resproto_fd.training import cli, protocols
 from resproto_fd.training.board.building import build
 from resproto_fd.training.board.collecting import collect
 from resproto_fd.training.cli import main
-from resproto_fd.training.results import RunResult
+from resproto_fd.training.commands.submit import Place, save_result
+from resproto_fd.training.results import RunResult, Selection
 from resproto_fd.training.scores import ScoreTable
 
 
@@ -176,9 +179,22 @@ def test_wrong_words_are_errors_before_data_are_read(tmp_path, capsys):
         (["s.csv", "--name", "../x"], "expected letters"),
         (["s.csv", "--name", "x", "train.epochs=3"], "submit takes data.* settings alone, not train"),
         (["s.csv", "--name", "x", "--parameters", "-5"], "--parameters -5: expected the model's number"),
+        (["s.csv", "--name", "x", "--parameters", "9" * 20], "expected the model's number of parameters, 0 to 9"),
+        (["s.csv", "--name", "x", "--selected", "best/bogus/Demo-A/val"], "expected METRIC frame_auc"),
+        (["s.csv", "--name", "x", "--selected", "best//Demo-A/val"], "expected METRIC frame_auc"),
+        (["s.csv", "--name", "x", "--selected", "best/frame_auc/a:b/val"], "SET: expected a name that a file can have"),
     ):
         assert main(["submit", *words, "--protocol", "demo_cross"]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_result_that_is_refused_leaves_no_score_table(data, tmp_path):
+    resolved = protocols.resolve(loading.load("protocols", "demo_cross"), DataConfig(root=str(data)), tests_only=True)
+    given = {name: [0.5] * len(frames) for name, frames in resolved.tests.items()}
+    fields = {"title": "x", "selected_on": Selection(rule="given"), "parameters": -1}
+    with pytest.raises(ValueError, match="parameters"):
+        save_result(resolved, given, Place(str(tmp_path), "x", 0), **fields)
+    assert not list(tmp_path.rglob("*.npz"))
 
 
 def test_a_result_is_not_overwritten(data, template, tmp_path, capsys):

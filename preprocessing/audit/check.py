@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resproto_fd.configs.argument_types import at_once, seed_type
 from resproto_fd.configs.errors import UserError
 from resproto_fd.preprocessing.video import COMPRESSIONS, SPLITS
 
@@ -87,8 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="largest number of frames to read; 0 means all (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, help="threads (default: one for each core, at most 8)")
+    parser.add_argument("--seed", type=seed_type(), default=0, help="seed of the sample (default: %(default)s)")
+    parser.add_argument("--jobs", type=at_once, help="threads (default: one for each core, at most 8)")
     parser.add_argument("--html", metavar="FILE", help="write the report as a page with pictures, in one file")
     parser.add_argument("--json", metavar="FILE", help="write the findings as JSON; - prints them instead")
     parser.add_argument(

@@ -127,8 +127,9 @@ def _summary(found: list[Source], records: dict[str, dict], share: Share | None)
 
 
 def _check_machines(options: Options, device: str, address: str | None, processes: int | None) -> None:
-    if address and processes is not None and processes < 1:
-        raise UserError(f"--processes: expected at least 1 with --address, got {processes}")
+    least, where = (1, "at least 1 with --address") if address else (0, "0 or more")
+    if processes is not None and processes < least:
+        raise UserError(f"--processes: expected {where}, got {processes}")
     if address and device not in ("cpu", "cuda"):
         raise UserError(f"--device: expected cpu or cuda with --address, which chooses each node's card; got {device}")
     if options.detector == "mtcnn" and device != "cpu" and not address:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from resproto_fd.configs import deepfakebench, loading
+from resproto_fd.configs.argument_types import seed_type
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import DetectorConfig, RunConfig, RunSettings
 from resproto_fd.training.overriding import configuration, detector_called, own_protocol
@@ -30,7 +31,7 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--test_dataset", nargs="+", metavar="SET", help="test on these sets instead of the protocol's")
     parser.add_argument("--task_target", metavar="WORD", help="a word added to the run folder's name")
-    parser.add_argument("--seed", type=int, help="seed of everything random (default: 0)")
+    parser.add_argument("--seed", type=seed_type(), help="seed of everything random (default: 0)")
     parser.add_argument("--out", metavar="DIR", help="folder of runs (default: runs)")
     add_trust(parser)
     # It saves no features there either.

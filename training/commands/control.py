@@ -11,16 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from resproto_fd.configs import loading
+from resproto_fd.configs.argument_types import seed_type
+from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.schema import DataConfig
 from resproto_fd.training.commands.arguments import add_out
 
 NAME = "file_statistics"
+LARGEST_SEED = 2**32 - 1
+"""That scikit-learn takes."""
 FACTS = ("bytes", "height", "width", "bytes a pixel", "JPEG", "PNG", "native", "mean of the JPEG's quantisation")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", required=True, metavar="NAME", help="a protocol's name or YAML")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the trees (default: 0)")
+    parser.add_argument("--seed", type=seed_type(LARGEST_SEED), default=0, help="seed of the trees (default: 0)")
     add_out(parser)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="data.* settings: where the data are")
 
@@ -47,7 +51,8 @@ def fit_trees(
         remedy: Printed if another result is in the way.
 
     Raises:
-        UserError: The run folder holds a result of another protocol, of other frames or with other scores.
+        UserError: The protocol is for tests alone; or the run folder holds a result of another protocol, of other
+            frames or with other scores.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -55,7 +60,13 @@ def fit_trees(
     from resproto_fd.training.commands.submit import Place, save_result
     from resproto_fd.training.results import Selection
 
-    resolved = protocols.resolve(loading.load("protocols", protocol), data)
+    config = loading.load("protocols", protocol)
+    if not config.train:
+        raise UserError(
+            f"protocol {config.name} is for tests alone (train: []), and the trees need training frames; set another "
+            "--protocol"
+        )
+    resolved = protocols.resolve(config, data)
     facts = file_facts(resolved.train, resolved.stores)
     trees = HistGradientBoostingClassifier(max_iter=100, early_stopping=False, random_state=seed)
     trees.fit(facts, resolved.train.labels)

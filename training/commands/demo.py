@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from resproto_fd.configs import loading
+from resproto_fd.configs.argument_types import at_once, seed_type
 from resproto_fd.configs.errors import Interrupted, UserError
 from resproto_fd.configs.locks import held
 from resproto_fd.configs.schema import DataConfig
@@ -52,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="run MFCLIP, GM-DF, SD2, I3D, STIL too (some minutes more)")
     parser.add_argument("--controls", action="store_true", help="run the controls too")
     parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0], metavar="N", help="seeds; one run for each (default: 0)"
+        "--seeds", nargs="+", type=seed_type(), default=[0], metavar="N", help="seeds; one run for each (default: 0)"
     )
     parser.add_argument(
-        "--jobs", type=int, help="number of runs at the same time, each on one thread (default: one for each core)"
+        "--jobs", type=at_once, help="number of runs at the same time, each on one thread (default: one for each core)"
     )
     parser.add_argument(
         "--size", choices=["default", "tiny"], default="default", help="size of the data; tiny is for a short trial"

@@ -10,17 +10,19 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from resproto_fd.configs import loading
+from resproto_fd.configs.argument_types import seed_type
 from resproto_fd.configs.errors import UserError, cut, shown
-from resproto_fd.configs.file_names import plain_name, refuse_twin
+from resproto_fd.configs.file_names import expected, fault_of, plain_name, refuse_twin
 from resproto_fd.configs.files import atomic_file, sha256_of
 from resproto_fd.configs.locks import held
 from resproto_fd.configs.readers.csv_reader import read_csv
-from resproto_fd.configs.readers.text import is_number
+from resproto_fd.configs.readers.text import LARGEST_NUMBER, is_number
+from resproto_fd.configs.schema import Metric
 from resproto_fd.preprocessing.video import SPLITS
 from resproto_fd.training.commands.arguments import add_out, print_result
 
@@ -28,6 +30,8 @@ COLUMNS = ("test_set", "frame", "score")
 WRONG = ("of no frame of the protocol", "repeated", "no number in [0, 1], nor nan for no answer")
 OF_LOGITS = "scores outside [0, 1] look like logits: give 1 / (1 + exp(-logit)); "
 NAMED = 3  # of each kind of wrong row
+CHOSEN_BY = (*get_args(Metric), *dict.fromkeys(name.partition("_")[2] for name in get_args(Metric)), "loss")
+"""Metrics that --selected takes; where frames or videos are not told, the bare name."""
 ABOUT = ("name", "title", "paper", "note", "trained_on", "selected", "parameters")
 """Arguments of `add_about`."""
 
@@ -39,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--template", metavar="FILE", help="write the protocol's frames with empty scores to FILE, and end"
     )
     add_about(parser)
-    parser.add_argument("--seed", type=int, default=0, help="seed of its training (default: 0)")
+    parser.add_argument("--seed", type=seed_type(), default=0, help="seed of its training (default: 0)")
     add_out(parser)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="data.* settings: where the manifests are")
 
@@ -188,8 +192,10 @@ def check_about(args: argparse.Namespace) -> None:
         raise UserError(f"--name {name[:60]!r}: expected letters, digits, - _ and . only (it names the run folder)")
     plain_name(name, "--name", "it names the run folder")
     _selection(args.selected)
-    if args.parameters is not None and args.parameters < 0:
-        raise UserError(f"--parameters {args.parameters}: expected the model's number of parameters, 0 or more")
+    if args.parameters is not None and not 0 <= args.parameters <= LARGEST_NUMBER:
+        raise UserError(
+            f"--parameters {args.parameters}: expected the model's number of parameters, 0 to {LARGEST_NUMBER}"
+        )
 
 
 def _save(args: argparse.Namespace, resolved, given: dict[str, list[float]]) -> Path:
@@ -236,16 +242,23 @@ def _selection(words: str | None):
     """The choice of the checkpoint as stated: `last`, or `best/METRIC/SET/SPLIT`; not known if it is not.
 
     Raises:
-        UserError: Another form.
+        UserError: Another form, another metric, or no name of a data set.
     """
     from resproto_fd.training.results import Selection
 
     if words is None or words == "last":
         return Selection(rule="given" if words is None else "last")
     rule, *parts = words.split("/")
-    if rule != "best" or len(parts) != 3 or parts[2] not in SPLITS or not parts[1]:
+    if rule != "best" or len(parts) != 3 or parts[2] not in SPLITS:
         raise UserError(f"--selected {words!r}: expected last or best/METRIC/SET/SPLIT with SPLIT {', '.join(SPLITS)}")
     metric, dataset, split = parts
+    if metric not in CHOSEN_BY:
+        raise UserError(
+            f"--selected {words!r}: expected METRIC {', '.join(CHOSEN_BY)}, got {shown(metric)}; where it is another "
+            "one, leave --selected out and say so in --note"
+        )
+    if fault := fault_of(dataset):
+        raise UserError(f"--selected {words!r}: SET: {expected(dataset, fault)}")
     return Selection(rule="best", metric=metric, dataset=dataset, split=split, oracle=split == "test")
 
 
@@ -296,10 +309,8 @@ def save_result(
         if (folder / "result.json").exists():
             _refuse_other(folder, resolved.fingerprint, tables if take_equal else None, remedy)
             return folder / "result.json"
-        tests, seen = {}, in_domain(fields.get("trained_on"), tables, resolved.data)
-        for test_set, table in tables.items():
-            table.save(table_path(folder, test_set))
-            tests[test_set] = test_result(table, in_domain=seen[test_set])
+        seen = in_domain(fields.get("trained_on"), tables, resolved.data)
+        tests = {test_set: test_result(table, in_domain=seen[test_set]) for test_set, table in tables.items()}
         result = RunResult(
             detector=place.name,
             protocol=resolved.config.name,
@@ -311,6 +322,8 @@ def save_result(
             tests=tests,
             **fields,
         )
+        for test_set, table in tables.items():  # after the result is found to be whole
+            table.save(table_path(folder, test_set))
         result.save(folder / "result.json")
         return folder / "result.json"
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UserError, shown
 from resproto_fd.configs.readers.text import MIB
 
 LONGEST = 86_400
@@ -44,7 +44,7 @@ class Limits:
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise UserError(f"--{name}: expected {low:,} to {high:,}, got {value:g}")
+                raise UserError(f"--{name}: expected {low:,} to {high:,}, got {shown(value)}")
 
     @property
     def bytes(self) -> int:
