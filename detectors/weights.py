@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+import os
 import pickle
 import re
 import urllib.error
@@ -281,11 +282,14 @@ def fetch(what: str, repository: str, names: Sequence[str], url: str, remedy: st
             return Path(cached)
     downloads = Path(torch.hub.get_dir()) / "checkpoints"
     file_name = url.rpartition("/")[2]
-    for folder in (downloads, Path("~/.cache/clip").expanduser()) if url else ():  # OpenAI's package keeps it in .cache
+    home = os.path.expanduser("~")  # stays "~" for a user without one, as in some containers
+    for folder in (downloads, Path(home, ".cache", "clip")) if url else ():  # OpenAI's package keeps it in .cache
         if (folder / file_name).is_file():
             return folder / file_name
 
     reasons = ["there is no copy in the caches"]
+    if home == "~":
+        reasons.append("no home folder with caches is known (HOME is not set)")
     if constants.HF_HUB_OFFLINE:
         reasons.append("HF_HUB_OFFLINE is set")
     else:

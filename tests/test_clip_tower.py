@@ -201,6 +201,16 @@ def test_weights_fetched_by_openais_package_are_found(published, trained):
     assert load_clip("tiny").logit_scale.item() == trained["logit_scale"].item()
 
 
+def test_of_a_user_without_a_home_folder_it_is_said(published, monkeypatch):
+    def unknown(user):
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(UserError, match=r"'openai' of tiny cannot be found: .*no home folder.*HOME is not set"):
+        load_clip("tiny")
+
+
 def test_without_a_network_the_message_says_what_to_fetch_and_where_to_put_it(published, monkeypatch):
     expected = (
         r"'openai' of tiny cannot be found: .*cannot be reached.*Fetch https://weights\.test/tiny\.pt or "

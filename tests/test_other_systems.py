@@ -1,6 +1,7 @@
 """What Windows and macOS lack: signals, fork, modules of POSIX; workers that are spawned; Apple's GPU."""
 
 import multiprocessing
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from made import TinyDetector, made_config, made_dataset
 from resproto_fd.configs.errors import UserError
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.data import Normaliser
-from resproto_fd.trainer.distributed import World, choose_device
+from resproto_fd.trainer.distributed import World, choose_device, joined
 from resproto_fd.trainer.scoring import ScoringOptions, score_frames
 from resproto_fd.trainer.trainer import Trainer
 from resproto_fd.training import child_process
@@ -116,3 +117,24 @@ def test_a_machine_without_apples_gpu_says_so(monkeypatch):
         choose_device("mps")
     with pytest.raises(UserError, match=r"expected auto, cpu, cuda, cuda:N or mps, got 'gpu'"):
         choose_device("gpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE: expected a whole number, 1 or more, got 'abc'; start with torchrun"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE: expected a whole number, 1 or more, got '0'"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK: expected a whole number, 0 or more, got 'x'"),
+        ({"WORLD_SIZE": "2"}, "RANK: expected a whole number, 0 to 1, got none"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK: expected a whole number, 0 to 1, got '2'"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_PORT: expected a whole number, 0 to 65535, got none"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_PORT": "1"}, "MASTER_ADDR: expected the address of process 0"),
+    ],
+)
+def test_an_environment_that_names_no_whole_set_of_processes_is_refused(monkeypatch, changes, message):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=re.escape(message)), joined("cpu"):
+        pass

@@ -14,7 +14,8 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from resproto_fd.configs import stop_signals
-from resproto_fd.configs.errors import UserError, shown
+from resproto_fd.configs.errors import UserError, cut, shown
+from resproto_fd.configs.readers.text import LARGEST_NUMBER, whole_number
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,68 @@ def _agreed_name(store: dist.Store, rank: int, size: int, timeout: timedelta) ->
     raise UserError(f"process {rank} of {size}: not all others started within {timeout}; read their messages")
 
 
+def _of_environment(name: str, least: int, most: int = LARGEST_NUMBER, default: int | None = None) -> int:
+    """A whole number of torchrun's environment.
+
+    Args:
+        name: The variable.
+        least, most: The bounds; both are allowed.
+        default: What an unset variable means; None if it must be set.
+
+    Raises:
+        UserError: It is unset without a default, or not such a number.
+    """
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        value = whole_number(text or "")
+    except ValueError:
+        value = None
+    if value is None or not least <= value <= most:
+        bounds = f"{least} or more" if most == LARGEST_NUMBER else f"{least} to {most}"
+        got = "got none (it is not set)" if text is None else f"got {shown(text)}"
+        raise UserError(
+            f"environment variable {name}: expected a whole number, {bounds}, {got}; {_REMEDY_OF_ENVIRONMENT}"
+        )
+    return value
+
+
+_REMEDY_OF_ENVIRONMENT = "start with torchrun, which sets it, or unset WORLD_SIZE, RANK and LOCAL_RANK for one process"
+
+
+def _met(size: int, timeout: timedelta) -> tuple[dist.Store, int, int]:
+    """The store in which all processes meet, this one's rank, and their number.
+
+    Raises:
+        UserError: A variable of the environment is missing or wrong; or the address cannot be reached.
+    """
+    _of_environment("RANK", 0, size - 1)
+    port = _of_environment("MASTER_PORT", 0, 65535)
+    address = os.environ.get("MASTER_ADDR")
+    if not address:
+        raise UserError(
+            f"environment variable MASTER_ADDR: expected the address of process 0, got none; {_REMEDY_OF_ENVIRONMENT}"
+        )
+    try:
+        return next(rendezvous("env://", timeout=timeout))
+    except dist.DistError as error:
+        raise UserError(
+            f"process 0 cannot be met at MASTER_ADDR {shown(address)}, MASTER_PORT {port}: "
+            f"{cut(str(error).partition(chr(10))[0])}"
+        ) from error
+
+
 @contextmanager
 def joined(device_name: str = "auto", timeout_minutes: int = 30):
     """Joins the other processes if torchrun's environment names them, yields the World, and leaves them at the end.
 
     Raises:
-        UserError: Another process ended while this one waited for it.
+        UserError: The environment names no whole set of processes, or they cannot meet; or another process ended while
+            this one waited for it.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    size = _of_environment("WORLD_SIZE", 1, default=1)
+    local_rank = _of_environment("LOCAL_RANK", 0, default=0)
     device = choose_device(device_name, local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -100,7 +154,7 @@ def joined(device_name: str = "auto", timeout_minutes: int = 30):
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(minutes=timeout_minutes)
-    store, rank, size = next(rendezvous("env://", timeout=timeout))
+    store, rank, size = _met(size, timeout)
     # torchrun's store outlives a restart and still has the addresses of the earlier processes.
     store = dist.PrefixStore(_agreed_name(store, rank, size, timeout), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
