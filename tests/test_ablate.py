@@ -204,6 +204,15 @@ def test_a_wrong_sweep_is_an_error_that_names_it(folder, capsys, words, message)
     assert message in capsys.readouterr().err
 
 
+def test_keywords_that_do_not_fit_each_other_are_named(folder, capsys, monkeypatch):
+    def fail(config):
+        raise AttributeError("'FeatureListNet' object has no attribute 'num_features'")
+
+    monkeypatch.setattr("resproto_fd.detectors.registry.build_detector", fail)
+    assert main(["ablate", str(folder), "model.top_k=2"]) == 2
+    assert "with these settings (AttributeError: 'FeatureListNet'" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
     assert main(["ablate", str(tmp_path)]) == 2
     assert "no scores/*.npz" in capsys.readouterr().err

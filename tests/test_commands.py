@@ -288,6 +288,16 @@ def test_figures_draws_a_heatmap_of_each_frame_and_says_what_is_missing(whole, t
     fails(capsys, main(["figures", str(tmp_path)]), r"no config\.yaml in it")
 
 
+def test_figures_are_drawn_in_the_precision_of_the_run(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    text = (run / "config.yaml").read_text()
+    assert "precision: fp32" in text
+    (run / "config.yaml").write_text(text.replace("precision: fp32", "precision: fp64"))
+    assert main(["figures", str(run), "--frames", "1"]) == 0
+    assert (run / "figures" / "heatmaps.png").is_file()
+
+
 # --- weights tested again: under another protocol, from a folder that was moved, on other sets ----------------------
 
 

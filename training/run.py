@@ -125,7 +125,7 @@ def test(config: RunConfig, weights: Path | None) -> RunResult | None:
         detector, loaded = create(config.detector, weights)
         if loaded:
             config = as_deepfakebench_fed(config)
-            with _misfits_named(config.detector):
+            with misfits_named(config.detector):
                 _try_out(detector, config.detector.input)
         if loaded and world.is_main:
             print(f"note: {loaded}", file=sys.stderr)
@@ -280,7 +280,7 @@ def create(config: DetectorConfig, weights: Path | None = None) -> tuple[Detecto
         UserError: The settings or the weights do not fit the detector.
     """
     state, wrong = read_state_dict(weights) if weights else None, None
-    with _misfits_named(config):
+    with misfits_named(config):
         with nullcontext() if state is None or is_head_alone(state) else without_pretrained():
             detector = build_detector(config)
         try:
@@ -298,7 +298,7 @@ def create(config: DetectorConfig, weights: Path | None = None) -> tuple[Detecto
 
 
 @contextmanager
-def _misfits_named(config: DetectorConfig) -> Iterator[None]:
+def misfits_named(config: DetectorConfig) -> Iterator[None]:
     """Turns what settings that do not fit each other raise in the block into a UserError that names the settings."""
     try:
         yield

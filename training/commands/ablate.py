@@ -200,6 +200,7 @@ def _scorer(folder: Path, config, features: dict):
     from resproto_fd.detectors.registry import build_detector
     from resproto_fd.detectors.weights import load_all, read_state_dict, without_pretrained
     from resproto_fd.trainer.detector_faults import faults_of
+    from resproto_fd.training.run import misfits_named
 
     state = read_state_dict(folder / "best.pt")
     # As in testing: rounding depends on it, and so does which of two equally near prototypes comes first.
@@ -208,7 +209,7 @@ def _scorer(folder: Path, config, features: dict):
     @torch.no_grad()
     def scores_of(changes: dict) -> dict:
         model = config.detector.model_copy(update={"model": {**config.detector.model, **changes}})
-        with without_pretrained():
+        with misfits_named(model), without_pretrained():
             detector = build_detector(model).eval()
         load_all(detector, state, str(folder / "best.pt"))
         found = {}

@@ -94,9 +94,9 @@ def _batch(detector, config, resolved, frames, count: int):
 
     from resproto_fd.trainer.augment.transforms import plain_transform
     from resproto_fd.trainer.companions import COMPANIONS
-    from resproto_fd.trainer.data import FrameDataset, Normaliser
+    from resproto_fd.trainer.data import FrameDataset
     from resproto_fd.trainer.fields import batch_fields
-    from resproto_fd.training.bench import change_of
+    from resproto_fd.training.bench import change_of, normaliser_of
 
     chosen = []
     for label in (0, 1):
@@ -112,7 +112,7 @@ def _batch(detector, config, resolved, frames, count: int):
     batch = data.__getitems__([(0, index) for index in chosen])
     if batch["bad"]:
         raise UserError(batch["bad"][0].message)
-    normalise = Normaliser(given.channel_mean(), given.channel_std(), torch.device("cpu"), torch.float32, False)
+    normalise = normaliser_of(config.detector, torch.device("cpu"))
     return normalise(batch["image"]), batch["label"], {name: batch[name] for name in fields}
 
 

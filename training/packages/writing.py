@@ -24,6 +24,7 @@ from resproto_fd.training.calibration import calibration_of
 from resproto_fd.training.packages import contents, reading
 from resproto_fd.training.packages.card import model_card
 from resproto_fd.training.results import RunResult
+from resproto_fd.training.run import misfits_named
 
 LEARNT_UNDER = {"shuffle_labels", "max_steps"}
 """Settings of `run` that change what is learnt."""
@@ -123,7 +124,8 @@ def _weights(run: Path, config: RunConfig, result: RunResult) -> dict[str, torch
         state = read_state_dict(best)
     else:
         seed_everything(config.seed)  # weights that are neither learnt nor fetched depend on it
-        detector = build_detector(config.detector)
+        with misfits_named(config.detector):
+            detector = build_detector(config.detector)
         if any(parameter.requires_grad for parameter in detector.parameters()):
             raise UserError(f"{best}: no such file; export the folder of the run that trained the weights")
         state = detector.state_dict()
