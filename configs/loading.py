@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -178,29 +178,100 @@ class _Whole(dict):
     """A mapping written out as one value: it replaces the mapping that it changes."""
 
 
-def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+def parse_overrides(*layers: Iterable[str]) -> dict[str, Any]:
     """Nested mapping of `key.sub=value` words; values are read as YAML.
 
+    Args:
+        layers: The words, as they were typed or stand in a file together. A word goes before those of earlier layers.
+
     Raises:
-        UserError: A word without '=', or two words that contradict each other.
+        UserError: A word without '=', or two words of a layer that contradict each other.
 
     >>> parse_overrides(["train.epochs=3", "train.optimizer.lr=5e-7"])
     {'train': {'epochs': 3, 'optimizer': {'lr': 5e-07}}}
     """
     tree: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise UserError(f"'{pair}' is not of the form key=value (for example train.epochs=3)")
-        *parents, last = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                raise UserError(f"'{pair}': '{parent}' already has a value on this command line")
-        value = parse_yaml(text, f"value of {key}")
-        node[last] = _Whole(value) if isinstance(value, dict) else value
+    bare: set[str] = set()
+    for words in layers:
+        said: list[_Said] = []
+        for word in words:
+            new = _said(word)
+            for other in said:
+                if new.takes_from(other):
+                    raise UserError(f"{shown(other.word)} and {shown(word)} contradict each other; give one of them")
+            said.append(new)
+            bare.add(word.partition("=")[0].partition(".")[0])
+            *parents, last = new.place
+            node = tree
+            for parent in parents:
+                node = node.setdefault(parent, {})
+                if not isinstance(node, dict):
+                    raise UserError(f"'{word}': '{parent}' already has a value on this command line")
+            node[last] = _Whole(new.value) if isinstance(new.value, dict) else new.value
+    detector = tree.get("detector")
+    if isinstance(detector, dict) and not isinstance(detector, _Whole):
+        tree |= {key: detector.pop(key) for key in OF_DETECTOR if key in bare and key in detector}
+        if not detector:
+            del tree["detector"]
     return tree
+
+
+def in_one_line(words: Iterable[str]) -> list[str]:
+    """Words of several layers as those of one command line, where none may contradict another; flags are kept.
+
+    >>> in_one_line(["train.epochs=3", "run.workers=2", "train.epochs=1"])
+    ['run.workers=2', 'train.epochs=1']
+    """
+    kept: list[_Said | str] = []
+    for word in words:
+        if word.startswith("-") or "=" not in word:
+            kept.append(word)
+            continue
+        new = _said(word)
+        kept = [other for other in kept if isinstance(other, str) or other.place[: len(new.place)] != new.place]
+        around = [i for i, other in enumerate(kept) if not isinstance(other, str) and new.takes_from(other)]
+        for i in around:  # a mapping that has another value there
+            inside: Any = new.value
+            for part in reversed(new.place[len(kept[i].place) :]):
+                inside = {part: inside}
+            kept[i] = _said(as_word(kept[i].word.partition("=")[0], merged(kept[i].value, inside)))
+        kept += [] if around else [new]
+    return [word if isinstance(word, str) else word.word for word in kept]
+
+
+class _Said(NamedTuple):
+    """A `key=value` word, its place in a run's configuration, and its value."""
+
+    word: str
+    place: tuple[str, ...]
+    value: Any
+
+    def takes_from(self, other: "_Said") -> bool:
+        """Whether the word takes away what an earlier one says; to change nothing of it, or to add to it, is fine."""
+        size = len(self.place)
+        if other.place[:size] == self.place:
+            return _at(self.value, other.place[size:]) != other.value
+        if self.place[: len(other.place)] == other.place:
+            return _at(other.value, self.place[len(other.place) :]) not in (..., self.value)
+        return False
+
+
+def _said(word: str) -> _Said:
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{word}' is not of the form key=value (for example train.epochs=3)")
+    place = tuple(key.split("."))
+    place = ("detector", *place) if place[0] in OF_DETECTOR else place
+    return _Said(word, place, parse_yaml(text, f"value of {key}"))
+
+
+def _at(value: Any, place: Iterable[str]) -> Any:
+    """What nested mappings have at a place; `...` if there is none."""
+    for part in place:
+        if not isinstance(value, dict) or part not in value:
+            return ...
+        value = value[part]
+    return value
 
 
 def as_word(key: str, value: Any) -> str:

@@ -197,6 +197,10 @@ def test_features_of_other_weights_are_refused(folder, tmp_path, capsys):
         (["train.epochs=3"], "expected model.KEYWORD=VALUE"),
         (["model.top_q=3"], "top_q"),
         (["model.top_k=many"], "top_k"),
+        (
+            ["model.top_k=2", "model.top_k=5"],
+            "'model.top_k=5': model.top_k has values already; give all of them in one",
+        ),
     ],
 )
 def test_a_wrong_sweep_is_an_error_that_names_it(folder, capsys, words, message):

@@ -15,7 +15,9 @@ from resproto_fd.configs import loading
 from resproto_fd.preprocessing.manifest import read_manifest
 from resproto_fd.preprocessing.store.frame_store import open_store
 from resproto_fd.preprocessing.store.lmdb_files import close_all
+from resproto_fd.training import cli
 from resproto_fd.training.cli import main
+from resproto_fd.training.commands.arguments import run_config
 from resproto_fd.training.lineage import run_that_made
 from resproto_fd.training.results import RunResult
 from resproto_fd.training.scores import ScoreTable
@@ -44,7 +46,8 @@ def own_demo(demo, tmp_path):
 
 
 def train(data, out, *words, detector=SMALL):
-    return main(["train", *detector, "--protocol", "demo_cross", f"data.root={data}", f"run.out={out}", *QUICK, *words])
+    settings = loading.in_one_line([f"data.root={data}", f"run.out={out}", *QUICK, *words])
+    return main(["train", *detector, "--protocol", "demo_cross", *settings])
 
 
 @pytest.fixture(scope="module")
@@ -518,6 +521,29 @@ def test_unknown_names_are_refused_with_the_nearest(demo, tmp_path, capsys):
     fails(capsys, train(demo, tmp_path, "model.backbon=x"), "backbon.*nearest is 'backbone'")
     fails(capsys, train(demo, tmp_path, "train.optimizer.lr=fast"), r"train\.optimizer\.lr.*got 'fast'")
     assert not list(tmp_path.rglob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "1", "seed=2"], "--seed 1 and seed=2"),
+        (["--out", "a", "run.out=b"], "--out a and run.out='b'"),
+        (["--task_target", "a", "run.task=b"], "--task_target a and run.task='b'"),
+        (["--test_dataset", "A", "--seed", "1", "protocol.test=[B]"], "--test_dataset ['A'] and protocol.test=['B']"),
+        (["--train_dataset", "A", "protocol={train: [B]}"], "--train_dataset ['A'] and protocol.train=['B']"),
+        (["--no-save_ckpt", "run.save_checkpoints=true"], "--no-save_ckpt and run.save_checkpoints=True"),
+        (["train.epochs=3", "--seed", "1", "train.epochs=1"], "'train.epochs=3' and 'train.epochs=1'"),
+    ],
+)
+def test_a_flag_and_a_setting_that_contradict_each_other_are_refused(words, said, capsys):
+    told = re.escape(f"{said} contradict each other; give one of them")
+    fails(capsys, main(["train", "--detector", "chance", "--protocol", "demo_cross", *words]), told)
+
+
+def test_a_flag_and_a_setting_that_say_the_same_are_taken():
+    words = ["--detector", "chance", "--seed", "1", "seed=1", "--out", "a", "run.out=a", "--test_dataset", "B"]
+    config = run_config(cli._parsed(["train", *words, "protocol.test=[B]"]))
+    assert (config.seed, config.run.out, config.protocol.test) == (1, "a", ["B"])
 
 
 def test_a_missing_data_root_is_named(tmp_path, capsys):

@@ -139,6 +139,33 @@ def test_a_fault_on_the_command_line_is_named(tmp_path, words, message):
         loading.resolve(path, "demo_cross", loading.parse_overrides(words))
 
 
+CONTRADICTING = [
+    ["train.epochs=3", "train.epochs=1"],
+    ["train.optimizer.lr=1e-3", "train.optimizer={name: sgd}"],
+    ["train.optimizer={name: sgd, lr: 1e-3}", "train.optimizer.lr=0.1"],
+    ["detector.train.epochs=3", "train.epochs=1"],
+    ["detector={train: {epochs: 3}}", "train.epochs=1"],
+]
+
+
+@pytest.mark.parametrize("words", CONTRADICTING, ids=" ".join)
+def test_words_that_contradict_each_other_are_refused_on_one_line_and_override_in_layers(words):
+    with pytest.raises(UserError) as error:
+        loading.parse_overrides(words)
+    assert f"'{words[0]}' and '{words[1]}' contradict each other; give one of them" in str(error.value)
+    one_by_one = loading.resolve("clip_tiny", "demo_cross", loading.parse_overrides(*([word] for word in words)))
+    line = loading.in_one_line(words)
+    assert loading.resolve("clip_tiny", "demo_cross", loading.parse_overrides(line)) == one_by_one
+    assert loading.in_one_line(["train", "--seed=1", *line, "run.workers=2"])[:2] == ["train", "--seed=1"]
+
+
+def test_words_that_say_the_same_or_add_to_each_other_are_taken():
+    said = loading.parse_overrides(
+        ["train.epochs=3", "train.optimizer={name: sgd}", "train.optimizer.lr=1", "train.epochs=3"]
+    )
+    assert said == {"train": {"epochs": 3, "optimizer": {"name": "sgd", "lr": 1}}}
+
+
 def test_a_resolved_configuration_reads_back_to_the_same(tmp_path):
     config = loading.resolve(write(tmp_path, MINIMAL), "demo_cross", {"seed": 7})
     saved = tmp_path / "config.yaml"

@@ -28,6 +28,24 @@ def test_a_second_demo_in_a_folder_says_that_another_is_at_work(tmp_path, capsys
     assert [path.name for path in (tmp_path / "demo_data").iterdir()] == [".lock"]
 
 
+def test_settings_override_the_demos_own_and_none_contradicts_another(monkeypatch, tmp_path, capsys):
+    given = []
+
+    def run_all(runs, settings, jobs, epochs):
+        given.extend(settings)
+        return [(1, "failed on purpose")]
+
+    monkeypatch.setattr("resproto_fd.preprocessing.demo.data.make_demo", lambda *args, **more: None)
+    monkeypatch.setattr("resproto_fd.training.commands.demo._run_all", run_all)
+    words = ["demo", "--out", str(tmp_path / "demo"), "--detectors", "chance"]
+    for wrong, told in (("seed=3", "set --seeds"), ("run.out=x", "set --out")):
+        assert main([*words, wrong]) == 2
+        assert told in capsys.readouterr().err
+    assert not given and not (tmp_path / "demo").exists()
+    assert main([*words, "run.workers=2"]) == 2
+    assert [word for word in given if word.startswith("run.workers")] == ["run.workers=2"]
+
+
 def test_a_command_in_a_process_of_its_own_prints_and_ends_with_its_status(monkeypatch, tmp_path):
     """Nothing in the current folder takes part."""
     (tmp_path / "argparse.py").write_text(f"open({str(tmp_path / 'HIT')!r}, 'w')")

@@ -141,6 +141,20 @@ def test_a_mapping_of_settings_reaches_the_run_like_single_ones():
     assert "run.encode_once=/kept" in cell.words("RUNS")
 
 
+def test_words_of_one_list_may_not_contradict_each_other_and_those_of_a_later_one_override():
+    twice = ["train.epochs=3", "train.epochs=5"]
+    for group in ({"settings": twice}, {"overrides": [twice]}):
+        with pytest.raises(UserError, match=r"made: cells\.0.*'train.epochs=3' and 'train.epochs=5' contradict"):
+            cells_of(sweep(group))
+    with pytest.raises(UserError, match="contradict"):
+        cells_of(sweep({}), typed=twice)
+    layers = {"settings": ["train.optimizer={name: sgd, lr: 1e-2}", "run.workers=5", "run.progress=true"]}
+    (cell,) = cells_of(sweep(layers), typed=["train.optimizer.lr=1e-3", "run.workers=1"])
+    config = configuration_of(cell, "RUNS")
+    assert (config.detector.train.optimizer.lr, config.run.workers, config.run.progress) == (1e-3, 1, True)
+    assert "run.workers=5" not in cell.words("RUNS")
+
+
 def test_a_sweeps_file_may_not_name_code():
     group = {"detectors": ["deepfakebench_class"], "overrides": [["model.target=evil:Class"]]}
     with pytest.raises(UserError, match="--trust-code"):

@@ -271,7 +271,7 @@ def _parse(words: list[str]) -> dict[str, list]:
     """{"top_k": [16, 32]} of ["model.top_k=16,32"].
 
     Raises:
-        UserError: A word of another form.
+        UserError: A word of another form, or a keyword twice.
     """
     found = {}
     for word in words:
@@ -279,6 +279,10 @@ def _parse(words: list[str]) -> dict[str, list]:
         if not mark or not key.startswith("model.") or not values:
             raise UserError(f"'{word}': expected model.KEYWORD=VALUE,VALUE,...")
         parsed = loading.parse_overrides([f"{key}=[{values}]"])["model"]
+        if twice := sorted(set(parsed) & set(found)):
+            raise UserError(
+                f"'{word}': model.{twice[0]} has values already; give all of them in one word, set apart by ','"
+            )
         found |= parsed
     return found
 

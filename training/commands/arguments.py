@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from resproto_fd.configs import deepfakebench, loading
 from resproto_fd.configs.argument_types import seed_type
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UserError, shown
 from resproto_fd.configs.schema import DetectorConfig, RunConfig, RunSettings
 from resproto_fd.training.overriding import configuration, detector_called, own_protocol
 
@@ -140,7 +140,28 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     """The `key=value` words, also those that argparse put into a list of data sets before them."""
     lists = (args.train_dataset, args.test_dataset)
     among_sets = [word for words in lists for word in words or [] if "=" in word]
-    return loading.parse_overrides([*args.settings, *among_sets])
+    changes = loading.parse_overrides([*args.settings, *among_sets])
+    _refuse_said_twice(args, changes)
+    return changes
+
+
+def _refuse_said_twice(args: argparse.Namespace, typed: dict[str, Any]) -> None:
+    """Refuses a flag beside a `key=value` word that says something else of the same setting."""
+    flags: dict[str, tuple[str, Any]] = {
+        "--train_dataset": ("protocol.train", [word for word in args.train_dataset or [] if "=" not in word] or None),
+        "--test_dataset": ("protocol.test", [word for word in args.test_dataset or [] if "=" not in word] or None),
+        "--out": ("run.out", args.out),
+        "--task_target": ("run.task", args.task_target),
+        "--seed": ("seed", args.seed),
+        "--no-save_ckpt": ("run.save_checkpoints", None if getattr(args, "save_ckpt", True) else False),
+    }
+    for flag, (key, value) in flags.items():
+        said: Any = typed
+        for part in key.split("."):
+            said = said.get(part) if isinstance(said, dict) else None
+        if None not in (value, said) and said != value:
+            words = f"{flag}{'' if value is False else f' {value}'}"
+            raise UserError(f"command line: {words} and {key}={shown(said)} contradict each other; give one of them")
 
 
 def typed_changes(args: argparse.Namespace) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = [(PROTOCOL, name) for name in detectors]
     wanted += [(PROTOCOL, name) for name in CONTROLS if args.controls and name not in detectors]
     wanted += [run for run in FURTHER if args.all and run not in wanted]
+    _refuse_own(settings)
     epochs = sum(_epochs(protocol, name, settings, args.trust_code) for protocol, name in wanted) * len(args.seeds)
     out = Path(args.out)
     data = out / "demo_data"
@@ -88,7 +89,8 @@ def _make(args: argparse.Namespace, wanted: list[tuple[str, str]], settings: lis
     make_demo(data, size=args.size, workers=jobs)
     runs = [(protocol, name, seed) for seed in args.seeds for protocol, name in wanted]
     own = [f"data.root={data}", f"run.out={out / 'runs'}", "run.progress=false", "run.workers=0", "run.device=cpu"]
-    logs = _run_all(runs, [*own, *settings, *(["--trust-code"] if args.trust_code else [])], jobs, epochs)
+    settings = loading.in_one_line([*own, *settings])
+    logs = _run_all(runs, [*settings, *(["--trust-code"] if args.trust_code else [])], jobs, epochs)
     failed = [(run, log) for run, (status, log) in zip(runs, logs, strict=True) if status]
     if failed:
         (protocol, name, seed), log = failed[0]
@@ -112,6 +114,15 @@ def _make(args: argparse.Namespace, wanted: list[tuple[str, str]], settings: lis
         print(f"left out: {problem}", file=sys.stderr)
     print(f"leaderboard: {summary.page}  (made data: it says nothing about performance on real forgeries)")
     return 0
+
+
+def _refuse_own(settings: list[str]) -> None:
+    """Refuses settings that the demo makes itself."""
+    changes = loading.parse_overrides(settings)
+    run = changes.get("run")
+    for key, given, flag in (("seed", changes, "--seeds"), ("out", run if isinstance(run, dict) else {}, "--out")):
+        if key in given:
+            raise UserError(f"command line: expected no setting {'' if given is changes else 'run.'}{key}=; set {flag}")
 
 
 def _interrupt(number: int, frame) -> None:

@@ -82,8 +82,11 @@ class Cell:
         device = "cuda" if self.needs.cards else "cpu"
         named = [f"--detector={self.detector}", f"--protocol={self.protocol}", f"--seed={self.seed}", f"--out={runs}"]
         task = [f"--task_target={self.task}"] if self.task else []
-        own = ["run.progress=false", f"run.device={device}"]
-        return ["train", *named, *task, *own, *self.settings, *self.overrides]
+        given = loading.in_one_line([*self.settings, *self.overrides])
+        run = loading.parse_overrides([word for word in given if not word.startswith("-")]).get("run") or {}
+        own = {"progress": "false", "device": device}
+        rest = [f"run.{key}={value}" for key, value in own.items() if key not in run]
+        return ["train", *named, *task, *given, *rest]
 
     @property
     def threads(self) -> int:
@@ -126,6 +129,7 @@ def cells_of(
         UserError: A name or a word is wrong; or two cells of different settings would have one run folder.
     """
     _refuse(typed, "command line")
+    loading.parse_overrides(typed)
     cells: dict[str, Cell] = {}
     makers: dict[tuple[str, str], _Maker] = {}
     for number, group in enumerate(config.cells):
@@ -133,6 +137,9 @@ def cells_of(
         shared = [*config.settings, *group.settings]
         for words in _sets_of_words(group):
             _refuse([*shared, *words], where, of_file=True)
+            with _named(where):
+                for layer in (config.settings, group.settings, words):
+                    loading.parse_overrides(layer)
             for protocol, detector in itertools.product(group.protocols, group.detectors):
                 with _named(f"{where}: {detector}, {protocol}"):
                     names = _placed(detector, base), _placed(protocol, base)
@@ -264,7 +271,7 @@ class _Maker:
 
     def _configuration(self, words: Sequence[str]) -> RunConfig:
         if (key := tuple(words)) not in self._known:
-            changes = loading.parse_overrides(list(words))
+            changes = loading.parse_overrides(*([word] for word in words))
             config = with_keywords(configuration(self._detector, self._protocol, changes))
             trusted = loading.parse_overrides(self.typed).get("model") or ()
             check_model(config.detector.trusting(None if self.trust_code else trusted))

@@ -9,7 +9,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 
-from resproto_fd.configs import stop_signals
+from resproto_fd.configs import loading, stop_signals
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import write_text
 from resproto_fd.configs.readers.json_reader import read_json
@@ -121,7 +121,7 @@ def order(cell: Cell, runs: Path, placement: Placement, attempt: Attempt) -> Ord
     """What a task is to do for one attempt of a cell."""
     words = cell.words(runs)
     if attempt.parts > 1:
-        words += [f"run.split_batch={attempt.parts}"]
+        words = loading.in_one_line([*words, f"run.split_batch={attempt.parts}"])
     title = f"attempt {attempt.number} of {cell.folder}: resproto {' '.join(words)}"
     return Order(
         words=tuple(words),
