@@ -249,6 +249,20 @@ def test_unreadable_files_are_named_and_nothing_else_is_lost(data, tmp_path):
     assert again.failed == {} and again.frames_kept == report.frames_kept + 4
 
 
+def test_a_changed_file_of_equal_length_is_done_anew_and_a_touched_one_is_not(data, tmp_path):
+    out, video = tmp_path / "out", data / "real" / "videos" / "001.mp4"
+    faces.extract_faces([data], out, **PLAIN)
+    content = video.read_bytes()
+    video.write_bytes(content)  # as a copy back from another disk
+    assert faces.extract_faces([data], out, **PLAIN).done_before == 4
+    video.write_bytes(content.replace(b"isomiso2", b"isomiso3"))
+    earlier = video.stat().st_mtime - 3600
+    os.utime(video, (earlier, earlier))  # as `cp -p` leaves it
+    assert len(content) == video.stat().st_size
+    assert faces.extract_faces([data], out, **PLAIN).done_before == 3
+    assert faces.extract_faces([data], out, **PLAIN).done_before == 4
+
+
 def test_other_options_are_refused_until_redo_is_asked_for(data, tmp_path):
     faces.extract_faces([data], tmp_path / "out", **PLAIN)
     with pytest.raises(UserError, match="frames 4, now 3"):

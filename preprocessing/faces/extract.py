@@ -25,7 +25,7 @@ from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.file_names import fault_of, folded, hashed_name
-from resproto_fd.preprocessing.faces.job import KINDS, FaceJob, compare_options, read_record, stands
+from resproto_fd.preprocessing.faces.job import KINDS, FaceJob, compare_options, is_of, read_record, stands
 from resproto_fd.preprocessing.faces.merging import merge_shards
 from resproto_fd.preprocessing.faces.report import Report
 from resproto_fd.preprocessing.faces.shards import Share, sole_run
@@ -373,18 +373,11 @@ def _divide(
             continue
         elif not redo and record["status"] == "done":
             compare_options(record, options.as_dict(), out)
-            if record["bytes"] == _size(source) and stands(record, source, out):
+            if is_of(record, source, out) and stands(record, source, out):
                 done.append(record)
                 continue
         todo.append(source)
     return done, todo, refused
-
-
-def _size(source: Source) -> int | None:
-    try:
-        return source.size()
-    except OSError:
-        return None
 
 
 def _cores() -> int:

@@ -100,6 +100,7 @@ class FaceJob:
             "source": source.name,
             "kind": source.kind,
             "bytes": source.size(),
+            "sha256": source.sha256(self.options.masks),
             "options": self.options.as_dict(),
             "status": "done",
             "frames": info.frames,
@@ -306,6 +307,22 @@ def compare_options(record: dict, options: dict, out: str | Path) -> None:
             f"{out}: has crops of {record['source']} made with other options ({'; '.join(differing)}); "
             "set another --out, or set --redo to make them again"
         )
+
+
+def is_of(record: dict, source: Source, out: Path) -> bool:
+    """Whether a record is of the source's files as they are now.
+
+    A file that was last changed, put or renamed before the record was written is not read again.
+    """
+    try:
+        if record["bytes"] != source.size():
+            return False
+        written, masks = os.stat(out / source.record).st_mtime_ns, record["options"].get("masks", False)
+        if "sha256" not in record or all(os.stat(path).st_ctime_ns < written for path in source.inputs(masks)):
+            return True
+        return record["sha256"] == source.sha256(masks)
+    except OSError:
+        return False
 
 
 def stands(record: dict, source: Source, out: Path) -> bool:

@@ -1,5 +1,6 @@
 """Options of face extraction, and the videos and pictures that it finds."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import sha256_of
 from resproto_fd.configs.schema import LONGEST_CLIP
 from resproto_fd.preprocessing.faces.video_reader import natural_key
 from resproto_fd.preprocessing.picture_kinds import kind_of_file, stem_of
@@ -114,6 +116,21 @@ class Source:
     def size(self) -> int:
         """Bytes of its files."""
         return sum(os.stat(path).st_size for path in self.files)
+
+    def inputs(self, masks: bool) -> list[str]:
+        """Its files, and its mask video if masks are made."""
+        mask = self.mask_video() if masks and self.kind == "video" else None
+        return [*self.files, *([mask] if mask else [])]
+
+    def sha256(self, masks: bool) -> str:
+        """Digest of the bytes of its inputs.
+
+        Raises:
+            UnreadableFile: The system refused to read some of them.
+            OSError: A file cannot be opened.
+        """
+        digests = [sha256_of(path) for path in self.inputs(masks)]
+        return digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
     def mask_video(self) -> str | None:
         """Finds the video of the manipulated area; None without one.
