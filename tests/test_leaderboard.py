@@ -1,7 +1,9 @@
 """The leaderboard: a function of result files, that ranks only what may be compared and shows foreign text as text."""
 
 import csv
+import io
 import json
+import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -69,6 +71,22 @@ def run(detector, aucs, seed=0, **changed):
 
 
 ORACLE = Selection(rule="best", dataset="B", split="test", metric="frame_auc", oracle=True)
+
+
+def test_runs_of_a_changed_yaml_of_the_users_own_are_rows_of_their_own(tmp_path):
+    def own(seed, lr=1e-3, **more):
+        recipe = {"name": "mine", "detector": "chance", "model": {}, "train": {"optimizer": {"lr": lr}} | more}
+        return run("mine", {"Demo-B": 0.7}, seed, config={"detector": recipe})
+
+    same = [own(0), own(1), own(2, batch_size=32)]  # as the default
+    assert [len(row.runs) for row in only(same).rows] == [3] and only(same).rows[0].name == "mine"
+    rows = only([*same, own(3, lr=1e-2)]).rows
+    assert sorted(len(row.runs) for row in rows) == [1, 3]
+    assert all(re.fullmatch("mine recipe=[0-9a-f]{8}", row.name) for row in rows) and rows[0].name != rows[1].name
+    found, problems = collect([saved(tmp_path, [own(0), own(0, lr=1e-2)])])
+    assert len(found) == 2 and not problems
+    lines = list(csv.DictReader(io.StringIO(to_csv(found))))
+    assert {f"mine recipe={line['recipe']}" for line in lines} == {row.name for row in rows}
 
 
 def only(results):

@@ -15,12 +15,13 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, ValidationError, model_serializer, model_validator
 
+from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UnreadableFile, UserError, cut
 from resproto_fd.configs.files import atomic_file, sha256_of
 from resproto_fd.configs.readers.json_reader import read_json_object
 from resproto_fd.configs.readers.npz_reader import Kind, read_npz
 from resproto_fd.configs.readers.text import MIB
-from resproto_fd.configs.schema import LONGEST_CLIP
+from resproto_fd.configs.schema import LONGEST_CLIP, DetectorConfig
 from resproto_fd.training.measures.calibration import KINDS, Calibrator
 from resproto_fd.training.results import Count, Estimate, Rate, Record, RunResult, Sha256
 from resproto_fd.training.scores import ScoreTable
@@ -305,4 +306,17 @@ def calibration_of(result: RunResult) -> Calibration | None:
         found = Calibration.load(result.folder)
     except UserError:
         return None
-    return found if found.weights == result.checkpoint_sha256 else None
+    if found.weights != result.checkpoint_sha256:
+        return None
+    return found if found.weights or found.settings == _settings_of(result) else None
+
+
+def _settings_of(result: RunResult) -> str | None:
+    """Digest of the settings of a run without weights; None if they are of another version."""
+    from resproto_fd.training.provenance import settings_parts
+
+    try:
+        config = loading.validated(DetectorConfig, result.config.get("detector"), f"{result.folder}/result.json")
+    except UserError:
+        return None
+    return settings_digest(settings_parts(config))

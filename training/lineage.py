@@ -362,7 +362,7 @@ def with_recipe_of(known: Origin | None, config: RunConfig) -> RunConfig:
 
 
 def refuse_to_overwrite(folder: Path, weights: Path | None, config: RunConfig) -> None:
-    """Refuses a test whose folder holds the record of other weights, or of a trained run with other settings.
+    """Refuses a test whose folder holds the record of other weights, or of other settings of the detector.
 
     Raises:
         UserError: It does; or its result file cannot be read.
@@ -390,8 +390,9 @@ def refuse_to_overwrite(folder: Path, weights: Path | None, config: RunConfig) -
             f"{folder}: holds the result of other weights ({hashes}), which would be lost; to keep both set "
             "--task_target WORD (a row of its own on the board) or --out DIR, or remove the folder"
         )
-    if best.is_file() and (found := _other_settings(known, config)):
-        raise UserError(f"{folder}: the run's own results would be overwritten: {'; '.join(found)}; set --out DIR")
+    if found := _other_settings(known, config):
+        remedy = "set --out DIR" if best.is_file() else "set --task_target WORD or --out DIR, or remove the folder"
+        raise UserError(f"{folder}: the run's own results would be overwritten: {'; '.join(found)}; {remedy}")
 
 
 def _is_later(best: Path, known: RunResult) -> bool:

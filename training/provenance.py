@@ -59,13 +59,17 @@ def detector_parts(config: DetectorConfig, detector: Detector, weights: str | No
         weights: SHA-256 of its weights, None if they are no file.
         batch_size: Frames of a batch; a part only if a score depends on the other frames of its batch.
     """
-    return _settings_of(config) | {
+    return settings_parts(config) | {
         "weights": weights,
         "code": _code_of(detector),
-        "precision": "fp64" if config.train.precision == "fp64" else "fp32",
         "batch": batch_size if getattr(detector, "batch_coupled", False) else None,
         "scoring": scoring.VERSION,
     }
+
+
+def settings_parts(config: DetectorConfig) -> dict[str, Any]:
+    """Those of `detector_parts` that a configuration alone tells."""
+    return _settings_of(config) | {"precision": "fp64" if config.train.precision == "fp64" else "fp32"}
 
 
 def _settings_of(config: DetectorConfig) -> dict[str, Any]:

@@ -105,8 +105,8 @@ def overrides_of(config: RunConfig) -> list[str]:
         preset = loading.load("detectors", name)
     elif name in class_names():
         preset = DetectorConfig(detector=name)
-    else:  # a YAML of the user's own: its content is in the saved configuration
-        return []
+    else:  # a YAML of the user's own: a board compares the saved configurations
+        preset = config.detector
     found, filled = [], _declared(config)
     by_data = {keyword for keyword, what in filled.items() if what != "epochs"}
     for part in ("model", "input", "train"):

@@ -20,6 +20,7 @@ from resproto_fd.training.board.table import (
     Section,
     clips_in_words,
     number,
+    recipe_of,
 )
 from resproto_fd.training.results import BY_CLIPS, RunResult
 
@@ -103,6 +104,7 @@ def to_csv(results: Iterable[RunResult], reader: ScoreReader | None = None) -> s
                 "oracle": run.selected_on.oracle,
                 "undefined": "; ".join(filter(None, [test.undefined, BY_CLIPS * (test.clips is not None)])),
                 "scored_by": clips_in_words(run) or "frames",
+                "recipe": recipe_of(run),
             }
             values |= {name: getattr(test, name) for name in ("clips", "clip_frames", "short_videos")}
             for metric in LIMITS:
@@ -122,7 +124,7 @@ CSV_COLUMNS = (
     + ["frames_hash", "parameters", "trainable_parameters", "train_images", "commit", "dirty", "checkpoint_sha256"]
     + ["role", "answered"]
     + [f"{metric}_{end}" for metric in LIMITS for end in ("low", "high")]
-    + ["scored_by", "clips", "clip_frames", "short_videos"]
+    + ["scored_by", "clips", "clip_frames", "short_videos", "recipe"]
 )
 
 

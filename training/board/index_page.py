@@ -272,6 +272,6 @@ def _dots(line: Line, column: int, titles: list[str]) -> Dots:
     row, cell = line.row, line.cells[column]
     # In a sweep of one detector, what was changed tells the rows apart.
     title = row.first.title
-    label = title if titles.count(title) == 1 else " ".join(row.first.overrides) or title
+    label = title if titles.count(title) == 1 else " ".join(row.changes) or title
     tip = f"{row.name}{', oracle' if row.oracle else ''}: {number(cell)}"
     return Dots(label, tip, cell.values, cell.mean, number(cell), row.oracle, search_text(row))

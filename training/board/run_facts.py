@@ -23,7 +23,7 @@ def row_facts(section: Section, row: Row) -> dict[str, str]:
         "Paper": run.paper,
         "Fidelity to the paper": fidelity_words(run),
         "Deviations": "; ".join(deviations),
-        "Changed from the preset": ", ".join(run.overrides),
+        "Changed from the preset": ", ".join(row.changes),
         "Scored by": row.by_clips,
         "Short videos": "; ".join(short_videos(row, section.test_sets)),
         "Checkpoint": row.selection,

@@ -4,13 +4,21 @@ Rows of different fingerprints are never in one table. A checkpoint that was cho
 learnt from a set of the mean, is shown and marked, but never ranked. Weights of unknown history are ranked apart.
 """
 
+import hashlib
+import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from pydantic import ValidationError
+
+from resproto_fd.configs import loading
+from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.overlap import overlaps
+from resproto_fd.configs.schema import DetectorConfig
 from resproto_fd.training.board.limits import CheckedLimits, limits_over_seeds
 from resproto_fd.training.board.sanity import oddities
 from resproto_fd.training.board.score_facts import CLUSTERINGS, ScoreReader
@@ -92,6 +100,7 @@ class Row:
 
     runs: list[RunResult]
     seen: tuple[str, ...] = ()  # sets of the mean that the row was trained on, though its protocol is not
+    recipe: str = ""  # tells rows of one name apart, see `recipe_of`
     reader: ScoreReader = field(default_factory=ScoreReader)
     _over_seeds: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
 
@@ -101,7 +110,12 @@ class Row:
 
     @property
     def name(self) -> str:
-        return " ".join([self.first.detector, *self.first.overrides])
+        return " ".join([self.first.detector, *self.changes])
+
+    @property
+    def changes(self) -> list[str]:
+        """What its settings have of their own, in words."""
+        return [*self.first.overrides, *([f"recipe={self.recipe}"] if self.recipe else [])]
 
     @property
     def key(self) -> str:
@@ -373,6 +387,10 @@ def sections(results: Iterable[RunResult], reader: ScoreReader | None = None) ->
             tests = [(name, run.tests.get(name)) for run in row.runs for name in section.mean_sets]
             known = {name for name, test in tests if test is not None and test.in_domain}
             row.seen = tuple(sorted(known - section.in_domain))
+        alike = Counter(row.key for row in section.rows)
+        for row in section.rows:
+            if alike[row.key] > 1:
+                row.recipe = recipe_of(row.first)
     return sorted(tables.values(), key=lambda section: (section.protocol, -len(section.rows), section.fingerprint))
 
 
@@ -426,8 +444,19 @@ def table_key(result: RunResult) -> tuple:
 
 def row_key(result: RunResult) -> tuple:
     """What all results of a row share: everything but the seed."""
-    chosen = _selection_key(result)
-    return result.detector, tuple(sorted(result.overrides)), result.source, chosen, result.clip_frames or 0
+    chosen, recipe = _selection_key(result), recipe_of(result)
+    return result.detector, tuple(sorted(result.overrides)), result.source, chosen, result.clip_frames or 0, recipe
+
+
+def recipe_of(result: RunResult) -> str:
+    """Eight hex digits of what a YAML of the user's own says; empty for a preset, whose overrides tell its row."""
+    given = result.config.get("detector")
+    if result.source != "measured" or not isinstance(given, dict) or given.get("name") in loading.names("detectors"):
+        return ""
+    with suppress(ValidationError, UserError):  # as this version fills it up
+        given = DetectorConfig.model_validate(given).model_dump(mode="json", by_alias=True)
+    parts = {key: given.get(key) for key in ("detector", "model", "input", "train")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _selection_key(result: RunResult) -> tuple:
