@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UnreadableFile, UserError
 from resproto_fd.configs.file_names import fault_of, folded
 from resproto_fd.preprocessing.faces import extract as faces
 from resproto_fd.preprocessing.faces import job as face_job
@@ -261,6 +261,19 @@ def test_a_changed_file_of_equal_length_is_done_anew_and_a_touched_one_is_not(da
     assert len(content) == video.stat().st_size
     assert faces.extract_faces([data], out, **PLAIN).done_before == 3
     assert faces.extract_faces([data], out, **PLAIN).done_before == 4
+
+
+def test_a_source_that_can_no_longer_be_read_costs_itself_alone(data, tmp_path, monkeypatch):
+    faces.extract_faces([data], tmp_path / "out", **PLAIN)
+    video = data / "real" / "videos" / "001.mp4"
+    video.write_bytes(video.read_bytes())
+
+    def refuse(path):
+        raise UnreadableFile(f"{path}: cannot be read to its end")
+
+    monkeypatch.setattr("resproto_fd.preprocessing.faces.sources.sha256_of", refuse)
+    report = faces.extract_faces([data], tmp_path / "out", **PLAIN)
+    assert report.done_before == 3 and "cannot be read" in report.failed["Set/real/videos/001.mp4"]
 
 
 def test_other_options_are_refused_until_redo_is_asked_for(data, tmp_path):

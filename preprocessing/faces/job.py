@@ -321,7 +321,7 @@ def is_of(record: dict, source: Source, out: Path) -> bool:
         if "sha256" not in record or all(os.stat(path).st_ctime_ns < written for path in source.inputs(masks)):
             return True
         return record["sha256"] == source.sha256(masks)
-    except OSError:
+    except (OSError, UnreadableFile):  # doing it anew names the fault, which costs this source alone
         return False
 
 
