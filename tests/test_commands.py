@@ -16,6 +16,7 @@ from resproto_fd.preprocessing.manifest import read_manifest
 from resproto_fd.preprocessing.store.frame_store import open_store
 from resproto_fd.preprocessing.store.lmdb_files import close_all
 from resproto_fd.training import cli
+from resproto_fd.training.calibration import calibration_of
 from resproto_fd.training.cli import main
 from resproto_fd.training.commands.arguments import run_config
 from resproto_fd.training.lineage import run_that_made
@@ -262,6 +263,16 @@ def test_a_test_without_weights_does_not_overwrite_the_result_of_other_settings(
     assert main([*words, "input.size=48"]) == 2
     assert "would be overwritten" in capsys.readouterr().err and contents(tmp_path) == before
     assert main(words) == 0
+
+
+def test_a_calibration_of_other_settings_is_not_that_of_a_run_without_weights(demo, tmp_path):
+    words = ["test", "--detector", "chance", "--protocol", "demo_cross", "--out", str(tmp_path), f"data.root={demo}"]
+    assert main([*words, "run.workers=0", "run.device=cpu", "run.progress=false", "--test_dataset", "Demo-B"]) == 0
+    (file,) = tmp_path.rglob("result.json")
+    assert main(["calibrate", str(file.parent)]) == 0
+    assert calibration_of(RunResult.load(file)) is not None
+    edit(file, lambda content: content["config"]["detector"]["input"].update(size=48))
+    assert calibration_of(RunResult.load(file)) is None
 
 
 @pytest.mark.slow
