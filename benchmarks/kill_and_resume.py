@@ -347,7 +347,8 @@ class Bench:
         own = [f"data.root={self.data}", f"run.out={self.work / name}", "run.progress=false", "run.device=cpu"]
         own += ["run.workers=0", "run.log_every=1", "run.save_every=2", "run.test_batch_size=4"]
         chosen = ["--detector_path", str(self.detector), "--protocol", str(self.protocol)]
-        return ["train", *chosen, *own, *self.settings, *settings]
+        said = {word.partition("=")[0]: word for word in [*own, *self.settings, *settings]}  # the last word on each
+        return ["train", *chosen, *said.values()]
 
     def folder(self, name: str) -> Path:
         return self.work / name / "kill" / "tiny" / "seed0"

@@ -205,7 +205,12 @@ def test_what_changed_under_a_run_is_named_and_scored_again(own, monkeypatch, ca
 def test_other_settings_of_a_detector_are_named_and_scored_again(own, capsys, words, says):
     test = ["test", *SMALL, "--weights", str(own / "given.pth"), *ONE_SET, f"data.root={own / 'data'}", *QUICK]
     test += ["model.start_epoch=0", *words]
+    before = contents(own / "given")
     capsys.readouterr()
+    assert main([*test, "--out", str(own / "given")]) == 2
+    assert re.search(rf"results would be overwritten: {says}; set --task_target WORD", capsys.readouterr().err)
+    assert contents(own / "given") == before
+    (run_in(own / "given") / "result.json").unlink()  # what is left is its score table
     assert main([*test, "--out", str(own / "given")]) == 0
     assert re.search(rf"scored again, since {says}\n", capsys.readouterr().err)
     assert main([*test, "--out", str(own / "fresh")]) == 0
@@ -336,8 +341,9 @@ def test_features_of_other_settings_are_refused(own, capsys):
     test = ["test", *SMALL, "--weights", str(own / "given.pth"), *ONE_SET, f"data.root={own / 'data'}", *QUICK]
     test += ["model.start_epoch=0", "--out", str(own / "given")]
     assert main([*test, "run.save_features=true"]) == 0
-    assert main([*test, "input.mean=imagenet"]) == 0  # keeps none, and leaves those of before
     folder = run_in(own / "given")
+    (folder / "result.json").unlink()  # it would be kept from other settings
+    assert main([*test, "input.mean=imagenet"]) == 0  # keeps no features, and leaves those of before
     with pytest.raises(Exception, match="or to other settings, than the scores beside it"):
         _features(folder, {"Demo-B": ScoreTable.load(folder / "scores" / "Demo-B.npz")})
 
