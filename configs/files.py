@@ -3,14 +3,19 @@
 import errno
 import hashlib
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from resproto_fd.configs import stop_signals
 from resproto_fd.configs.errors import UnreadableFile, UserError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REMOVE = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
 
 
 @contextmanager
@@ -33,12 +38,13 @@ def atomic_file(
     temporary = Path(scratch or path.parent, f".{path.name}.{os.getpid()}.part")
     make_folder(path.parent)
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with stop_signals.half_done(temporary):
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
         if durable:
             sync_folder(path.parent)
     except BaseException as error:
@@ -70,6 +76,33 @@ def make_folder(path: str | os.PathLike) -> Path:
         remedy = "free some space" if error.errno in DISK_FULL else "set another folder, or change its permissions"
         raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
     return path
+
+
+@contextmanager
+def scratch_folder(place: str | os.PathLike | None = None, prefix: str = "resproto-") -> Iterator[Path]:
+    """A folder that is removed after the block, or before a stop signal ends the command.
+
+    Args:
+        place: Folder that it lies in; the system's folder of temporary files if None.
+        prefix: Begin of its name.
+    """
+    suffix = ".part" if place else None
+    with tempfile.TemporaryDirectory(suffix, prefix, place) as folder, stop_signals.half_done(folder):
+        yield Path(folder)
+
+
+@contextmanager
+def passing_folder() -> Iterator[Path]:
+    """A folder for people's pictures, removed after the block by a process that does it also if this one is killed."""
+    with scratch_folder() as folder:
+        command = [sys.executable, "-I", "-c", _REMOVE, str(folder)]
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        remover = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **silent)
+        try:
+            yield folder
+        finally:
+            remover.stdin.close()
+            remover.wait()
 
 
 def sync_folder(folder: Path) -> None:

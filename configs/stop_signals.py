@@ -6,6 +6,7 @@ handler only notes the signal, and the loop looks. Outside such blocks a command
 """
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -42,6 +43,8 @@ _first: int | None = None
 """The first stop signal that was noted; it is forgotten when the outermost block ends."""
 _stopping = False
 """Whether a stop was raised, and the command is on its way out."""
+_half_done: dict[str, int] = {}
+"""{file or folder: process that makes it}."""
 
 
 @contextmanager
@@ -167,6 +170,7 @@ def ending_at_once(name: str, at_end: bool) -> Iterator[None]:
             raise KeyboardInterrupt
         with suppress(OSError):
             os.write(2, f"{name}: stopped; run the same command to go on from there\n".encode())
+        _remove_half_done()
         os._exit(EXIT_INTERRUPTED)
 
     before = _set_all(end)
@@ -177,6 +181,30 @@ def ending_at_once(name: str, at_end: bool) -> Iterator[None]:
             _set_all(signal.SIG_IGN)
         else:
             _restore(before)
+
+
+@contextmanager
+def half_done(path: str | os.PathLike) -> Iterator[None]:
+    """In the block, a stop signal that ends the process at once removes a file or folder first.
+
+    Args:
+        path: It may not exist yet, or not any more.
+    """
+    name = os.fspath(path)
+    _half_done[name] = os.getpid()
+    try:
+        yield
+    finally:
+        _half_done.pop(name, None)
+
+
+def _remove_half_done() -> None:
+    """Removes what this process has half done; a forked one also knows its parent's, which it leaves."""
+    for name, process in list(_half_done.items()):
+        if process == os.getpid():
+            shutil.rmtree(name, ignore_errors=True)  # of a file it leaves all
+            with suppress(OSError):
+                os.unlink(name)
 
 
 @contextmanager

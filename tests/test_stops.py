@@ -11,11 +11,12 @@ import time
 import pytest
 import torch
 from made import MadeStore, TinyDetector, made_config, made_dataset
-from patience import PATIENCE
+from patience import PATIENCE, wait_until
 from tiny import quick_and_slow
 
 from resproto_fd.configs import stop_signals
 from resproto_fd.configs.errors import Interrupted, UserError
+from resproto_fd.configs.files import atomic_file, scratch_folder
 from resproto_fd.trainer import checkpoint
 from resproto_fd.trainer.data import Normaliser
 from resproto_fd.trainer.distributed import World
@@ -149,6 +150,45 @@ def command(saves, ready):
             status = 130
     time.sleep(0.1)
     os._exit(status)
+
+
+def half_written(folder, ready):
+    with stop_signals.ending_at_once("resproto", at_end=True), atomic_file(folder / "file") as file:
+        file.write(b"half")
+        with scratch_folder(folder) as scratch:
+            (scratch / "inner").mkdir()
+            (scratch / "inner/file").write_text("half")
+            ready.set()
+            time.sleep(3600)
+
+
+def test_a_command_that_is_stopped_at_once_leaves_nothing_half_written(tmp_path):
+    (tmp_path / "file").write_text("old")
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=half_written, args=(tmp_path, ready), daemon=True)
+    process.start()
+    assert ready.wait(PATIENCE)
+    assert len(list(tmp_path.iterdir())) == 3
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(PATIENCE)
+    assert process.exitcode == 75
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_picture_from_the_standard_input_is_not_kept_after_a_stop(tmp_path, number):
+    command = [sys.executable, "-m", "resproto_fd.training.cli", "predict", "--run", "none", "-"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    with process.stdin as given:
+        given.write(b"\x89PNG\r\n\x1a\n" + bytes(2 << 20))
+        given.flush()
+        wait_until(lambda: list(tmp_path.rglob("standard input")))
+        process.send_signal(number)
+        process.wait(PATIENCE)
+    assert process.returncode == (75 if number == signal.SIGTERM else -signal.SIGKILL)
+    wait_until(lambda: not list(tmp_path.iterdir()))
 
 
 @pytest.mark.parametrize("saves", [True, False])

@@ -7,7 +7,6 @@ OUT/NAME.yaml         JSON, folders and labels of the data set, for names that t
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.file_names import plain_name
-from resproto_fd.configs.files import make_folder, write_text
+from resproto_fd.configs.files import make_folder, scratch_folder, write_text
 from resproto_fd.configs.loading import load, names
 from resproto_fd.preprocessing.arrangers.arranging import Arranged, Arrangement, taxonomy_of
 from resproto_fd.preprocessing.faces.media import Media
@@ -171,8 +170,8 @@ def _read_back(
     """Reads the content of a JSON to be, from a draft elsewhere: {first frame: video}."""
     folders = tuple(dict.fromkeys(video.clip.folder.split("/")[0] for video in videos))
     found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder) / path.name
+    with scratch_folder() as folder:
+        draft = folder / path.name
         write_text(draft, content)
         try:
             for split in SPLITS:

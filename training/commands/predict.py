@@ -4,9 +4,8 @@ import argparse
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from resproto_fd.configs.errors import UserError
@@ -148,11 +147,13 @@ def _places(files: Sequence[str], lists: Sequence[str]) -> Iterator[list[str]]:
     Raises:
         UserError: Nothing is named, a list cannot be read, or the standard input is too large.
     """
-    with tempfile.TemporaryDirectory(prefix="resproto-") as folder:
+    from resproto_fd.configs.files import passing_folder
+
+    with ExitStack() as stack:
         found: list[str] = []
         for word in files:
             if word == STANDARD_INPUT:
-                found += _standard_input(Path(folder) / "standard input")
+                found += _standard_input(stack.enter_context(passing_folder()) / "standard input")
             elif word.startswith("@"):
                 found += _listed(read_text(word[1:], LARGEST_LIST, pipes=True))
             else:
@@ -178,7 +179,7 @@ def _standard_input(place: Path) -> list[str]:
     size = len(head)
     with open(place, "wb") as file:
         file.write(head)
-        while block := source.read(MIB):
+        while block := source.read1(MIB):  # as much as there is: a stop signal is seen between two of them
             size += len(block)
             if size > LARGEST_INPUT:
                 raise UserError(f"-: expected at most {LARGEST_INPUT // GIB} GiB, got more; name the file instead")

@@ -1,7 +1,6 @@
 """Makes a package of a run."""
 
 import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from safetensors.torch import save as as_safetensors
 
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
-from resproto_fd.configs.files import atomic_file, make_folder, sha256_of, write_text
+from resproto_fd.configs.files import atomic_file, make_folder, scratch_folder, sha256_of, write_text
 from resproto_fd.configs.schema import DataConfig, RunConfig, RunSettings
 from resproto_fd.detectors.registry import build_detector
 from resproto_fd.detectors.weights import read_state_dict
@@ -58,8 +57,8 @@ def write(run: Path, out: Path, trusted: bool = False, onnx: bool = False, expor
     make_folder(out.parent)
     inside = run.resolve() in out.resolve().parents  # where whoever locks the run removes what is half-written
     locked = exclusive(run, World(0, 1, torch.device("cpu"))) if inside else nullcontext()
-    with locked, tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as scratch:
-        folder = Path(scratch) / out.name
+    with locked, scratch_folder(out.parent, f".{out.name}.") as scratch:
+        folder = scratch / out.name
         folder.mkdir()
         with atomic_file(folder / contents.WEIGHTS) as file:
             file.write(as_safetensors(state, {"format": "pt"}))

@@ -3,13 +3,9 @@
 import asyncio
 import os
 import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
-from pathlib import Path
 
 import uvicorn
 
@@ -23,7 +19,6 @@ LAST_SECONDS = 5
 """Seconds that open connections have after a stop signal."""
 SPARE_CONNECTIONS = 64
 """Connections beside those of files that are taken: of pages, and of files that are refused."""
-_REMOVE = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[1], ignore_errors=True)"
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -82,20 +77,6 @@ def is_loopback(address: str) -> bool:
     (True, True, False)
     """
     return ip_address(address).is_loopback
-
-
-@contextmanager
-def passing_folder() -> Iterator[Path]:
-    """A folder for files that are being answered. It is removed after the block, also if this process is killed."""
-    with tempfile.TemporaryDirectory(prefix="resproto-serve-") as folder:
-        command = [sys.executable, "-I", "-c", _REMOVE, folder]
-        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        remover = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **silent)
-        try:
-            yield Path(folder)
-        finally:
-            remover.stdin.close()
-            remover.wait()
 
 
 def serve(app, desk: Desk, listening: socket.socket) -> None:
