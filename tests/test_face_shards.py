@@ -145,6 +145,16 @@ def test_a_merge_goes_on_where_it_was_stopped_and_twice_is_once(data, whole, tmp
     assert [files(part) for part in parts] == before
 
 
+def test_a_source_that_is_changed_before_the_merge_is_done_anew(data, tmp_path):
+    parts = make_shards(data, tmp_path)
+    one, other = (data / "fake" / name for name in ("001.png", "003.png"))
+    assert one.stat().st_size == other.stat().st_size
+    one.write_bytes(other.read_bytes())
+    merge_shards(parts, tmp_path / "out", progress=False)
+    assert faces.extract_faces([data], tmp_path / "out", **PLAIN).done_before == 8
+    assert faces.extract_faces([data], tmp_path / "out", **PLAIN).done_before == 9
+
+
 def test_files_are_copied_where_they_cannot_be_linked(data, whole, tmp_path, monkeypatch):
     def refuse(*arguments):
         raise OSError(18, "Invalid cross-device link")

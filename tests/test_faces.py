@@ -276,6 +276,23 @@ def test_a_source_that_can_no_longer_be_read_costs_itself_alone(data, tmp_path, 
     assert report.done_before == 3 and "cannot be read" in report.failed["Set/real/videos/001.mp4"]
 
 
+def test_a_source_that_is_changed_while_it_is_read_is_done_in_the_next_run(data, tmp_path, monkeypatch):
+    video = data / "real" / "videos" / "001.mp4"
+    whole, of_source = video.read_bytes(), face_job.frame_numbers
+
+    def change(source):
+        if source.files[0] == str(video):
+            video.write_bytes(whole.replace(b"isomiso2", b"isomiso3"))
+        return of_source(source)
+
+    monkeypatch.setattr(face_job, "frame_numbers", change)
+    report = faces.extract_faces([data], tmp_path / "out", **PLAIN)
+    assert list(report.failed.values()) == ["was changed while it was read; run the same command again"]
+    monkeypatch.undo()
+    report = faces.extract_faces([data], tmp_path / "out", **PLAIN)
+    assert report.failed == {} and report.done_before == 3
+
+
 def test_other_options_are_refused_until_redo_is_asked_for(data, tmp_path):
     faces.extract_faces([data], tmp_path / "out", **PLAIN)
     with pytest.raises(UserError, match="frames 4, now 3"):

@@ -282,6 +282,14 @@ def test_an_unreadable_frame_names_store_and_path(tmp_path, kind):
     assert isinstance(pickle.loads(pickle.dumps(error.value)), UnreadableFrame)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+def test_a_pipe_in_the_place_of_a_frame_is_refused_and_not_waited_for(tmp_path):
+    (tmp_path / "X").mkdir()
+    os.mkfifo(tmp_path / "X/000.png")
+    with pytest.raises(UnreadableFrame, match=r"X/000\.png: expected a file, got a pipe"):
+        FileStore(tmp_path).read("X/000.png")
+
+
 def test_a_file_that_is_no_lmdb_is_named(tmp_path):
     (tmp_path / "data.mdb").write_bytes(b"no database" * 1000)
     with pytest.raises(UserError, match="not a readable LMDB"):

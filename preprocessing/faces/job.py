@@ -77,6 +77,7 @@ class FaceJob:
 
     def _extract(self, source: Source, folder: Path) -> dict:
         reader = open_source(source)
+        stamps = source.stamps(self.options.masks)
         starts = run_starts(reader.info.frames, self.options)
         wanted = wanted_frames(reader.info.frames, self.options)
         numbers = frame_numbers(source)
@@ -95,7 +96,7 @@ class FaceJob:
             kept.append({"frame": numbers(i), **(face or {})})
         info = reader.info
         note = {"note": reader.note} if reader.note else {}
-        return {
+        record = {
             "format": FORMAT,
             "source": source.name,
             "kind": source.kind,
@@ -118,6 +119,9 @@ class FaceJob:
             "several": {str(numbers(i)): n for i, n in sorted(counts.items()) if n > 1},
             "masks": self._masks(source, folder, matrices, sizes),
         }
+        if source.stamps(self.options.masks) != stamps:
+            raise UnreadableMedia("was changed while it was read; run the same command again")
+        return record
 
     def _masks(self, source: Source, folder: Path, matrices: dict, sizes: dict) -> dict | None:
         """Makes the masks and reports on them; None if the source has no mask video."""

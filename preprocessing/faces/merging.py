@@ -181,6 +181,8 @@ def _put(shard: ShardRecord, source: Source, out: Path) -> None:
                 for name in os.listdir(folder):
                     _link_or_copy(folder / name, temporary / kind / name)
         publish(out, source, temporary, read_record(shard.folder, source))
+        written = os.stat(shard.folder / source.record).st_mtime_ns  # what changed since is not what the crops are of
+        os.utime(out / source.record, ns=(written, written))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -122,6 +122,15 @@ class Source:
         mask = self.mask_video() if masks and self.kind == "video" else None
         return [*self.files, *([mask] if mask else [])]
 
+    def stamps(self, masks: bool) -> list[tuple[int, ...]]:
+        """What the system keeps of its inputs; it differs after one was changed.
+
+        Raises:
+            OSError: A file is not there.
+        """
+        found = [os.stat(path) for path in self.inputs(masks)]
+        return [(file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in found]
+
     def sha256(self, masks: bool) -> str:
         """Digest of the bytes of its inputs.
 

@@ -15,6 +15,7 @@ import lmdb
 import numpy as np
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.readers.text import kind_instead
 from resproto_fd.configs.suggestions import nearest
 from resproto_fd.preprocessing.store import lmdb_files
 from resproto_fd.preprocessing.store.beside_frames import decode_landmarks, landmark_path, mask_path
@@ -163,8 +164,11 @@ class FileStore(FrameStore):
         return f"{root}/{path}"
 
     def read_bytes(self, path: str) -> bytes:
+        place = self._locate(path)
         try:
-            with open(self._locate(path), "rb") as file:
+            if found := kind_instead(place):
+                raise UnreadableFrame(f"{self.path}: {path}: expected a file, got {found}")
+            with open(place, "rb") as file:
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
             raise MissingFrame(f"{self.path}: no file for {path}") from None
