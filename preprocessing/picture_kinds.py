@@ -7,6 +7,7 @@ import zlib
 from typing import Any, NamedTuple
 
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.readers.text import kind_instead
 
 VIDEO_SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".dv", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg"),
@@ -130,6 +131,8 @@ def kind_of_file(path: str | os.PathLike) -> str | None:
     if _SUFFIX.fullmatch(suffix) or name.endswith(UNFINISHED):
         return None
     try:
+        if kind_instead(path):
+            return None
         with open(path, "rb") as file:
             kind = kind_of(file.read(HEAD))
     except OSError:

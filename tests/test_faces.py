@@ -293,6 +293,20 @@ def test_a_source_that_is_changed_while_it_is_read_is_done_in_the_next_run(data,
     assert report.failed == {} and report.done_before == 3
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+def test_pipes_and_devices_among_videos_cost_themselves_alone(data, tmp_path, capsys):
+    for name in ("no suffix", "a.png", "b.mp4"):
+        os.mkfifo(data / "real" / name)
+    (data / "real" / "c.png").symlink_to("/dev/zero")
+    (data / "real" / "d.mp4").symlink_to("/dev/zero")
+    report = faces.extract_faces([data], tmp_path / "out", **PLAIN)
+    reasons = {name.rpartition("/")[2]: reason for name, reason in report.failed.items()}
+    assert reasons == {name: f"{name}: expected a file, got a pipe" for name in ("a.png", "b.mp4")} | {
+        name: f"{name}: expected a file, got a device" for name in ("c.png", "d.mp4")
+    }
+    assert report.frames_kept == 16 and report.other_files["no suffix"] == 1
+
+
 def test_other_options_are_refused_until_redo_is_asked_for(data, tmp_path):
     faces.extract_faces([data], tmp_path / "out", **PLAIN)
     with pytest.raises(UserError, match="frames 4, now 3"):

@@ -160,7 +160,8 @@ def test_what_is_no_regular_file_is_refused_before_it_is_opened(tmp_path, monkey
     monkeypatch.chdir(tmp_path)  # names of sockets are short
     NO_FILES[what]("x")
     npz = lambda path: read_npz(path, {})  # noqa: E731
-    for read in (lambda path: read_text(path, 99), read_json, lambda path: list(read_json_lines(path)), load_yaml, npz):
+    text, lines = lambda path: read_text(path, 99), lambda path: list(read_json_lines(path))
+    for read in (text, read_json, lines, read_csv, load_yaml, npz):
         with pytest.raises(UnreadableFile, match=f"^x: cannot be read: expected a file, got {what}; "):
             read("x")
     with pytest.raises(DamagedArchive, match=f"expected a file, got {what}"):

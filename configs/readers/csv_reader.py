@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from resproto_fd.configs.errors import MissingFile, UnreadableFile, shown
-from resproto_fd.configs.readers.text import MIB
+from resproto_fd.configs.readers.text import MIB, kind_instead
 
 LONGEST_LINE = MIB
 """Characters of a line."""
@@ -65,6 +65,8 @@ def read_csv_lines(path: str | os.PathLike) -> Iterator[tuple[int, list[str]]]:
         UnreadableFile: It cannot be read; or a line is too long, or holds NUL or other bytes than UTF-8.
     """
     try:
+        if found := kind_instead(path):  # a pipe can be read once, and its digest is kept as well
+            raise UnreadableFile(f"{path}: cannot be read: expected a file, got {found}; write it to a file first")
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(_plain_lines(file, path), strict=True)
             for cells in reader:

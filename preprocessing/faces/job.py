@@ -15,6 +15,7 @@ import numpy as np
 from resproto_fd.configs.errors import MissingFile, UnreadableFile, UserError, shown
 from resproto_fd.configs.files import atomic_file
 from resproto_fd.configs.readers.json_reader import read_json_object
+from resproto_fd.configs.readers.text import kind_instead
 from resproto_fd.preprocessing.faces.finding import FaceFinder
 from resproto_fd.preprocessing.faces.sources import OF_RUNS, STATE, Options, Source
 from resproto_fd.preprocessing.faces.video_reader import PictureFile, PictureSequence, UnreadableMedia, VideoFile
@@ -373,6 +374,10 @@ def open_source(source: Source):
     Raises:
         UnreadableMedia: It cannot be read.
     """
+    for path in source.files:
+        with suppress(OSError):  # the reader says why
+            if found := kind_instead(path):
+                raise UnreadableMedia(f"{Path(path).name}: expected a file, got {found}")
     if source.kind == "video":
         return VideoFile(source.files[0])
     return PictureFile(source.files[0]) if source.kind == "picture" else PictureSequence(source.files)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -112,9 +111,6 @@ class FaceSearch:
             return Found(failed=cut(f"{type(error).__name__}: {error}"))
 
     def _search(self, source: Source) -> Found:
-        for path in source.files:
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise UnreadableMedia("not a regular file")
         began = time.perf_counter()
         reader = _Timed(open_source(source))
         opened = time.perf_counter() - began
