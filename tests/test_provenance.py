@@ -20,7 +20,7 @@ from resproto_fd.preprocessing.manifest import read_manifest
 from resproto_fd.preprocessing.store.frame_store import open_store
 from resproto_fd.preprocessing.store.image_codec import checksum_of, encode_native, encode_png
 from resproto_fd.trainer import scoring
-from resproto_fd.training import bench, provenance
+from resproto_fd.training import bench, provenance, recording
 from resproto_fd.training.board.table import Row
 from resproto_fd.training.cli import main
 from resproto_fd.training.commands.ablate import _features
@@ -250,6 +250,21 @@ def test_unchanged_scores_are_kept_wherever_their_frames_lie_and_however_they_ar
     assert "scored again" not in capsys.readouterr().err
     assert scored == []
     assert RunResult.load(run / "result.json").tests == before
+
+
+def test_the_code_that_scored_stays_named_while_its_scores_are_kept(own, monkeypatch, scored):
+    run = run_in(own / "runs")
+    before = RunResult.load(run / "result.json")
+    monkeypatch.setattr(recording, "git_state", lambda: ("later", True))
+    monkeypatch.setattr(recording, "versions", lambda: {"torch": "9"})
+    assert main(["test", "--run", str(run), f"data.root={own / 'data'}"]) == 0
+    after = RunResult.load(run / "result.json")
+    assert scored == []
+    assert (after.commit, after.dirty, after.versions) == (before.commit, before.dirty, before.versions)
+    flip_a_bit(own)
+    assert main(["test", "--run", str(run), f"data.root={own / 'data'}"]) == 0
+    after = RunResult.load(run / "result.json")
+    assert (after.commit, after.dirty, after.versions) == ("later", True, {"torch": "9"})
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,7 +70,6 @@ def _result(
     bench: Bench, detector: Detector, history: History, tables: dict[str, ScoreTable], sha: str | None
 ) -> RunResult:
     config = bench.config
-    commit, dirty = git_state()
     trained = [] if history.selection.rule == "none" else history.trained_on
     seen = in_domain(trained, tables, config.data)
     return RunResult(
@@ -79,9 +79,7 @@ def _result(
         fingerprint=bench.resolved.fingerprint,
         seed=config.seed,
         config=config.model_dump(mode="json", by_alias=True),
-        commit=commit,
-        dirty=dirty,
-        versions=versions(),
+        **_made_by(bench),
         checkpoint_sha256=sha,
         tensors_sha256=sha and tensors_sha256(detector.state_dict()),
         selected_on=history.selection,
@@ -92,6 +90,15 @@ def _result(
         trained_on=trained,
         note=history.note,
     )
+
+
+def _made_by(bench: Bench) -> dict[str, Any]:
+    """The code and the libraries that scored: where every table is an earlier test's, those of that test."""
+    path = bench.folder / "result.json"
+    if not bench.seconds and path.is_file():
+        return RunResult.load(path).model_dump(include={"commit", "dirty", "versions"})
+    commit, dirty = git_state()
+    return {"commit": commit, "dirty": dirty, "versions": versions()}
 
 
 def _add_notes(result: RunResult, detector: Detector, tables: dict[str, ScoreTable]) -> None:
