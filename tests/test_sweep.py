@@ -53,13 +53,19 @@ def cluster(bench, monkeypatch):
 
 
 def patiently(start, tries=5):
-    """Starts a part of a cluster again if Ray gives up; it waits half a minute, which a busy machine may need."""
+    """Starts a part of a cluster again if Ray gives up; it waits half a minute, which a busy machine may need.
+
+    It ignores SIGINT, as all does that a script starts in the background (`ray start --block &`).
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         return start()
     except Exception:  # Ray raises bare ones
         if tries == 1:
             raise
         return patiently(start, tries - 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def through(bench, name, *words):

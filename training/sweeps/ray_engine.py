@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Hashable
 from contextlib import suppress
@@ -64,6 +65,7 @@ class Order:
 
 def attend(order: Order) -> tuple[Ending, str, int | None]:
     """Does one attempt of a cell, in a Ray worker; see `Ended`."""
+    _heed_cancelling()
     log = Path(order.log)
     make_folder(log.parent)
     if not _is_free(Path(order.folder)):
@@ -81,6 +83,13 @@ def attend(order: Order) -> tuple[Ending, str, int | None]:
     place = "/".join(log.parts[-3:])  # from the folder of runs: the text is kept there and shown on the leaderboard
     tail = "\n".join(printed.strip().splitlines()[-LINES:])
     return _ending(code, printed), f"{_status(code)}; {place} ends with:\n{tail}", _progress(order)
+
+
+def _heed_cancelling() -> None:
+    """Ray cancels a task by SIGINT, which a Ray that a script started in the background ignores."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _attended(process: subprocess.Popen) -> int:
