@@ -327,6 +327,25 @@ def test_a_worker_that_is_killed_while_the_main_process_computes_is_the_same_err
     assert not multiprocessing.active_children()
 
 
+def test_a_worker_of_training_that_is_killed_while_validation_waits_is_the_same_error(tmp_path):
+    class Slow(MadeStore):
+        def read(self, path):
+            time.sleep(0.1)
+            return super().read(path)
+
+    def validate(detector):
+        worker = multiprocessing.active_children()[0]
+        threading.Timer(0.3, lambda: os.kill(worker.pid, signal.SIGKILL)).start()
+        scores(Slow([]))
+        return {"frame_auc": 0.5}
+
+    trainer = trainer_of(tmp_path)
+    trainer.validate = validate
+    with pytest.raises(UserError, match=r"a data worker died \(ended by SIGKILL\); the frame it was at: Made/"):
+        trainer.fit()
+    assert not multiprocessing.active_children()
+
+
 def test_a_worker_that_is_killed_before_its_first_frame_is_the_same_error(at_fork):
     at_fork.append(lambda: [os.kill(child.pid, signal.SIGKILL) for child in multiprocessing.active_children()])
     with pytest.raises(UserError, match=r"a data worker died \(ended by SIGKILL\); the frame it was at: none yet"):

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
 from multiprocessing.connection import wait
+from weakref import WeakSet
 
 import cv2
 import torch
@@ -31,6 +32,7 @@ from resproto_fd.trainer.data import FrameDataset
 
 LOOK_EVERY = 0.5
 """Seconds between two looks for stop signals and dead workers, while the next batch is awaited."""
+_with_workers: WeakSet["FrameLoader"] = WeakSet()
 LAST_WORDS = 2.0
 """Seconds until the death of a worker is known, after its connections broke."""
 
@@ -52,6 +54,7 @@ class FrameLoader(DataLoader):
 
     def _get_iterator(self):
         self.arriving = _Arriving(self) if self.num_workers else super()._get_iterator()
+        _with_workers.add(self)
         return self.arriving
 
     def __enter__(self) -> "FrameLoader":
@@ -193,6 +196,8 @@ def watched(loader: FrameLoader) -> Iterator[dict]:
             raise
         except Exception:
             loader.refuse_dead(LAST_WORDS)
+            for other in list(_with_workers):  # torch tells of every loader's workers here
+                other.refuse_dead()
             raise
         loader.refuse_dead()
         if loader.looks:
