@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import UserError, cut
 from resproto_fd.configs.loading import load_yaml
 from resproto_fd.configs.suggestions import nearest
 from resproto_fd.detectors.base import Detector, Output
@@ -31,8 +31,8 @@ class ForeignDetector(Detector):
         config: The argument of its constructor, or a YAML file that holds it. `with_mask: true` passes masks to it.
 
     Raises:
-        UserError: There is no such class, it is no subclass of `nn.Module`, or it reads a key that `config` lacks. In
-            use: it returns another form, or a score outside [0, 1].
+        UserError: There is no such class, it is no subclass of `nn.Module`, it reads a key that `config` lacks, or its
+            constructor fails. In use: it returns another form, or a score outside [0, 1].
     """
 
     names_code = ("target",)
@@ -50,6 +50,13 @@ class ForeignDetector(Detector):
             ) from error
         except KeyError as error:
             raise UserError(f"{target}: expected {error} in config, got {', '.join(config) or 'nothing'}") from error
+        except (UserError, MemoryError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # a class may raise SystemExit too
+            reason = f"{type(error).__name__}: {cut(str(error))}" if str(error) else type(error).__name__
+            raise UserError(
+                f"{target}: its constructor failed: {reason}; correct config (model.config), or mend the class"
+            ) from error
         self.requires = frozenset({"mask"} if config.get("with_mask") else ())
 
     def start_epoch(self, epoch: int) -> None:

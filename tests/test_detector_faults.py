@@ -23,6 +23,10 @@ class Strange(Exception):
     pass
 
 
+class Stranger(BaseException):
+    """What no `except Exception` catches."""
+
+
 class Faulty(TinyDetector):
     """Fails in one of its methods, or gives what is no score."""
 
@@ -69,7 +73,9 @@ def score(detector, keep_features=False):
     return score_frames(detector, made_dataset(made_config(), split="test"), normaliser, CPU, options)
 
 
-@pytest.mark.parametrize("error", [Strange("why"), KeyError("x"), StopIteration(), SystemExit(3), OSError(5, "x")])
+@pytest.mark.parametrize(
+    "error", [Strange("why"), KeyError("x"), StopIteration(), SystemExit(3), Stranger("why"), OSError(5, "x")]
+)
 def test_what_a_detector_raises_while_it_scores_names_it_and_is_kept(error):
     with pytest.raises(UserError, match=r"detector 'Faulty' .*failed while scoring \(.*test_detector_faults") as found:
         score(Faulty("head", error))

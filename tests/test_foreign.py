@@ -159,6 +159,24 @@ def test_what_is_no_module_is_refused():
         create_detector("deepfakebench_class", target="collections:OrderedDict")
 
 
+class Ends(BaseException):
+    """What no `except Exception` catches."""
+
+
+class Failing(nn.Module):
+    """A class whose constructor raises."""
+
+    def __init__(self, config):
+        raise config["raises"]
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), SystemExit("bye"), Ends("x"), ZeroDivisionError("by zero")], ids=repr)
+def test_whatever_a_constructor_raises_is_named(error):
+    said = f": {error}" if str(error) else ""
+    with pytest.raises(UserError, match=rf"Failing: its constructor failed: {type(error).__name__}{said}; "):
+        create_detector("deepfakebench_class", target=f"{__name__}:Failing", config={"raises": error})
+
+
 class WithoutItsFile(nn.Module):
     """A class whose constructor reads a file of weights that is not there."""
 

@@ -18,7 +18,7 @@ _PYTHON = Path(traceback.__file__).parent
 
 @contextmanager
 def faults_of(detector: Detector, doing: str, leaving: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turns what a detector's code raises in the block, SystemExit too, into a UserError `from` it.
+    """Turns what a detector's code raises in the block, whatever it is, into a UserError `from` it.
 
     Args:
         detector: Whose code runs in the block.
@@ -27,14 +27,14 @@ def faults_of(detector: Detector, doing: str, leaving: tuple[type[Exception], ..
     """
     try:
         yield
-    except (UserError, Interrupted, MemoryError, *leaving):
+    except (UserError, Interrupted, MemoryError, KeyboardInterrupt, GeneratorExit, *leaving):
         raise
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{_named(detector)}: the device's memory was full while {doing}; set a smaller train.batch_size (with "
             "train.accumulate) or run.test_batch_size"
         ) from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if is_of_others(error):
             raise
         reason = f"{type(error).__name__}: {cut(str(error))}" if str(error) else type(error).__name__
