@@ -24,6 +24,8 @@ STOP_SIGNALS = tuple(
 """Windows has no SIGUSR1 and no SIGHUP. Under `nohup` SIGHUP is ignored, and stays so."""
 EXIT_INTERRUPTED = 75
 """EX_TEMPFAIL of sysexits.h: run the same command again."""
+EXIT_CTRL_C = 130
+"""Of a command that SIGINT ended, as shells have it."""
 
 
 def name_of(number: int) -> str:
@@ -149,14 +151,15 @@ def stopped(what: str) -> BaseException:
 
 @contextmanager
 def ending_at_once(name: str, at_end: bool) -> Iterator[None]:
-    """In the block, stop signals end the process at once with `EXIT_INTERRUPTED`, blocks of `noted` excepted.
+    """In the block, stop signals end the process at once, blocks of `noted` excepted.
 
-    SIGINT is KeyboardInterrupt. Once a stop was raised, further signals are ignored, after the block too: the exit
-    status is that of the first.
+    The exit status is `EXIT_INTERRUPTED`, of SIGINT `EXIT_CTRL_C`. Once a stop was raised, further signals are ignored,
+    after the block too: the exit status is that of the first.
 
     Args:
         name: The command, for the message.
-        at_end: Whether the process ends after the block; signals are ignored then.
+        at_end: Whether the process ends after the block; signals are ignored then. If not, SIGINT is KeyboardInterrupt,
+            since whoever called the command may go on.
     """
     global _stopping
     _stopping = False
@@ -165,13 +168,15 @@ def ending_at_once(name: str, at_end: bool) -> Iterator[None]:
         global _stopping
         if _stopping:
             return
-        _stopping = True
-        if number == signal.SIGINT:
+        by_hand = number == signal.SIGINT
+        if by_hand and not at_end:
             raise KeyboardInterrupt
+        _stopping = True
         with suppress(OSError):
-            os.write(2, f"{name}: stopped; run the same command to go on from there\n".encode())
+            word = "interrupted" if by_hand else "stopped"
+            os.write(2, f"{name}: {word}; run the same command to go on from there\n".encode())
         _remove_half_done()
-        os._exit(EXIT_INTERRUPTED)
+        os._exit(EXIT_CTRL_C if by_hand else EXIT_INTERRUPTED)
 
     before = _set_all(end)
     try:

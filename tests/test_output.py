@@ -97,7 +97,7 @@ def test_a_system_error_without_a_file_is_not_hidden(monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
-@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-", "1</dev/null 2</dev/null"])
 def test_closed_streams_stop_no_command_and_give_no_file_their_place(demo, tmp_path, closed):
     manifest, found = demo / "dataset_json" / "Demo-A.json", tmp_path / "found"
     words = ["check", str(manifest), "--store", str(demo / "lmdb" / "Demo-A_lmdb"), "--html", str(tmp_path / "a.html")]

@@ -1,5 +1,6 @@
 """Stop signals at any moment, any number of them, and data workers that die at any moment."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -189,6 +190,20 @@ def test_a_picture_from_the_standard_input_is_not_kept_after_a_stop(tmp_path, nu
         process.wait(PATIENCE)
     assert process.returncode == (75 if number == signal.SIGTERM else -signal.SIGKILL)
     wait_until(lambda: not list(tmp_path.iterdir()))
+
+
+def interrupted_in_a_callback():
+    with stop_signals.ending_at_once("resproto", at_end=True):
+        gc.callbacks.append(lambda phase, info: os.kill(os.getpid(), signal.SIGINT))  # what it raises, Python drops
+        gc.collect()
+    os._exit(0)
+
+
+def test_a_ctrl_c_that_comes_in_a_callback_is_not_lost():
+    process = multiprocessing.get_context("fork").Process(target=interrupted_in_a_callback, daemon=True)
+    process.start()
+    process.join(PATIENCE)
+    assert process.exitcode == 130
 
 
 @pytest.mark.parametrize("saves", [True, False])

@@ -93,9 +93,20 @@ def _open_closed_streams() -> None:
             os.fstat(number)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free: this one
+        else:
+            if number and not _is_writable(number):  # `1</dev/null`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8", errors="backslashreplace"))  # noqa: SIM115
+
+
+def _is_writable(number: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return True
+    return fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
 
 
 def _leave_current_folder() -> None:
@@ -168,7 +179,7 @@ def _run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt as stop:
         saved = f"; {stop}; run the same command to go on from there" if stop.args else ""
         print(f"resproto {args.command}: interrupted{saved}", file=sys.stderr)
-        return 130
+        return stop_signals.EXIT_CTRL_C
 
 
 def _of_system(error: OSError) -> int:
