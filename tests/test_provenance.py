@@ -382,6 +382,18 @@ def test_a_refused_training_leaves_no_folder(made, tmp_path, words):
     assert not out.exists()
 
 
+def test_a_training_that_goes_on_over_other_files_says_so(own, tmp_path, capsys):
+    train = ["train", *SMALL, *ONE_SET, *LEARN]
+    assert main([*train, f"data.root={own / 'data'}", f"run.out={own / 'runs'}"]) == 0
+    assert "over other files of its frames" in capsys.readouterr().err
+    assert "over other files of its frames" in RunResult.load(run_in(own / "runs") / "result.json").note
+    for _ in range(2):
+        assert main([*train, f"data.root={own / 'data'}", f"run.out={tmp_path / 'new'}"]) == 0
+        assert (
+            "other files" not in capsys.readouterr().err + RunResult.load(run_in(tmp_path / "new") / "result.json").note
+        )
+
+
 @pytest.mark.parametrize("place", [-1, 0.5])
 def test_a_run_whose_weights_were_changed_is_not_tested_over_its_record(own, capsys, place):
     """By the last byte, which no tensor has, or by one in the middle."""

@@ -12,6 +12,9 @@ from resproto_fd.configs.errors import UserError
 from resproto_fd.trainer import checkpoint
 
 LOWER_IS_BETTER = ("frame_eer", "video_eer")
+OTHER_FILES = (
+    "training went on over other files of its frames than it began with; whether they show the same is not known"
+)
 PATIENCE_WITH_FP16 = 50
 """Steps in a row that fp16's scaler may skip."""
 
@@ -30,6 +33,10 @@ class Progress:
     skipped_in_a_row: int = 0
     bad_frames: list[int] = field(default_factory=list)
     seconds: float = 0.0
+    files: str | None = None
+    """Identity of the files of the training frames; None if it is not known."""
+    other_files: bool = False
+    """Whether the run went on over other files than it began with."""
 
     def is_better(self, value: float | None, metric: str) -> bool:
         """Whether a value of the selection metric is better than the best one so far."""

@@ -39,7 +39,7 @@ from resproto_fd.trainer.distributed import (
 from resproto_fd.trainer.gradient_caching import backward_whole_batch
 from resproto_fd.trainer.loader import make_loader, watched
 from resproto_fd.trainer.optimizers import WeightAverage, climbed, make_optimizer, make_schedule, memory_kept
-from resproto_fd.trainer.progress import LatestSteps, Progress
+from resproto_fd.trainer.progress import OTHER_FILES, LatestSteps, Progress
 from resproto_fd.trainer.run_folder import scalar_logs
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -69,6 +69,7 @@ class Trainer:
         validate: Called at the end of each epoch. None selects the last epoch.
         fingerprint: The protocol's. A run under another fingerprint is not resumed.
         history: What the best weights' file tells of this training, as plain values.
+        files: Identity of the files of the training frames. A run over other files goes on, with a note.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Trainer:
         validate: Validate | None = None,
         fingerprint: str = "",
         history: dict[str, Any] | None = None,
+        files: str | None = None,
     ):
         self.recipe, self.settings = config.detector.train, config.run
         self.config, self.world, self.folder = config, world, Path(folder)
@@ -107,7 +109,7 @@ class Trainer:
         )
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.recipe.precision == "fp16")
         self.average = WeightAverage(self.trained, self.recipe.ema) if self.recipe.ema else None
-        self.progress = Progress()
+        self.progress = Progress(files=files)
         self.best_state: dict[str, Tensor] | None = None
         self.model = self._data_parallel()
         self._saved_step = 0
@@ -516,6 +518,8 @@ class Trainer:
             ) from error
         for fault in faults if self.world.is_main else ():
             print(f"note: {fault}; the run goes on from {path.name}, the one before", file=sys.stderr)
+        if self.progress.other_files and self.world.is_main:
+            print(f"note: {OTHER_FILES}", file=sys.stderr)
         if self.world.is_main:
             print(f"goes on from {path}: epoch {self.progress.epoch + 1}, step {self.progress.step}")
 
@@ -527,7 +531,11 @@ class Trainer:
         self.scaler.load_state_dict(saved["scaler"])
         if self.average:
             self.average.load_state_dict(saved["average"])
+        files = self.progress.files
         self.progress = Progress(**saved["progress"])
+        if None not in (files, self.progress.files) and files != self.progress.files:
+            self.progress.other_files = True
+        self.progress.files = files
         self._saved_step = self.progress.step
         checkpoint.set_rng_state(saved["rng"][self.world.rank], self.world.device)
 

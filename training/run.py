@@ -33,12 +33,14 @@ from resproto_fd.trainer.detector_faults import faults_of
 from resproto_fd.trainer.distributed import World, joined
 from resproto_fd.trainer.fields import batch_fields
 from resproto_fd.trainer.frame_list import FrameList
+from resproto_fd.trainer.progress import OTHER_FILES
 from resproto_fd.trainer.run_folder import exclusive
 from resproto_fd.trainer.trainer import Trainer
 from resproto_fd.training import lineage, protocols
 from resproto_fd.training.bench import Bench, change_of
 from resproto_fd.training.lineage import History
 from resproto_fd.training.protocols import ResolvedProtocol
+from resproto_fd.training.provenance import identity_of
 from resproto_fd.training.recording import test_and_record
 from resproto_fd.training.results import RunResult, Selection
 from resproto_fd.training.samples import check_clips, note_on_clips, one_sample, samples_of
@@ -194,7 +196,8 @@ def _trainer(detector: Detector, bench: Bench) -> Trainer:
     validate = bench.validate if resolved.selection else None
     record = lineage.record_for(config, _selection(config, resolved), resolved)
     _note_other_metric(bench)
-    return Trainer(detector, data, config, world, bench.folder, validate, resolved.fingerprint, record)
+    files = identity_of(resolved.train, resolved.stores)
+    return Trainer(detector, data, config, world, bench.folder, validate, resolved.fingerprint, record, files)
 
 
 def _partners(frames: FrameList, bench: Bench) -> Partners:
@@ -227,6 +230,8 @@ def _history(progress, config: RunConfig, resolved: ResolvedProtocol, detector: 
         timing["train_images_per_second"] = images / seconds
     unit = "frame" if config.detector.input.frames == 1 else "clip"
     notes = [f"{len(progress.bad_frames)} unreadable training {unit}s were replaced"] if progress.bad_frames else []
+    if progress.other_files:
+        notes.append(OTHER_FILES)
     if config.run.split_batch > 1:
         normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in detector.modules())
         apart = "; batch norm saw each part by itself" if normed else ""
