@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -237,6 +238,7 @@ def test_a_test_set_whose_labels_are_in_dispute_costs_its_comparison_alone(runs,
     label[:2] = label[1::-1]
     method = np.where(label == 1, "swap", "real")
     np.savez(path, **(arrays | {"video_label": label, "video_method": method}))
+    (runs / "bad" / "result.json").unlink()  # it tells the labels too
     assert main(["evaluate", str(runs)]) == 0
     out = capsys.readouterr().out
     assert "  B: best " in out and "  A: left out: " in out and "disagree about A/0" in out
@@ -266,6 +268,65 @@ def test_evaluate_and_ablate_name_a_bad_table_and_go_on(runs, capsys):
     assert "result.json" in capsys.readouterr().out
     (runs / "bad" / "scores" / "B.npz").write_bytes(b"")
     assert main(["ablate", str(runs / "bad")]) == 2
+
+
+def of_other_weights(folder):
+    table = ScoreTable.load(folder / "scores" / "A.npz")
+    table.checkpoint = "0" * 64
+    table.save(folder / "scores" / "A.npz")
+
+
+def made_from_other_settings(folder):
+    table, result = ScoreTable.load(folder / "scores" / "A.npz"), RunResult.load(folder / "result.json")
+    table.made_from = {"class": "one"}
+    result.tests["A"].made_from = table.made_from_hash()
+    result.save(folder / "result.json")
+    table.made_from = {"class": "other"}
+    table.save(folder / "scores" / "A.npz")
+
+
+def of_another_set(folder):
+    shutil.copy(folder / "scores" / "B.npz", folder / "scores" / "A.npz")
+
+
+def of_another_set_without_a_result(folder):
+    of_another_set(folder)
+    (folder / "result.json").unlink()
+
+
+FOREIGN = {
+    of_other_weights: "scores of A are not those of result.json",
+    made_from_other_settings: "its score table was made from other weights, settings or frames",
+    of_another_set: "expected scores of 'A', got those of 'B'",
+    of_another_set_without_a_result: "expected scores of 'A', got those of 'B'",
+}
+
+
+@pytest.mark.parametrize("spoil", FOREIGN)
+def test_a_score_table_that_is_not_the_runs_own_is_left_out_by_every_command_that_reads_it(runs, capsys, spoil):
+    spoil(runs / "bad")
+    if (runs / "bad" / "result.json").is_file():
+        is_left_out(runs, FOREIGN[spoil])
+    for command in ("evaluate", "ablate"):
+        assert main([command, str(runs / "bad")]) == 0
+        out = capsys.readouterr().out
+        assert "left out: " in out and FOREIGN[spoil] in out
+        assert re.findall("^ *([AB])(?:: 24 frames| +frame_auc)", out, re.MULTILINE) == ["B"]
+    (runs / "bad" / "scores" / "B.npz").unlink()
+    for command in ("evaluate", "ablate"):
+        assert main([command, str(runs / "bad")]) == 2
+        assert FOREIGN[spoil] in capsys.readouterr().err
+
+
+def test_a_table_that_is_left_out_costs_the_other_runs_no_comparison(runs, capsys):
+    shutil.copytree(runs / "good", runs / "third")
+    of_another_set(runs / "bad")
+    assert main(["evaluate", str(runs)]) == 0
+    of_a, of_b = capsys.readouterr().out.split("  A: best ")[1].split("  B: best ")
+    assert "runs/good - " in of_a and "runs/bad" not in of_a and "runs/bad - " in of_b
+    shutil.rmtree(runs / "third")
+    assert main(["evaluate", str(runs)]) == 0
+    assert "  A: left out: fewer than two runs have scores of it" in capsys.readouterr().out
 
 
 @pytest.mark.slow

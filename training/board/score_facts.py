@@ -14,12 +14,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from resproto_fd.configs.errors import UserError, cut
+from resproto_fd.configs.errors import UserError, cut, shown
 from resproto_fd.training.board.errors import MEASURED, Errors, closed_limits, metric_errors, rate_errors
 from resproto_fd.training.measures.clusters import Clusters, table_clusters
 from resproto_fd.training.measures.comparisons import aligned_scores
@@ -58,7 +59,6 @@ class ScoreFacts:
         lists: Hash of the list of "frame"s, unless the rows are clips, and of "video"s. Scores of a level are compared
             where its lists are the same.
         short_videos: `ScoreTable.short_videos`; None where rows are frames.
-        made_from: `ScoreTable.made_from_hash`.
     """
 
     metrics: dict[tuple[str, ...], dict[str, float | int | None]]
@@ -70,7 +70,6 @@ class ScoreFacts:
     closed: dict[str, Interval]
     lists: dict[str, str]
     short_videos: int | None = None
-    made_from: str | None = None
 
     @property
     def fakes(self) -> float:
@@ -287,7 +286,6 @@ class ScoreReader:
             closed=closed_limits(levels, index, clusters) if errors and test.intervals else {},
             lists=listed.lists,
             short_videos=None if table.clips is None else table.short_videos,
-            made_from=table.made_from_hash(),
         )
 
     def _rows_of(self, test_set: str, frames_hash: str, table: ScoreTable) -> TestRows:
@@ -312,13 +310,42 @@ def stored_scores(run: RunResult, test_set: str, kind: str = "scores", mark: str
         mark: Added to its name.
 
     Raises:
-        UserError: The result has no folder, or the folder no such scores, or they are of other frames or weights.
+        UserError: The result has no folder, or the folder no such scores, or see `own_table`.
     """
     if run.folder is None or test_set not in run.tests:
         raise UserError(f"{run.detector}: no scores of {test_set}")
-    table = ScoreTable.load(table_path(run.folder, test_set, kind, mark))
-    if table.frames_hash() != run.tests[test_set].frames_hash or table.checkpoint != run.checkpoint_sha256:
-        raise UserError(f"{run.folder}: {kind} of {test_set}{mark} are not those of result.json")
+    return own_table(table_path(run.folder, test_set, kind, mark), test_set, run)
+
+
+def own_table(path: Path, dataset: str, run: RunResult | None = None) -> ScoreTable:
+    """A score table of a run's folder, refused where it is not what its place says.
+
+    Args:
+        path: Its file.
+        dataset: The data set that its file is named after.
+        run: The result beside it; None if there is none. Of a test set that the result lacks, the weights are compared.
+
+    Raises:
+        UserError: It cannot be read, or is of another data set, or of other frames or weights than the result, or was
+            made from something else.
+    """
+    table = ScoreTable.load(path)
+    if table.dataset != dataset:
+        raise UserError(
+            f"{path}: expected scores of {shown(dataset)}, got those of {shown(table.dataset)}; name the file after "
+            "its data set, or test again"
+        )
+    if run is None:
+        return table
+    test, what = run.tests.get(dataset), f"{path.parent.name} of {path.stem}"
+    if table.checkpoint != run.checkpoint_sha256 or (test and table.frames_hash() != test.frames_hash):
+        raise UserError(f"{path.parent.parent}: {what} are not those of result.json; test again")
+    as_tested = test.made_from if test and path.parent.name == "scores" else None
+    if as_tested is not None and as_tested != table.made_from_hash():
+        raise UserError(
+            f"{path.parent.parent}: {what}: its score table was made from other weights, settings or frames than the "
+            "file's; test again"
+        )
     return table
 
 

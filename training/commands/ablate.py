@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from resproto_fd.configs import loading
 from resproto_fd.configs.errors import UserError
 from resproto_fd.configs.files import write_text
-from resproto_fd.training.commands.arguments import add_run, add_trust, readable, with_trust
+from resproto_fd.training.commands.arguments import add_run, add_trust, with_trust
+from resproto_fd.training.commands.evaluate import own_tables
 
 DEFAULT_SWEEP = {"top_k": [16, 32, 64, 128], "temperature": [0.1, 1.0]}
 """For detectors with these keywords: Figure 4 of the ResProto-FD paper, and the released code's temperature."""
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     folder = Path(args.run_folder)
-    tables = _tables(folder)
+    tables = own_tables(folder)
     chosen = _selection(folder, tables)
     everything = tables if chosen.table is None else {**tables, SELECTION: chosen.table}
     shown = [name for name in SHOWN if any(name.startswith(table.levels) for table in tables.values())]
@@ -82,8 +83,9 @@ class Chosen(NamedTuple):
 
 
 def _selection(folder: Path, tables: dict) -> Chosen:
+    from resproto_fd.training.board.score_facts import own_table
     from resproto_fd.training.results import RunResult
-    from resproto_fd.training.scores import ScoreTable, table_path
+    from resproto_fd.training.scores import table_path
 
     if not (folder / "result.json").is_file():
         return Chosen(missing=f"no value is stored ({folder / 'result.json'} is missing)")
@@ -99,21 +101,12 @@ def _selection(folder: Path, tables: dict) -> Chosen:
     if not path.is_file():
         return chosen._replace(missing=f"no scores of {chosen.where} are kept in {path.parent}; {again}")
     try:
-        table = ScoreTable.load(path)
+        table = own_table(path, found.dataset)
     except UserError as error:
         return chosen._replace(missing=f"{error}; {again}")
     if table.checkpoint != next(iter(tables.values())).checkpoint:
         return chosen._replace(missing=f"{path} is of other weights than the tests' scores; {again}")
     return chosen._replace(table=table)
-
-
-def _tables(folder: Path) -> dict:
-    from resproto_fd.training.scores import ScoreTable
-
-    files = sorted((folder / "scores").glob("*.npz"))
-    if not files:
-        raise UserError(f"{folder}: no scores/*.npz in it; name the folder of a run that was tested")
-    return readable({file.stem: file for file in files}, ScoreTable.load)
 
 
 def _from_scores(tables: dict, names: tuple[str, ...]) -> list[dict]:

@@ -7,7 +7,7 @@ several runs, which differences between them are more than chance.
 import argparse
 from pathlib import Path
 
-from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.errors import MissingFile, UserError
 from resproto_fd.training.commands.arguments import readable
 
 SHOWN = ("frame_auc", "frame_ap", "frame_eer", "video_auc", "video_eer")
@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     for name, by_set in tables.items():
         print(name)
         for test_set, table in by_set.items():
+            if table is None:
+                continue
             print(_numbers(test_set, table, args))
             for column, facts in grouped.items():
                 print(_groups(column, table, facts, args))
@@ -138,16 +140,14 @@ def _groups(column: str, table, facts: dict[str, str], args: argparse.Namespace)
 
 
 def read_scores(paths: list[str]) -> dict[str, dict]:
-    """Score tables of each run: {"protocol/detector/seedN": {test set: ScoreTable}}, runs in order.
+    """Score tables of each run: {"protocol/detector/seedN": {test set: ScoreTable or None}}, runs in order.
 
-    A run's name is the end of its path, as long as needed to tell two runs apart. A run with a table that cannot be
-    read is left out and named.
+    A run's name is the end of its path, as long as needed to tell two runs apart. A table that cannot be read, or is
+    not the run's own (see `own_table`), is None and named; a run without any other is left out.
 
     Raises:
         UserError: A path does not exist, or no run with readable scores lies there.
     """
-    from resproto_fd.training.scores import ScoreTable
-
     folders: list[Path] = []
     for path in map(Path, paths):
         if not path.is_dir():
@@ -157,9 +157,34 @@ def read_scores(paths: list[str]) -> dict[str, dict]:
         raise UserError(f"no scores/*.npz under {', '.join(paths)}: train or test a detector first")
 
     def tables_in(folder: Path) -> dict:
-        return {file.stem: ScoreTable.load(file) for file in sorted((folder / "scores").glob("*.npz"))}
+        found = own_tables(folder)
+        return {file.stem: found.get(file.stem) for file in sorted((folder / "scores").glob("*.npz"))}
 
     return readable({name: folder for folder, name in _names(folders).items()}, tables_in)
+
+
+def own_tables(folder: Path) -> dict:
+    """The score tables in a run's folder by test set. Those that cannot be read or are not its own are named.
+
+    They are compared with the result beside them. Where there is none, or none that can be read, with their files'
+    names alone.
+
+    Raises:
+        UserError: There is no table, or none is its own.
+    """
+    from resproto_fd.training.board.score_facts import own_table
+    from resproto_fd.training.results import RunResult
+
+    files, result = sorted((folder / "scores").glob("*.npz")), None
+    if not files:
+        raise UserError(f"{folder}: no scores/*.npz in it; name the folder of a run that was tested")
+    try:
+        result = RunResult.load(folder / "result.json")
+    except MissingFile:
+        pass
+    except UserError as error:
+        print(f"note: {error}; the scores beside it are not compared with it")
+    return readable({file.stem: file for file in files}, lambda file: own_table(file, file.stem, result))
 
 
 def _names(folders: list[Path]) -> dict[Path, str]:
@@ -210,6 +235,7 @@ def _comparison(tables: dict[str, dict], args: argparse.Namespace) -> str:
     """Compares every pair of runs on every common test set, with Holm's correction over the whole table.
 
     Where a run scored clips, all are compared by videos. A test set that cannot be compared is named with its reason.
+    A run whose table of a test set was left out takes no part there.
 
     Raises:
         UserError: No test set can be compared.
@@ -217,11 +243,13 @@ def _comparison(tables: dict[str, dict], args: argparse.Namespace) -> str:
     common = set.intersection(*(set(by_set) for by_set in tables.values()))
     if not common:
         return "these runs have no test set in common and cannot be compared"
-    by_clips = sorted(name for name, by_set in tables.items() if any(by_set[each].clips is not None for each in common))
+    by_set = {
+        each: {name: of_run[each] for name, of_run in tables.items() if of_run[each] is not None}
+        for each in sorted(common)
+    }
+    by_clips = sorted({name for of_set in by_set.values() for name, table in of_set.items() if table.clips is not None})
     level = "video" if by_clips else args.level
-    found, faults = _compared(
-        {each: {name: tables[name][each] for name in tables} for each in sorted(common)}, level, args
-    )
+    found, faults = _compared(by_set, level, args)
     if not found:
         raise UserError("\n".join(f"{test_set}: {fault}" for test_set, fault in faults.items()))
     lines = [f"Differences of {level} AUC, paired on the same {level}s, Holm's correction over all of them:"]
@@ -249,6 +277,8 @@ def _compared(by_set: dict[str, dict], level: str, args: argparse.Namespace) -> 
     found, faults = {}, {}
     for test_set, tables in by_set.items():
         try:
+            if len(tables) < 2:
+                raise UserError("fewer than two runs have scores of it; test again those that are left out")
             found[test_set] = compare_tables(tables, level=level, clusters=args.clusters, aggregation=args.video)
         except UserError as error:
             faults[test_set] = str(error)
