@@ -197,6 +197,20 @@ def test_a_result_that_is_refused_leaves_no_score_table(data, tmp_path):
     assert not list(tmp_path.rglob("*.npz"))
 
 
+@pytest.mark.parametrize("order", ["pscdo", "pdsco", "dspco", "pdcso", "pocds"])
+def test_the_csv_is_found_wherever_it_stands(data, template, tmp_path, order):
+    path = filled(tmp_path / "s.csv", template)
+    words = {"p": ["--protocol", "demo_cross"], "s": ["--seed", "3"], "c": [path], "d": [f"data.root={data}"]}
+    words["o"] = ["--name", "theirs", "--out", str(tmp_path / "runs")]
+    assert main(["submit", *(word for letter in order for word in words[letter])]) == 0
+    assert (tmp_path / "runs/demo_cross/theirs/seed3/result.json").is_file()
+
+
+def test_a_second_csv_is_refused(tmp_path, capsys):
+    assert main(["submit", "a.csv", "--protocol", "demo_cross", "--name", "x", "b.csv"]) == 2
+    assert "'b.csv' is not of the form key=value" in capsys.readouterr().err
+
+
 def test_a_result_is_not_overwritten(data, template, tmp_path, capsys):
     path = filled(tmp_path / "s.csv", template)
     assert submit(data, path, tmp_path / "runs") == 0

@@ -46,6 +46,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=seed_type(), default=0, help="seed of its training (default: 0)")
     add_out(parser)
     parser.add_argument("settings", nargs="*", metavar="key=value", help="data.* settings: where the manifests are")
+    parse = parser.parse_known_args  # it finds CSV before the options alone
+    parser.parse_known_args = lambda *words: _in_any_order(*parse(*words))
+
+
+def _in_any_order(args: argparse.Namespace, rest: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Finds the CSV among the words without `=`, wherever it stands.
+
+    Args:
+        args: What was parsed.
+        rest: Words that were not.
+    """
+    words = [*filter(None, [args.scores]), *args.settings, *(word for word in rest if not word.startswith("-"))]
+    files = [word for word in words if "=" not in word]
+    args.scores = files[0] if files else None
+    args.settings = [word for word in words if "=" in word] + files[1:]
+    return args, [word for word in rest if word.startswith("-")]
 
 
 def add_about(parser) -> None:
@@ -76,8 +92,6 @@ def as_text(word: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.scores and "=" in args.scores:  # argparse takes the first setting for the file
-        args.settings, args.scores = [args.scores, *args.settings], None
     data = loading.data_settings(args.settings, "submit")
     protocol = loading.load("protocols", args.protocol)
     if not args.template:
