@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -56,6 +56,39 @@ def atomic_file(
         kept = f"the {path.name} from before is untouched" if path.exists() else "nothing half-written was left"
         remedy = "free some space and run the same command again" if code in DISK_FULL else "check the folder"
         raise UserError(f"{path}: cannot be written ({os.strerror(code)}); {kept}; {remedy}") from error
+
+
+def refuse_same(outputs: Mapping[str, str | os.PathLike | None], inputs: Iterable[str | os.PathLike] = ()) -> None:
+    """Refuses, before the work, output files in the place of a file that is read, of each other, or of a folder.
+
+    Args:
+        outputs: The file of each option; None where the option is not given.
+        inputs: Files that the command reads; they need not exist.
+
+    Raises:
+        UserError: An output stands in such a place.
+    """
+    taken = [(path, "one that this command reads") for path in inputs]
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        _refuse_folder(path, option)
+        if what := next((what for other, what in taken if _is_same(path, other)), None):
+            raise UserError(f"{option} {path}: expected a file of its own, got {what}; set another {option}")
+        taken.append((path, f"the file of {option}"))
+
+
+def _refuse_folder(path: str | os.PathLike, option: str = "") -> None:
+    """Refuses to write a file where a folder is."""
+    if os.path.isdir(path):
+        raise UserError(f"{option} {path}: expected a file, got a folder; set another {option or 'path'}".lstrip())
+
+
+def _is_same(one: str | os.PathLike, other: str | os.PathLike) -> bool:
+    with suppress(OSError):
+        if os.path.samefile(one, other):
+            return True
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def make_folder(path: str | os.PathLike) -> Path:

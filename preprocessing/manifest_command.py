@@ -8,6 +8,7 @@ from pathlib import Path
 
 from resproto_fd.configs.argument_types import seed_type
 from resproto_fd.configs.errors import UserError
+from resproto_fd.configs.files import refuse_same
 from resproto_fd.configs.loading import names
 from resproto_fd.preprocessing.arrangers import (
     ALL_TEST,
@@ -23,7 +24,7 @@ from resproto_fd.preprocessing.arrangers.expectations import ALLOWANCES, check_a
 from resproto_fd.preprocessing.arrangers.manifest_writer import FILES_ROOT, PATH_FORMS, Captions, check_names, write
 from resproto_fd.preprocessing.arrangers.table import COLUMNS, arrange_table
 from resproto_fd.preprocessing.arrangers.tree import words_of
-from resproto_fd.preprocessing.side_file import read_captions
+from resproto_fd.preprocessing.side_file import read_captions, side_path
 from resproto_fd.preprocessing.taxonomy import load_taxonomy
 from resproto_fd.preprocessing.video import COMPRESSIONS, SPLITS
 
@@ -175,6 +176,7 @@ def run(args: argparse.Namespace) -> int:
             look_around(arrangement, args.root, () if args.dataset == "folders" else DESCRIPTIONS.values())
     for arrangement in arrangements:
         check_names(arrangement)  # all are checked before one is written
+    _refuse_loss(args, arrangements)
     refuse(arrangements, args.allow, "\n".join(map(summary, arrangements)))
     shared = {"path_form": args.paths, "labels": labels, "captions": captions, "made": made}
     for arrangement in arrangements:
@@ -182,6 +184,19 @@ def run(args: argparse.Namespace) -> int:
     if unused := sorted(set(captions.of) - captions.used):
         print(f"captions of unknown frames or videos: {_some(unused)}")
     return 0
+
+
+def _refuse_loss(args: argparse.Namespace, arrangements: Sequence[Arrangement]) -> None:
+    """Refuses to write over what was read, or the manifest of one list over that of another."""
+    read = [*args.lists, *filter(None, [args.csv, args.captions])]
+    for arrangement in arrangements:
+        for name in (arrangement.description.name, *arrangement.description.parts):
+            path = Path(args.out, f"{name}.json")
+            for file in (path, side_path(path), path.with_suffix(".yaml")):
+                refuse_same({"--out": file}, read)
+    given = [arrangement.description.name for arrangement in arrangements]
+    if twice := sorted({name for name in given if given.count(name) > 1}):
+        raise UserError(f"--list: expected lists of different data sets, got several of '{twice[0]}'; name one of them")
 
 
 def _add_arguments_of_kinds(parser: argparse.ArgumentParser) -> None:

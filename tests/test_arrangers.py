@@ -928,6 +928,22 @@ def test_a_list_made_elsewhere_is_adopted_without_what_is_missing(tmp_path, caps
     assert records[f"{ORIGINALS}/953"].identity == "FaceForensics++/953"
 
 
+def test_a_list_is_never_replaced_by_what_is_adopted_of_it(tmp_path):
+    frames(tmp_path, "Mine/real/a")
+    entry = {"label": "Demo_real", "frames": ["Mine/real/a/000.png", "Mine/real/a/001.png"]}
+    said = {"Mine": {"Demo_real": {"test": {"a": entry}}}}
+    for name in ("lists/Mine.json", "others/Mine.json"):
+        text(tmp_path, name, said)
+    before = (tmp_path / "lists/Mine.json").read_bytes()
+    words = ["--allow", "one-class", "--list", tmp_path / "lists/Mine.json"]
+    with pytest.raises(UserError, match=r"--out .*Mine\.json: expected a file of its own, got one that this command"):
+        resproto("adopt", tmp_path, tmp_path / "lists", *words)
+    assert [path.name for path in (tmp_path / "lists").iterdir()] == ["Mine.json"]
+    with pytest.raises(UserError, match="--list: expected lists of different data sets, got several of 'Mine'"):
+        resproto("adopt", tmp_path, tmp_path / "out", *words, tmp_path / "others/Mine.json")
+    assert (tmp_path / "lists/Mine.json").read_bytes() == before and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

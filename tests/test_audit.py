@@ -586,6 +586,34 @@ def test_a_fault_of_the_call_is_an_error_not_a_finding(made, tmp_path, monkeypat
         resproto(*words)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--json", "Made.json"], "--json Made.json: expected a file of its own, got one that this command reads"),
+        (["--html", "./Made.side.jsonl"], "got one that this command reads; set another --html"),
+        (["--html", "x", "--json", "x"], "--html x: expected a file of its own, got the file of --json"),
+        (["--json", "Other.json"], "--json Other.json: expected no file or an earlier report, got another file"),
+        (["--html", "folder"], "--html folder: expected a file, got a folder; set another --html"),
+    ],
+)
+def test_a_report_never_takes_the_place_of_another_file(made, tmp_path, monkeypatch, words, message):
+    (tmp_path / "folder").mkdir()
+    save(made, tmp_path)
+    (tmp_path / "Other.json").write_bytes((tmp_path / "Made.json").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "audit", lambda *args, **more: pytest.fail("the work has begun"))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match=re.escape(message)):
+        resproto("Made.json", *words)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_an_earlier_report_is_replaced(made, tmp_path, capsys):
+    path, reports = save(made, tmp_path), ["--json", tmp_path / "r.json", "--html", tmp_path / "r.html"]
+    assert [resproto(path, *reports), resproto(path, *reports)] == [0, 0]
+    assert resproto(path, "--json", "-") == 0
+
+
 def test_frames_beside_the_manifest_are_found_without_saying(made, tmp_path, capsys):
     path = save(made, tmp_path / "rgb")
     (tmp_path / "dataset_json").mkdir()

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from resproto_fd.configs.errors import UnreadableFile, UserError
-from resproto_fd.configs.files import atomic_file, sha256_of, write_text
+from resproto_fd.configs.files import atomic_file, refuse_same, sha256_of, write_text
 from resproto_fd.configs.locks import SoleLock
 
 
@@ -51,6 +51,21 @@ def test_a_folder_that_cannot_be_made_is_an_error_to_mend(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_text(tmp_path / "file" / "a", "x")
+
+
+def test_an_output_in_the_place_of_an_input_or_of_another_output_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "read").write_text("x")
+    (tmp_path / "link").symlink_to("read")
+    (tmp_path / "folder").mkdir()
+    for place in ("read", "./folder/../read", tmp_path / "link"):
+        with pytest.raises(UserError, match=r"--json .*: expected a file of its own, got one that this command reads"):
+            refuse_same({"--json": place}, ["other", "read"])
+    with pytest.raises(UserError, match="--html new: expected a file of its own, got the file of --json; set another"):
+        refuse_same({"--json": tmp_path / "new", "--html": "new"}, ["read"])
+    with pytest.raises(UserError, match=r"^--json folder: expected a file, got a folder; set another --json"):
+        refuse_same({"--json": "folder"})
+    refuse_same({"--json": "new", "--html": None}, ["read"])
 
 
 def test_the_digest_is_the_known_value(tmp_path):

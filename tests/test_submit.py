@@ -188,6 +188,27 @@ def test_wrong_words_are_errors_before_data_are_read(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_a_file_that_holds_scores_is_never_emptied_for_a_template(data, template, tmp_path, capsys):
+    path, words = filled(tmp_path / "s.csv", template), ["submit", "--protocol", "demo_cross", f"data.root={data}"]
+    (tmp_path / "other.yaml").write_text("a: b\n")
+    (tmp_path / "empty.csv").write_text("")
+    kept = {name: (tmp_path / name).read_bytes() for name in ("s.csv", "other.yaml", "t.csv")}
+    for given, message in (
+        (["--template", path], "s.csv: expected no file or a template without scores, got another file"),
+        (["--template", str(tmp_path / "other.yaml")], "other.yaml: expected no file or a template without scores"),
+        (["--template", str(tmp_path)], "expected a file, got a folder; set another --template"),
+        ([path, "--template", path], "writes a CSV to fill and reads none, got "),
+        ([path, "--template", str(tmp_path / "new.csv")], "give one of the two"),
+    ):
+        assert main([words[0], *given, *words[1:]]) == 2
+        assert message in capsys.readouterr().err
+    for name in ("t.csv", "empty.csv"):
+        assert main([*words, "--template", str(tmp_path / name)]) == 0
+        assert (tmp_path / name).read_bytes() == kept["t.csv"]
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+    assert not (tmp_path / "new.csv").exists()
+
+
 def test_a_result_that_is_refused_leaves_no_score_table(data, tmp_path):
     resolved = protocols.resolve(loading.load("protocols", "demo_cross"), DataConfig(root=str(data)), tests_only=True)
     given = {name: [0.5] * len(frames) for name, frames in resolved.tests.items()}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from resproto_fd.preprocessing.store.threads import Threads
 
 SAMPLE = 20_000
+BEGINS = {"--json": b'{\n "sets":', "--html": b"<!doctype html>"}
+"""How the reports begin, by option."""
 
 
 def audit(
@@ -111,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--sample: expected a number of frames, or 0 for all, got {args.sample}")
     beside = Path(args.manifests[0]).absolute().parent.parent / "rgb"
     store = args.store or (beside if beside.is_dir() else None)
+    _refuse_outputs(args, store)
     faces = args.faces or (store if store and (Path(store) / ".faces").is_dir() else None)
     result = audit(
         args.manifests,
@@ -129,6 +132,26 @@ def run(args: argparse.Namespace) -> int:
     if args.json != "-":
         print(as_text(result))
     return int(result.failed(args.fail_on))
+
+
+def _refuse_outputs(args: argparse.Namespace, store: str | os.PathLike | None) -> None:
+    """Refuses reports in the place of a file that is read, of each other, or of a file that is no earlier report."""
+    from resproto_fd.configs.files import refuse_same
+    from resproto_fd.preprocessing.side_file import side_path
+
+    manifests = [Path(path) for path in args.manifests]
+    read = [*manifests, *map(side_path, manifests), *(path.with_suffix(".yaml") for path in manifests)]
+    outputs = {"--json": None if args.json == "-" else args.json, "--html": args.html}
+    refuse_same(outputs, read if store is None else [*read, Path(store) / "data.mdb"])
+    for option, path in outputs.items():
+        if path is None or not os.path.isfile(path):
+            continue
+        with open(path, "rb") as file:
+            begin = file.read(len(BEGINS[option]))
+        if begin not in (b"", BEGINS[option]):
+            raise UserError(
+                f"{option} {path}: expected no file or an earlier report, got another file; set another {option}"
+            )
 
 
 def _listed(path: Path, compression: str | None, notes: list[str]) -> "Listed":

@@ -18,7 +18,7 @@ from resproto_fd.configs import loading
 from resproto_fd.configs.argument_types import seed_type
 from resproto_fd.configs.errors import UserError, cut, shown
 from resproto_fd.configs.file_names import expected, fault_of, plain_name, refuse_twin
-from resproto_fd.configs.files import atomic_file, sha256_of
+from resproto_fd.configs.files import atomic_file, refuse_same, sha256_of
 from resproto_fd.configs.locks import held
 from resproto_fd.configs.readers.csv_reader import read_csv
 from resproto_fd.configs.readers.text import LARGEST_NUMBER, is_number
@@ -94,7 +94,9 @@ def as_text(word: str) -> str:
 def run(args: argparse.Namespace) -> int:
     data = loading.data_settings(args.settings, "submit")
     protocol = loading.load("protocols", args.protocol)
-    if not args.template:
+    if args.template:
+        _check_template(args)
+    else:
         _check_words(args)
 
     from resproto_fd.training import protocols
@@ -191,6 +193,31 @@ def _check_words(args: argparse.Namespace) -> None:
     if not args.scores:
         raise UserError("name the CSV of scores (or --template FILE to write one to fill)")
     check_about(args)
+
+
+def _check_template(args: argparse.Namespace) -> None:
+    if args.scores:
+        raise UserError(
+            f"--template {args.template}: writes a CSV to fill and reads none, got {args.scores}; give one of the two"
+        )
+    path = Path(args.template)
+    refuse_same({"--template": path})
+    if path.exists() and not _is_unfilled(path):
+        raise UserError(
+            f"--template {path}: expected no file or a template without scores, got another file, which would be lost; "
+            "set another --template"
+        )
+
+
+def _is_unfilled(path: Path) -> bool:
+    """Whether a file is as `write_template` writes it, without a score, or is empty."""
+    try:
+        if not path.stat().st_size:
+            return True
+        header, lines = read_csv(path, COLUMNS)
+        return header == list(COLUMNS) and not any(cells[COLUMNS.index("score")].strip() for _, cells in lines)
+    except UserError:
+        return False
 
 
 def check_about(args: argparse.Namespace) -> None:
