@@ -32,9 +32,11 @@ def atomic_file(
             leaves nothing elsewhere. None: the file's own.
 
     Raises:
-        UserError: No space is left, or the folder cannot be written; an earlier file at `path` is unchanged.
+        UserError: No space is left, the folder cannot be written, or a folder has the file's name; an earlier file at
+            `path` is unchanged.
     """
     path = Path(path)
+    _refuse_folder(path)
     temporary = Path(scratch or path.parent, f".{path.name}.{os.getpid()}.part")
     make_folder(path.parent)
     try:
@@ -53,7 +55,7 @@ def atomic_file(
         code = _os_error_code(error)
         if code is None:
             raise
-        kept = f"the {path.name} from before is untouched" if path.exists() else "nothing half-written was left"
+        kept = f"the {path.name} from before is untouched" if path.exists() else "no half-written file was left"
         remedy = "free some space and run the same command again" if code in DISK_FULL else "check the folder"
         raise UserError(f"{path}: cannot be written ({os.strerror(code)}); {kept}; {remedy}") from error
 

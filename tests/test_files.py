@@ -53,6 +53,19 @@ def test_a_folder_that_cannot_be_made_is_an_error_to_mend(tmp_path):
         write_text(tmp_path / "file" / "a", "x")
 
 
+def test_a_folder_in_the_place_of_a_file_is_named_as_one(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match="a: expected a file, got a folder; set another path"):
+        write_text(tmp_path / "a", "x")
+    assert names(tmp_path) == ["a"]
+
+
+def test_without_space_a_new_file_leaves_no_half_of_it(tmp_path):
+    with pytest.raises(UserError, match="no half-written file was left; free"), atomic_file(tmp_path / "b" / "a"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert names(tmp_path / "b") == []
+
+
 def test_an_output_in_the_place_of_an_input_or_of_another_output_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "read").write_text("x")
