@@ -233,6 +233,18 @@ def test_what_cannot_be_exported_is_named(resproto_run, package, tmp_path, capsy
     assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "result.json"]
 
 
+def test_an_export_that_another_one_overtook_says_that_the_folder_exists(resproto_run, tmp_path, monkeypatch):
+    def overtaken(*args):
+        (tmp_path / "package").mkdir()
+        (tmp_path / "package" / "theirs").touch()
+        return "a card"
+
+    monkeypatch.setattr(writing, "model_card", overtaken)
+    with pytest.raises(UserError, match="package: exists already; remove it, or set another --out"):
+        writing.write(resproto_run, tmp_path / "package")
+    assert [path.name for path in tmp_path.rglob("*")] == ["package", "theirs"]
+
+
 class FakeApi:
     """Stands for the hub: notes what it is sent."""
 

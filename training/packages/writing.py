@@ -48,7 +48,7 @@ def write(run: Path, out: Path, trusted: bool = False, onnx: bool = False, expor
     if not path.is_file():
         raise UserError(f"{run}: expected the folder of a run, with config.yaml in it")
     if out.exists():
-        raise UserError(f"{out}: exists already; remove it, or set another --out")
+        raise _taken(out)
     config = loading.validated(RunConfig, loading.load_yaml(path), str(path))
     result = RunResult.load(run / contents.RESULT)
     if trusted:
@@ -77,8 +77,17 @@ def write(run: Path, out: Path, trusted: bool = False, onnx: bool = False, expor
         names = [file.name for file in folder.iterdir()]
         write_text(folder / contents.CARD, model_card(config, result, names))
         _list_files(folder)
-        folder.rename(out)
+        try:
+            folder.rename(out)
+        except OSError as error:
+            if out.exists():  # another command made it meanwhile
+                raise _taken(out) from error
+            raise
     return reading.load(out, trusted=trusted)
+
+
+def _taken(out: Path) -> UserError:
+    return UserError(f"{out}: exists already; remove it, or set another --out")
 
 
 def without_places(config: RunConfig) -> RunConfig:
