@@ -605,6 +605,15 @@ def test_a_folder_that_is_no_run_is_an_error_before_any_work(tmp_path, capsys):
     assert "expected the folder of a run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["calibrate"], ["predict", "x.png", "--run"]])
+def test_what_is_no_run_is_named_as_it_was_given(tmp_path, capsys, command):
+    (tmp_path / "best.pt").touch()
+    for name, found in (("best.pt", "a file"), ("", "a folder without it"), ("none", "no such folder")):
+        assert main([*command, str(tmp_path / name)]) == 2
+        said = f"error: {tmp_path / name}: expected the folder of a run, with config.yaml in it, got {found}; name"
+        assert said in capsys.readouterr().err
+
+
 def test_a_file_that_takes_too_long_costs_its_row(monkeypatch, tmp_path):
     import time
 

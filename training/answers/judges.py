@@ -178,7 +178,8 @@ def read_config(folder: Path, trusted: bool = False) -> RunConfig:
     """
     path = folder / "config.yaml"
     if not path.is_file():
-        raise UserError(f"--run: expected the folder of a run, with config.yaml in it, got {folder}")
+        found = "a file" if folder.is_file() else "a folder without it" if folder.is_dir() else "no such folder"
+        raise UserError(f"{folder}: expected the folder of a run, with config.yaml in it, got {found}; name another")
     config = loading.validated(RunConfig, loading.load_yaml(path), str(path))
     detector = config.detector.trusting(None if trusted else ())
     return config.model_copy(update={"detector": detector})
