@@ -44,6 +44,8 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: 1:30", "put a text in quotes"),
         ("a: 1e400", "finite"),
         ("a: .nan", "finite"),
+        ("a: !!set {b}", "line 1, column 4: this mapping: values of kind set have no use here; remove !!set$"),
+        ("a: !!omap [b: c]", "line 1, column 4: this sequence: values of kind omap have no use here"),
         ("a: !thing b", "line 1.*!thing"),
         ("---\na: b\n---\nc: d", "line 3.*single document"),
         ("a: b\na: c", "line 2, column 1: key 'a' stands twice"),

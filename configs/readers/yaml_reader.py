@@ -62,7 +62,7 @@ class _Bounded(Composer):
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, binascii.Error) as error:
             kind = node.tag.rpartition(":")[2]
             raise ConstructorError(
-                None, None, f"{shown(node.value)} is no {kind} ({shown(str(error))})", node.start_mark
+                None, None, f"{_written(node)} is no {kind} ({shown(str(error))})", node.start_mark
             ) from error
 
 
@@ -101,12 +101,9 @@ class _Lenient(_Bounded, _BASE):
 
     def construct_other(self, node):
         kind = node.tag.rpartition(":")[2]
-        raise ConstructorError(
-            None,
-            None,
-            f"{shown(node.value)}: values of kind {kind} have no use here; put a text in quotes",
-            node.start_mark,
-        )
+        remedy = "put a text in quotes" if isinstance(node, yaml.ScalarNode) else f"remove !!{kind}"
+        text = f"{_written(node)}: values of kind {kind} have no use here; {remedy}"
+        raise ConstructorError(None, None, text, node.start_mark)
 
 
 _LONGEST_INTEGER = 80
@@ -140,6 +137,11 @@ class _Loader(_Lenient):
                 raise ConstructorError(None, None, f"key {_named(key)} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _written(node: yaml.Node) -> str:
+    """A node for messages."""
+    return shown(node.value) if isinstance(node, yaml.ScalarNode) else f"this {node.id}"
 
 
 def _named(key: Any) -> str:
