@@ -235,6 +235,13 @@ def test_wrong_words_are_errors(words, message, capsys, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("word", ["--status", "--dry-run"])
+def test_a_file_is_no_folder_of_runs(made, tmp_path, capsys, word):
+    (tmp_path / "file").write_text("x")
+    assert main(["sweep", str(made), "--out", str(tmp_path / "file"), word, f"data.root={tmp_path}"]) == 2
+    assert "file: expected a folder of runs, got a file; set another --out" in capsys.readouterr().err
+
+
 def test_paths_of_the_command_line_mean_the_same_in_every_process(made, tmp_path, monkeypatch):
     from resproto_fd.training.commands import sweep as command
 

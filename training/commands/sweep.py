@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     from resproto_fd.training.sweeps.plan import plan_of, text_of
 
     path, config, runs = loading.find("sweeps", args.file), loading.load("sweeps", args.file), Path(args.out)
+    if runs.exists() and not runs.is_dir():
+        raise UserError(f"--out {runs}: expected a folder of runs, got a file; set another --out")
     config = _with_budget(config, args)
     data, words = _machine_words(args.settings, runs)
     plan = plan_of(config, cells_of(config, path.parent, words, args.trust_code), runs, data)
