@@ -487,6 +487,20 @@ class ProtocolConfig(Strict):
     corruptions: dict[str, list[Annotated[int, Field(ge=1, le=5)]]] = {}
     metrics: list[Metric] = ["frame_auc", "frame_ap", "frame_eer", "frame_acc", "video_auc"]
 
+    @field_validator("metrics")
+    @classmethod
+    def _some_metric(cls, value):
+        if not value:
+            raise ValueError("expected at least one metric, got none; leave it out for the usual ones")
+        return value
+
+    @field_validator("corruptions")
+    @classmethod
+    def _some_severity(cls, value):
+        if empty := [name for name, severities in value.items() if not severities]:
+            raise ValueError(f"{empty[0]}: expected at least one severity, 1 to 5, got none; leave {empty[0]} out")
+        return value
+
     @model_validator(mode="after")
     def _no_repeats(self):
         for field in ("train", "test"):

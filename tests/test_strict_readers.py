@@ -214,7 +214,8 @@ def test_a_shown_value_is_short_also_if_its_repr_has_9_to_the_40_letters():
     ("train.optimizer.betas=[2, 3]", "betas.0"), ("train.optimizer.betas=[0.5]", "betas"), 
     ("input.std=[0, 1, 1]", "std"),
     ("train.optimizer.lr=1e300", "lr"), ("input.mean=[1e300, 0, 0]", "mean"), ("train.epochs=3000000000", "epochs"),
-    ("title=" + BOMB, "title"),
+    ("title=" + BOMB, "title"), ("protocol.metrics=[]", r"metrics.*expected at least one metric, got none"),
+    ("protocol.corruptions={jpeg: []}", "corruptions.*jpeg: expected at least one severity, 1 to 5, got none"),
 ])  # fmt: skip
 def test_a_setting_out_of_bounds_is_refused_with_its_key(word, key):
     with pytest.raises(Exception, match=key) as caught:
