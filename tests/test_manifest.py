@@ -335,7 +335,7 @@ def test_a_manifest_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="no videos to write"):
         write_manifest(tmp_path / "a.json", "X", [])
     (tmp_path / "taken.json").mkdir()
-    with pytest.raises(UserError, match=r"taken\.json: cannot be written"):
+    with pytest.raises(UserError, match=r"taken\.json: expected a file, got a folder"):
         write_manifest(tmp_path / "taken.json", "X", [made_video()])
     assert [path.name for path in tmp_path.iterdir()] == ["taken.json"]
 
