@@ -17,6 +17,7 @@ from resproto_fd.configs.files import sha256_of
 from resproto_fd.preprocessing.side_file import SideRecord, write_side
 from resproto_fd.training.board.building import build
 from resproto_fd.training.board.collecting import collect
+from resproto_fd.training.board.table import sections
 from resproto_fd.training.cli import main
 from resproto_fd.training.lineage import run_that_made
 from resproto_fd.training.results import Metrics, RunResult, Selection, test_result
@@ -327,6 +328,56 @@ def test_a_table_that_is_left_out_costs_the_other_runs_no_comparison(runs, capsy
     shutil.rmtree(runs / "third")
     assert main(["evaluate", str(runs)]) == 0
     assert "  A: left out: fewer than two runs have scores of it" in capsys.readouterr().out
+
+
+@pytest.fixture
+def on_other_pixels(runs):
+    """Runs `good`, `third` and `bad` of the same frames, where `bad` read other pixels of A; `submitted` read none."""
+    for name in ("third", "submitted"):
+        shutil.copytree(runs / "good", runs / name)
+    for name in ("good", "bad", "third", "submitted"):
+        result = RunResult.load(runs / name / "result.json")
+        for test in result.tests.values():
+            test.in_domain = False
+        result.model_copy(update={"detector": name, "title": name}).save(runs / name / "result.json")
+    for name in ("good", "third", "bad"):
+        for file in sorted((runs / name / "scores").glob("*.npz")):
+            table = ScoreTable.load(file)
+            table.checksums = np.arange(24, dtype=np.uint32)
+            if (name, file.stem) == ("bad", "A"):
+                table.checksums[5:9] = 99
+            table.save(file)
+    return runs
+
+
+def test_a_run_on_other_pixels_of_the_same_frames_is_named_on_the_board_and_not_tested(
+    on_other_pixels, tmp_path, capsys
+):
+    assert main(["leaderboard", str(on_other_pixels), "--out", str(tmp_path / "out")]) == 0
+    said = "A: bad, seed 0 was scored on other pixels of the same frames than the rest"
+    err = capsys.readouterr().err
+    assert f"note: p: {said}" in err and err.count("pixels") == 1
+    for name in ("index.html", "leaderboard.md", "leaderboard.json"):
+        assert (tmp_path / "out" / name).read_text().count(said) == 1
+    (section,) = sections(collect([on_other_pixels])[0])
+    (bad,) = (row.key for row in section.rows if row.name == "bad")
+    for metric in ("frame_auc", "video_auc"):
+        marks = section.marks[metric]
+        assert marks.untested["A"] == {bad: "seed 0 was scored on other pixels"} and not marks.untested["B"]
+        assert len(marks.tied["A"]) == 3 and len(marks.tied["B"]) == 4
+
+
+@pytest.mark.parametrize("level", ["frame", "video"])
+def test_runs_on_other_pixels_of_the_same_frames_are_not_compared(on_other_pixels, capsys, level):
+    assert main(["evaluate", str(on_other_pixels), "--level", level]) == 0
+    of_a, of_b = capsys.readouterr().out.split("  A: best ")[1].split("  B: best ")
+    assert "runs/good - " in of_a and "runs/bad" not in of_a
+    assert "runs/bad - " in of_b and re.search("  A: left out: .*runs/bad, whose frames hold other pixels", of_b)
+    for name in ("third", "submitted"):
+        shutil.rmtree(on_other_pixels / name)
+    assert main(["evaluate", str(on_other_pixels), "--level", level]) == 0
+    out = capsys.readouterr().out
+    assert "  A: best" not in out and re.search("  A: left out: .*other pixels than those of .*again", out)
 
 
 @pytest.mark.slow

@@ -37,6 +37,15 @@ def test_per_frame_columns_come_back_as_they_went_in():
     assert (len(table), len(table.videos)) == (12, 4)
 
 
+def test_the_hash_of_the_pixels_is_that_of_each_rows_pixels_in_any_order():
+    checksums, order = np.arange(12, dtype=np.uint32), np.random.default_rng(0).permutation(12)
+    table = ScoreTable(**columns(), checksums=checksums)
+    moved = {name: column if name == "dataset" else column[order] for name, column in columns().items()}
+    assert ScoreTable(**moved, checksums=checksums[order]).pixels_hash() == table.pixels_hash()
+    assert ScoreTable(**columns(), checksums=checksums[order]).pixels_hash() != table.pixels_hash()
+    assert ScoreTable(**columns()).pixels_hash() is None
+
+
 def test_a_saved_table_is_the_table_again(tmp_path):
     scores = np.random.default_rng(0).random(12)
     table = ScoreTable(

@@ -276,13 +276,21 @@ class ScoreTable:
     def frames_hash(self) -> str:
         """SHA-256 of which frames were scored and with which labels: equal for every detector that saw the same
         frames, in whatever order. Of clips, it holds the frames of each clip."""
-        rank = np.argsort(np.argsort(self.videos, kind="stable"), kind="stable")[self.video_index]
+        rank = self._video_rank()
         order = self.order(rank)
         digest = hashlib.sha256("\n".join(sorted(self.videos.tolist())).encode())
         of_clips = [] if self.clips is None else list(self.clips.T)
         for column in (rank, self.frame, self.label, *of_clips):
             digest.update(np.ascontiguousarray(column[order], dtype="<i8"))
         return digest.hexdigest()
+
+    def pixels_hash(self) -> str | None:
+        """SHA-256 of the checksums of all rows: of tables with one `frames_hash`, equal where they are of the same
+        pixels, in whatever order and codec; None if they are not known."""
+        if self.checksums is None:
+            return None
+        order = self.order(self._video_rank())
+        return hashlib.sha256(np.ascontiguousarray(self.checksums[order], dtype="<u4")).hexdigest()
 
     def videos_hash(self) -> str:
         """SHA-256 of which videos were scored and with which labels: equal for detectors of frames and of clips."""
@@ -375,6 +383,10 @@ class ScoreTable:
         except UserError as error:
             raise UnreadableFile(f"{path}: {error}") from None
         return table
+
+    def _video_rank(self) -> np.ndarray:
+        """Place of each row's video among the sorted ids, [N]."""
+        return np.argsort(np.argsort(self.videos, kind="stable"), kind="stable")[self.video_index]
 
     def _checked_scores(self, what: str, values) -> np.ndarray:
         values = np.asarray(values)

@@ -10,6 +10,7 @@ from resproto_fd.training.board.collecting import RESULT_FILE, Pending, Problem,
 from resproto_fd.training.board.exports import to_csv, to_json, to_markdown
 from resproto_fd.training.board.index_page import render
 from resproto_fd.training.board.latex import to_latex
+from resproto_fd.training.board.notes import of_other_pixels
 from resproto_fd.training.board.paper_table import find_table, paper_table
 from resproto_fd.training.board.published_page import render_published
 from resproto_fd.training.board.rendering import EXPORTS, INDEX, PUBLISHED, ROWS, map_path, row_path
@@ -29,6 +30,11 @@ class Summary:
     sections: list[Section]
     problems: list[Problem]
     papers: list[Path] = field(default_factory=list)  # a paper's table laid out again
+
+    @property
+    def other_pixels(self) -> list[str]:
+        """Runs that were scored on other pixels than the rest of their table; the page has these notes too."""
+        return [f"{section.protocol}: {note}" for section in self.sections for note in of_other_pixels(section)]
 
     @property
     def page(self) -> Path:

@@ -15,7 +15,7 @@ ONE_SIDE = 0.01
 
 def notes(section: Section) -> list[str]:
     """Everything that a reader must know before comparing rows of a table, the warnings first."""
-    found = [*warnings(section), *margins(section)]
+    found = [*warnings(section), *of_other_pixels(section), *margins(section)]
     for name in section.test_sets:
         tests = [(row, run, run.tests[name]) for row in section.rows for run in row.runs if name in run.tests]
         for reason in sorted({test.undefined for *_, test in tests if test.undefined}):
@@ -37,6 +37,18 @@ def notes(section: Section) -> list[str]:
             found.append(f"{row.name}: was trained on {', '.join(row.seen)}, a set of the mean; not ranked.")
     clustering = [f"{name}: {text}" for name, text in section.clustering.items()]
     return [*found, *section.oddities, *_denied_limits(section), *_untested(section), *_turned(section), *clustering]
+
+
+def of_other_pixels(section: Section) -> list[str]:
+    """Runs that were scored on other pixels than the rest, under the same frames' names."""
+    names = {row.key: row.name for row in section.rows}
+    return [
+        f"{test_set}: {names[key]}, seed {', '.join(map(str, seeds))} was scored on other pixels of the same frames "
+        "than the rest, so the row is not tested and its numbers are not comparable; test it again on the frames of "
+        "the rest."
+        for test_set, rows in section.other_pixels.items()
+        for key, seeds in rows.items()
+    ]
 
 
 def _other_frames(test_set: str, tests: list[tuple[Row, RunResult, TestResult]]) -> list[str]:

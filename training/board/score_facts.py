@@ -59,6 +59,7 @@ class ScoreFacts:
         lists: Hash of the list of "frame"s, unless the rows are clips, and of "video"s. Scores of a level are compared
             where its lists are the same.
         short_videos: `ScoreTable.short_videos`; None where rows are frames.
+        pixels: `ScoreTable.pixels_hash`.
     """
 
     metrics: dict[tuple[str, ...], dict[str, float | int | None]]
@@ -70,6 +71,7 @@ class ScoreFacts:
     closed: dict[str, Interval]
     lists: dict[str, str]
     short_videos: int | None = None
+    pixels: str | None = None
 
     @property
     def fakes(self) -> float:
@@ -286,6 +288,7 @@ class ScoreReader:
             closed=closed_limits(levels, index, clusters) if errors and test.intervals else {},
             lists=listed.lists,
             short_videos=None if table.clips is None else table.short_videos,
+            pixels=table.pixels_hash(),
         )
 
     def _rows_of(self, test_set: str, frames_hash: str, table: ScoreTable) -> TestRows:

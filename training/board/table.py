@@ -22,7 +22,7 @@ from resproto_fd.configs.schema import DetectorConfig
 from resproto_fd.training.board.limits import CheckedLimits, limits_over_seeds
 from resproto_fd.training.board.sanity import oddities
 from resproto_fd.training.board.score_facts import CLUSTERINGS, ScoreReader
-from resproto_fd.training.board.ties import MEAN, Marks, test_against_best
+from resproto_fd.training.board.ties import MEAN, Marks, other_pixels, test_against_best
 from resproto_fd.training.results import BY_CLIPS, RunResult
 
 PROBE = "clip_probe"
@@ -329,7 +329,7 @@ class Section:
     def marks(self) -> dict[str, Marks]:
         """The ranked rows against the best, by metric; see `ties.test_against_best`."""
         rows = {row.key: row.runs for row in self.rows if row.ranks}
-        return test_against_best(rows, self.test_sets, self.mean_sets, self.reader)
+        return test_against_best(rows, self.test_sets, self.mean_sets, self.reader, other=self.other_pixels)
 
     @cached_property
     def by_clustering(self) -> dict[str, Marks]:
@@ -340,13 +340,18 @@ class Section:
             return {}
         given = rows, self.test_sets, self.mean_sets, self.reader
         further = [name for name in CLUSTERINGS if name != "people"]
-        found = {name: test_against_best(*given, name, [auc])[auc] for name in further}
+        found = {name: test_against_best(*given, name, [auc], self.other_pixels)[auc] for name in further}
         return found | {"people": self.marks[auc]}
 
     @property
     def auc(self) -> str:
         """What it leads by: "frame_auc", or "video_auc" where all rows score clips."""
         return "video_auc" if self.rows and all(row.by_clips for row in self.rows) else "frame_auc"
+
+    @cached_property
+    def other_pixels(self) -> dict[str, dict[str, list[int]]]:
+        """Seeds on other pixels than most runs of the table, by test set and row's key; see `ties.other_pixels`."""
+        return other_pixels({row.key: row.runs for row in self.rows}, self.test_sets, self.reader)
 
     @cached_property
     def oddities(self) -> list[str]:

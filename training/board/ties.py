@@ -11,6 +11,7 @@ from resproto_fd.training.board.errors import MEASURED, TESTED
 from resproto_fd.training.board.score_facts import ScoreFacts, ScoreReader
 from resproto_fd.training.measures.against_best import SetErrors, against_best, mean_intervals
 from resproto_fd.training.measures.clusters import Clusters
+from resproto_fd.training.measures.comparisons import of_other_pixels
 from resproto_fd.training.measures.intervals import Interval, failure_cost
 from resproto_fd.training.results import BY_CLIPS, RunResult
 
@@ -58,12 +59,13 @@ def test_against_best(
     reader: ScoreReader,
     clustering: str = "people",
     metrics: Sequence[str] = MEASURED,
+    other: Mapping[str, Mapping[str, Sequence[int]]] | None = None,
 ) -> dict[str, Marks]:
     """Test every row's mean over seeds against the best, on each test set and for the mean over sets.
 
     Metrics of `TESTED` are tested; of others, means over sets have intervals. A row without the score tables of all its
-    runs takes no part in that column; nor does one with tables of other frames, or for metrics of videos of other
-    videos. The others keep their marks. So rows of frames and of clips are tested together by videos.
+    runs takes no part in that column; nor does one with tables of other frames or of other pixels, or for metrics of
+    videos of other videos. The others keep their marks. So rows of frames and of clips are tested together by videos.
 
     Args:
         rows: The runs of each row, in the order of their seeds, by the row's key.
@@ -72,10 +74,12 @@ def test_against_best(
         reader: Reads the score tables.
         clustering: What is taken for independent, a name of `CLUSTERINGS`.
         metrics: Of `MEASURED`.
+        other: See `other_pixels`; of these rows if not given.
 
     Returns:
         By metric.
     """
+    other = other_pixels(rows, test_sets, reader) if other is None else other
     marks = {metric: Marks() for metric in metrics}
     errors: dict[str, dict[str, SetErrors]] = {metric: {} for metric in metrics}
     for level in dict.fromkeys(metric.partition("_")[0] for metric in metrics):
@@ -84,6 +88,9 @@ def test_against_best(
         fakes: dict[str, float] = {}
         for test_set in test_sets:
             facts, untested = _facts(rows, test_set, reader, level)
+            for key, of_row in other[test_set].items():
+                if facts.pop(key, None):
+                    untested[key] = f"seed {', '.join(map(str, of_row))} was scored on other pixels"
             seeds[test_set] = {key: list(of_row) for key, of_row in facts.items()}
             every = [each for of_row in facts.values() for each in of_row.values()]
             for metric in of_level:
@@ -102,6 +109,24 @@ def test_against_best(
 
 
 test_against_best.__test__ = False  # pytest: not a test
+
+
+def other_pixels(
+    rows: Mapping[str, Sequence[RunResult]], test_sets: Sequence[str], reader: ScoreReader
+) -> dict[str, dict[str, list[int]]]:
+    """Seeds that were scored on other pixels than most runs of the same frames, by test set and row's key."""
+    result: dict[str, dict[str, list[int]]] = {}
+    for test_set in test_sets:
+        read = {
+            (key, run.seed): (run.tests[test_set].frames_hash, reader.facts(run, test_set).pixels)
+            for key, of_row in rows.items()
+            for run in of_row
+            if test_set in run.tests and reader.has(run, test_set)
+        }
+        result[test_set] = {}
+        for key, seed in of_other_pixels(read):
+            result[test_set].setdefault(key, []).append(seed)
+    return result
 
 
 def _facts(

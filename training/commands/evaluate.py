@@ -235,7 +235,7 @@ def _comparison(tables: dict[str, dict], args: argparse.Namespace) -> str:
     """Compares every pair of runs on every common test set, with Holm's correction over the whole table.
 
     Where a run scored clips, all are compared by videos. A test set that cannot be compared is named with its reason.
-    A run whose table of a test set was left out takes no part there.
+    A run whose table of a test set was left out, or is of other pixels than most of the others, takes no part there.
 
     Raises:
         UserError: No test set can be compared.
@@ -249,6 +249,7 @@ def _comparison(tables: dict[str, dict], args: argparse.Namespace) -> str:
     }
     by_clips = sorted({name for of_set in by_set.values() for name, table in of_set.items() if table.clips is not None})
     level = "video" if by_clips else args.level
+    by_set, other = _of_same_pixels(by_set)
     found, faults = _compared(by_set, level, args)
     if not found:
         raise UserError("\n".join(f"{test_set}: {fault}" for test_set, fault in faults.items()))
@@ -267,7 +268,25 @@ def _comparison(tables: dict[str, dict], args: argparse.Namespace) -> str:
                 f"p {row.p:.3g}, corrected {row.p_holm:.3g}"
             )
     lines += [f"  {test_set}: left out: {fault}" for test_set, fault in faults.items()]
+    lines += [
+        f"  {test_set}: left out: {name}, whose frames hold other pixels than those of the rest; test it again on the "
+        "same frames"
+        for test_set, names in other.items()
+        for name in names
+    ]
     return "\n".join(lines)
+
+
+def _of_same_pixels(by_set: dict[str, dict]) -> tuple[dict[str, dict], dict[str, list[str]]]:
+    """Each test set's tables that are of the same pixels, and the names of the others, where two or more are."""
+    from resproto_fd.training.measures.comparisons import tables_of_other_pixels
+
+    kept, other = {}, {}
+    for test_set, tables in by_set.items():
+        names = tables_of_other_pixels(tables)
+        same = {name: table for name, table in tables.items() if name not in names}
+        kept[test_set], other[test_set] = (same, names) if len(same) > 1 else (tables, [])
+    return kept, other
 
 
 def _compared(by_set: dict[str, dict], level: str, args: argparse.Namespace) -> tuple[dict, dict[str, str]]:

@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> int:
     summary = build(args.runs, args.out, args.paper, group_columns(args), args.side)
     for problem in summary.problems:
         print(f"left out: {problem}", file=sys.stderr)
+    for note in summary.other_pixels:
+        print(f"note: {note}", file=sys.stderr)
     for path in summary.papers:
         print(path)
     print(f"{summary.page}: {summary.runs} runs")

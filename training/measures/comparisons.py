@@ -13,8 +13,9 @@ In shapes, D is the number of detectors, N of frames (or videos), K of clusters.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ from resproto_fd.training.measures.intervals import NO_ERROR, auc_covariance, cl
 from resproto_fd.training.measures.roc import Ranking
 from resproto_fd.training.measures.videos import aggregate_videos
 from resproto_fd.training.scores import ScoreTable
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Difference(NamedTuple):
@@ -165,9 +168,14 @@ def compare_tables(
         confidence: Of each difference's interval.
 
     Raises:
-        UserError: The tables are not of the same frames (what is missing where is named), or have no video in common,
-            or scores of frames are compared where a table is of clips.
+        UserError: The tables are not of the same frames (what is missing where is named) or not of the same pixels, or
+            have no video in common, or scores of frames are compared where a table is of clips.
     """
+    if other := tables_of_other_pixels(tables):
+        raise UserError(
+            f"{', '.join(other)}: the scored frames of {tables[other[0]].dataset} hold other pixels than those of "
+            f"{', '.join(name for name in tables if name not in other)}; test both again on the same frames"
+        )
     if level == "frame":
         for name, table in tables.items():
             if "frame" not in table.levels:
@@ -181,6 +189,28 @@ def compare_tables(
     of_video = table_clusters(first, clusters) if isinstance(clusters, str) else np.asarray(clusters)
     unpaired = len({video for table in tables.values() for video in table.videos.tolist()}) - len(kept)
     return compare_aucs(first.video_label[kept], videos, of_video[kept], confidence)._replace(unpaired=unpaired)
+
+
+def tables_of_other_pixels(tables: Mapping[str, ScoreTable]) -> list[str]:
+    """Names of tables whose frames hold other pixels than those of most tables of the same frames."""
+    return of_other_pixels({name: (table.frames_hash(), table.pixels_hash()) for name, table in tables.items()})
+
+
+def of_other_pixels(read: Mapping[Key, tuple[str, str | None]]) -> list[Key]:
+    """Those of some score tables that are of other pixels than most tables of the same frames.
+
+    Args:
+        read: The hashes of each table's frames and pixels; None, of pixels that are not known, differs from nothing.
+
+    >>> of_other_pixels({"a": ("frames", "one"), "b": ("frames", "two"), "c": ("frames", "two"), "d": ("fewer", "one")})
+    ['a']
+    """
+    counts: dict[str, Counter] = defaultdict(Counter)
+    for frames, pixels in read.values():
+        if pixels is not None:
+            counts[frames][pixels] += 1
+    usual = {frames: found.most_common(1)[0][0] for frames, found in counts.items()}
+    return [key for key, (frames, pixels) in read.items() if pixels is not None and pixels != usual[frames]]
 
 
 def aligned_videos(
