@@ -37,6 +37,13 @@ def atomic_file(
     """
     path = Path(path)
     _refuse_folder(path)
+    if _is_of_system(path):  # a file in its place would be one for every program
+        try:
+            with open(path, "wb") as file:
+                yield file
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); set a file") from error
+        return
     temporary = Path(scratch or path.parent, f".{path.name}.{os.getpid()}.part")
     make_folder(path.parent)
     try:
@@ -58,6 +65,14 @@ def atomic_file(
         kept = f"the {path.name} from before is untouched" if path.exists() else "no half-written file was left"
         remedy = "free some space and run the same command again" if code in DISK_FULL else "check the folder"
         raise UserError(f"{path}: cannot be written ({os.strerror(code)}); {kept}; {remedy}") from error
+
+
+def _is_of_system(path: Path) -> bool:
+    """Whether a path is a device or a stream as the system names it: /dev/null, /dev/stdout, /dev/fd/63."""
+    place = os.path.abspath(path)
+    if not place.startswith(("/dev/", "/proc/")):
+        return False
+    return os.path.islink(place) or (os.path.exists(place) and not os.path.isfile(place) and not os.path.isdir(place))
 
 
 def refuse_same(outputs: Mapping[str, str | os.PathLike | None], inputs: Iterable[str | os.PathLike] = ()) -> None:

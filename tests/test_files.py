@@ -1,6 +1,8 @@
 """Files are whole or not there."""
 
 import errno
+import os
+import stat
 import sys
 
 import pytest
@@ -27,6 +29,23 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
         raise RuntimeError
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="names of streams on Linux")
+def test_a_stream_is_written_to_and_not_replaced(tmp_path):
+    with open(tmp_path / "stream", "wb") as stream:
+        place = f"/proc/self/fd/{stream.fileno()}"
+        write_text(place, "new")
+        assert os.path.islink(place)
+    assert (tmp_path / "stream").read_text() == "new"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_device_stays_one(tmp_path):
+    with pytest.raises(UserError, match=r"/dev/full: cannot be written \(No space left on device\)"):
+        write_text("/dev/full", "new")
+    write_text("/dev/null", "new")
+    assert all(stat.S_ISCHR(os.stat(place).st_mode) for place in ("/dev/null", "/dev/full"))
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
