@@ -65,8 +65,9 @@ def build(
 
     Raises:
         UserError: A path does not exist, there is no result file that can be used, no such table of a paper, or no
-            such column; nothing is written then.
+            such column, or `out_dir` has a site of something else; nothing is written then.
     """
+    _refuse_strange_site(Path(out_dir))
     if paper is not None:
         find_table(paper)
     reader = ScoreReader()
@@ -98,6 +99,14 @@ def build(
             stale.unlink()
     papers = [] if paper is None else paper_table(paper, tables).write(out_dir)
     return Summary(out_dir, len(results), tables, problems, papers)
+
+
+def _refuse_strange_site(out_dir: Path) -> None:
+    index = out_dir / INDEX
+    if index.is_file() and _MADE not in index.read_text(encoding="utf-8", errors="replace")[:1000]:
+        raise UserError(
+            f"{index}: expected no file or a page of an earlier leaderboard, got another page; set --out DIR"
+        )
 
 
 def _nothing_usable(problems: Sequence[Problem], out_dir: str | Path) -> UserError:
