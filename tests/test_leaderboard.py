@@ -604,6 +604,21 @@ def test_the_same_run_twice_counts_once_and_a_contradicting_twin_is_named(tmp_pa
     assert "same detector, protocol, selection and seed" in problems[0].reason
 
 
+@pytest.mark.parametrize("which", ["tensors_sha256", "checkpoint_sha256"])
+def test_a_seed_that_has_the_weights_of_another_is_left_out_and_named(tmp_path, which):
+    same, other = {which: "a" * 64}, {which: "b" * 64}
+    rows = [run("a", {"B": 0.7}, seed, **weights) for seed, weights in ((0, same), (1, same), (2, other))]
+    rows += [run("b", {"B": 0.7}, 1, **same)]  # another row
+    rows += [run("chance", {"B": 0.5}, seed) for seed in (0, 1)]  # no weights
+    rows += [run("zero", {"B": 0.5}, seed, selected_on=Selection(rule="none"), **same) for seed in (0, 1)]
+    rows += [run("function", {"B": 0.5}, seed, source="callable", **same) for seed in (0, 1)]  # it may load any
+    saved(tmp_path, rows)
+    results, (problem,) = collect([tmp_path])
+    assert [result.seed for result in results if result.detector == "a"] == [0, 2]
+    assert len(results) == len(rows) - 1
+    assert "run1" in problem.path and "has the weights of seed 0" in problem.reason and "run0" in problem.reason
+
+
 def test_a_missing_folder_and_a_folder_without_results_are_named(tmp_path):
     with pytest.raises(UserError, match="absent: no such"):
         build([tmp_path / "absent"], tmp_path / "out")

@@ -49,8 +49,9 @@ def collect(paths: Iterable[str | Path], reader: ScoreReader | None = None) -> t
 
     Returns:
         (results in order of protocol, fingerprint, detector and seed; files that cannot be used, with the reason). Of
-        two files with one detector, protocol, selection and seed the second is left out, and named if it differs. A
-        result whose stored selection scores are of tested frames is marked as an oracle, whatever its file says.
+        two files with one detector, protocol, selection and seed the second is left out, and named if it differs. So
+        is one of another seed with the same weights. A result whose stored selection scores are of tested frames is
+        marked as an oracle, whatever its file says.
 
     Raises:
         UserError: A path does not exist, or there is no result file at all.
@@ -71,7 +72,7 @@ def collect(paths: Iterable[str | Path], reader: ScoreReader | None = None) -> t
         except UserError as error:
             problems.append(Problem(str(path), str(error).removeprefix(f"{path}: ")))
     reader.read_all(list(read.values()))
-    results, seen = [], {}
+    results, seen, by_weights = [], {}, {}
     for path, result in read.items():
         if reason := contradiction(result, reader):
             problems.append(Problem(str(path), reason))
@@ -80,12 +81,35 @@ def collect(paths: Iterable[str | Path], reader: ScoreReader | None = None) -> t
             result.selected_on = result.selected_on.model_copy(update={"oracle": True})
         twin_path, twin = seen.setdefault((*table_key(result), *row_key(result), result.seed), (path, result))
         if twin is result:
-            results.append(result)
+            if reason := _known_weights(path, result, by_weights):
+                problems.append(Problem(str(path), reason))
+            else:
+                results.append(result)
         elif _numbers(twin) != _numbers(result):
             reason = f"same detector, protocol, selection and seed as {twin_path}, with other numbers; that one is kept"
             problems.append(Problem(str(path), reason))
     problems.sort(key=lambda problem: problem.path)
     return sorted(results, key=lambda r: (*table_key(r), *row_key(r), r.seed)), problems
+
+
+def _known_weights(path: Path, result: RunResult, known: dict[tuple, tuple[Path, int]]) -> str:
+    """Why a result is no other seed of its row: another one has its weights; empty if none has, or it has none.
+
+    Args:
+        path: Its file.
+        result: It.
+        known: File and seed of the first result of each row and weights; this one is added.
+    """
+    if result.source != "measured" or result.selected_on.rule == "none":
+        return ""
+    for weights in filter(None, (result.tensors_sha256, result.checkpoint_sha256)):
+        first, seed = known.setdefault((*table_key(result), *row_key(result), weights), (path, result.seed))
+        if first != path:
+            return (
+                f"has the weights of seed {seed} ({first}), so it is no run of seed {result.seed}; train with that "
+                "seed, or remove the file"
+            )
+    return ""
 
 
 def contradiction(result: RunResult, reader: ScoreReader) -> str:
