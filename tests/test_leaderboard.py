@@ -530,6 +530,14 @@ def test_broken_files_are_left_out_and_named_and_the_rest_is_built(tmp_path):
     assert "Left out" in (tmp_path / "out" / "leaderboard.md").read_text()
 
 
+def test_a_page_of_something_else_is_not_replaced(tmp_path, capsys):
+    saved(tmp_path / "runs", [run("a", {"B": 0.7})])
+    (tmp_path / "index.html").write_text("<!doctype html>mine")
+    assert main(["leaderboard", str(tmp_path / "runs"), "--out", str(tmp_path)]) == 2
+    assert "expected no file or a page of an earlier leaderboard" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "index.html"}
+
+
 def test_a_good_site_is_not_replaced_by_an_empty_one(tmp_path, capsys):
     saved(tmp_path / "good", [run("a", {"B": 0.7})])
     (tmp_path / "bad").mkdir()
