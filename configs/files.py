@@ -142,9 +142,9 @@ def scratch_folder(place: str | os.PathLike | None = None, prefix: str = "respro
 
 
 @contextmanager
-def passing_folder() -> Iterator[Path]:
+def passing_folder(prefix: str = "resproto-") -> Iterator[Path]:
     """A folder for people's pictures, removed after the block by a process that does it also if this one is killed."""
-    with scratch_folder() as folder:
+    with scratch_folder(prefix=prefix) as folder:
         command = [sys.executable, "-I", "-c", _REMOVE, str(folder)]
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         remover = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **silent)

@@ -91,7 +91,7 @@ def _serve(host: str, desk, listening, names: tuple[list[str], bool]) -> None:
     from resproto_fd.training.serving.app import make_app, page_of
 
     runs, token = desk.begin(), secrets.token_urlsafe(32)
-    with passing_folder() as folder:
+    with passing_folder("resproto-serve-") as folder:
         app = make_app(desk, folder, page_of(desk.limits, runs, token), token, *names)
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{listening.getsockname()[1]}/ answers until it is stopped (Ctrl-C)", flush=True)
